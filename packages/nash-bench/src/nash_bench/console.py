@@ -1,0 +1,54 @@
+"""What every command of this package has in common: results on stdout, progress on stderr, errors as one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from .errors import Interrupted, NashError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+
+
+def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a command's result on stdout, as one JSON object or as text."""
+    print(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+def run(app: Callable[[], None]) -> None:
+    """Run a command line and leave with the exit code of what happened (the table stands in errors.py)."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    warnings.showwarning = _show_warning
+    try:
+        app()
+        sys.stdout.flush()
+    except NashError as error:
+        _fail(error)
+    except BrokenPipeError:  # the reader of our output has left: `nash-x ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(error: NashError) -> None:
+    message = " ".join(str(error).split())
+    print(f"error: {message}", file=sys.stderr)
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"error": {"kind": error.kind, "message": message, "exit_code": error.exit_code}}))
+    sys.exit(error.exit_code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    if __package__ in filename:  # the libraries' own warnings are not for the user
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,246 @@
+"""Read and write the JSON manifests that link the packages.
+
+A manifest names its kind and version in ``schema`` ("nash.genotype/1.0"), where it came from in
+``inputs`` and the files beside it in ``artifacts``. Paths are relative to the manifest and stay in its folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from .errors import IntegrityError, ManifestError, OutputError
+
+PACKAGE = __name__.partition(".")[0].replace("_", "-")
+_SCHEMA_NAME = re.compile(r"nash\.([a-z]+)/(\d+)\.(\d+)")
+_MAX_PROBLEMS = 8
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) this package holds manifests of `kind` to."""
+    text = resources.files(__package__).joinpath(f"schemas/{kind}.json").read_text("utf-8")
+    return json.loads(text)
+
+
+def load(path: Path, kind: str) -> dict[str, Any]:
+    """Read the manifest `path` and check it against this package's schema of `kind`.
+
+    Unknown fields are kept; a newer minor version only warns.
+
+    Raises:
+        ManifestError: unreadable, not JSON, another kind, an unknown major version, or breaking the schema.
+    """
+    manifest = _read_object(path)
+    _check_version(path, manifest, kind)
+    problems = [_problem(error) for error in _validator(kind).iter_errors(manifest)]
+    if problems:
+        raise ManifestError(_join(path, problems, f"compare with the {kind} schema ('nash-x schema' of its writer)"))
+    return manifest
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; write it anew") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ManifestError(f"{path}: not valid JSON at {where} ({error.msg}); write it anew") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: not valid JSON ({error}); write it anew") from error
+    if not isinstance(manifest, dict):
+        raise ManifestError(f"{path}: got a JSON {type(manifest).__name__}, expected an object; is it a manifest?")
+    return manifest
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _check_version(path: Path, manifest: dict[str, Any], kind: str) -> None:
+    expected = schema(kind)["properties"]["schema"]["x-version"]
+    match = _SCHEMA_NAME.fullmatch(str(manifest.get("schema")))
+    if match is None:
+        got = manifest.get("schema")
+        raise ManifestError(f"{path}: schema: got {got!r}, expected 'nash.{kind}/{expected}'; is it a manifest?")
+    found, major, minor = match[1], int(match[2]), int(match[3])
+    if found != kind:
+        raise ManifestError(f"{path}: schema: got a {found} manifest, expected a {kind} manifest; pass the {kind} file")
+    known_major, known_minor = (int(part) for part in expected.split("."))
+    if major != known_major:
+        raise ManifestError(
+            f"{path}: schema: got version {major}.{minor}, expected {known_major}.x; "
+            f"install the {PACKAGE} release that reads it"
+        )
+    if minor > known_minor:
+        warnings.warn(
+            f"{path}: version {major}.{minor} is newer than {expected}; unknown fields are kept", stacklevel=3
+        )
+
+
+@cache
+def _validator(kind: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema(kind))
+
+
+def _problem(error: Any) -> str:
+    path = error.json_path.removeprefix("$").removeprefix(".") or "(top)"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"{path}: misses the key '{missing}'".removeprefix("(top): ")
+    if error.validator in ("anyOf", "oneOf") and error.context:
+        expected = " or ".join(dict.fromkeys(_expected(inner) for inner in error.context))
+    else:
+        expected = _expected(error)
+    return f"{path}: got {_brief(error.instance)}, expected {expected}"
+
+
+def _expected(error: Any) -> str:
+    match error.validator:
+        case "enum":
+            return "one of " + ", ".join(map(str, error.validator_value))
+        case "type":
+            kinds = error.validator_value
+            return kinds if isinstance(kinds, str) else " or ".join(kinds)
+        case "minimum":
+            return f"at least {error.validator_value}"
+        case "maximum":
+            return f"at most {error.validator_value}"
+        case _:
+            return f"{error.validator} {error.validator_value}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _join(path: Path, problems: list[str], next_step: str) -> str:
+    shown = problems[:_MAX_PROBLEMS]
+    more = f" | and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+    return f"{path}: {' | '.join(shown)}{more}; {next_step}"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        IntegrityError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}); restore it or write it anew") from error
+
+
+def resolve(manifest_path: Path, relative: str, sha256: str) -> Path:
+    """Return the file that a manifest names, after checking that it stays in the manifest's folder and is unchanged.
+
+    Raises:
+        IntegrityError: the path leaves the folder, the file is missing, or its hash differs.
+    """
+    folder = manifest_path.resolve().parent
+    path = (folder / relative).resolve()
+    if Path(relative).is_absolute() or not path.is_relative_to(folder):
+        raise IntegrityError(
+            f"{manifest_path}: path '{relative}' leaves the manifest's folder; keep its files beside it"
+        )
+    got = file_sha256(path)
+    if got != sha256:
+        raise IntegrityError(
+            f"{path}: sha256: got {got[:12]}..., expected {sha256[:12]}... as {manifest_path.name} says; "
+            "it has changed since: write both anew"
+        )
+    return path
+
+
+def header(
+    kind: str, *, inputs: Iterable[dict[str, Any]] = (), artifacts: Iterable[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return the keys every manifest starts with."""
+    version = schema(kind)["properties"]["schema"]["x-version"]
+    return {
+        "schema": f"nash.{kind}/{version}",
+        "created_by": {"package": PACKAGE, "version": metadata.version(PACKAGE)},
+        "inputs": list(inputs),
+        "artifacts": list(artifacts),
+    }
+
+
+def input_record(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the provenance entry of a manifest that was read: its name, hash and schema."""
+    return {"path": path.name, "sha256": file_sha256(path), "schema": manifest["schema"]}
+
+
+def artifact_record(path: Path, folder: Path, role: str) -> dict[str, Any]:
+    """Return the entry of a file that lies in the manifest's `folder`."""
+    relative = path.resolve().relative_to(folder.resolve()).as_posix()
+    return {"path": relative, "sha256": file_sha256(path), "bytes": path.stat().st_size, "role": role}
+
+
+def save(path: Path, manifest: dict[str, Any], kind: str) -> None:
+    """Validate and write a manifest atomically; a NaN or infinity in it is a bug.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    problems = [_problem(error) for error in _validator(kind).iter_errors(manifest)]
+    assert not problems, f"{PACKAGE} made a {kind} manifest that breaks its own schema: {problems}"
+    text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends well, and vanishes otherwise.
+
+    Raises:
+        OutputError: the folder or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        os.chmod(name, 0o666 & ~_umask())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); what stood there before is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""NASH: nash-qat."""
