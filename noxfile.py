@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Sessions of the repository: `python3 noxfile.py` passes every test, `python3 noxfile.py -s demo` runs the chain.
+
+Run as a script it needs Python 3.11 and nothing else: nox and uv go into a private environment first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+PRIVATE = ROOT / ".nox" / "bootstrap"
+
+
+def _bootstrap() -> None:
+    """Replace this process by nox from a private environment, made on the first call."""
+    if sys.version_info < (3, 11):
+        sys.exit(f"noxfile.py: got Python {sys.version.split()[0]}, expected 3.11 or newer; run it with python3.11")
+    python, complete = PRIVATE / "bin" / "python", PRIVATE / "complete"
+    if not complete.exists():
+        print("noxfile.py: installing nox and uv into .nox/bootstrap", flush=True)
+        shutil.rmtree(PRIVATE, ignore_errors=True)
+        pip = _make_environment(python)
+        subprocess.run([*pip, "install", "--quiet", "nox>=2025.2.9"], check=True)
+        subprocess.run([*pip, "install", "--quiet", "uv"], check=False)  # without it nox takes virtualenv and pip
+        complete.touch()
+    os.environ["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    os.execv(python, [str(python), "-m", "nox", "-f", __file__, *sys.argv[1:]])
+
+
+def _make_environment(python: Path) -> list[str]:
+    """Make the private environment and return the command of a pip that installs into it."""
+    if importlib.util.find_spec("ensurepip"):
+        venv.create(PRIVATE, with_pip=True)
+        return [str(python), "-m", "pip", "--disable-pip-version-check"]
+    if importlib.util.find_spec("pip"):
+        venv.create(PRIVATE, with_pip=False)
+        return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+    sys.exit("noxfile.py: this Python has neither ensurepip nor pip; install python3-venv and run again")
+
+
+if __name__ == "__main__":
+    _bootstrap()
+
+import nox  # noqa: E402
+
+PACKAGES = ("search", "qat", "hw", "bench")
+CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+DEMO = ROOT / "runs" / "demo"
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "tests", "build", "integration"]
+
+
+def _hand_pip_settings_to_uv() -> None:
+    """Pass pip's index and local wheel folders on to uv, which reads no pip configuration."""
+    for key, variable in (("index-url", "UV_DEFAULT_INDEX"), ("find-links", "UV_FIND_LINKS")):
+        values = os.environ.get(f"PIP_{key.replace('-', '_').upper()}", "").split()
+        for scope in ("global", "install", "user", "site") if not values else ():
+            command = [sys.executable, "-m", "pip", "config", "get", f"{scope}.{key}"]
+            found = subprocess.run(command, capture_output=True, text=True, check=False)
+            values += found.stdout.split() if found.returncode == 0 else []
+        if values:
+            os.environ.setdefault(variable, ",".join(dict.fromkeys(values)))
+
+
+_hand_pip_settings_to_uv()
+os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # importing torch without bytecode takes twice as long
+
+
+def _folder(package: str) -> Path:
+    return ROOT / "packages" / f"nash-{package}"
+
+
+def _install(session: nox.Session, package: str, *, wheel: Path | None = None, test: bool = True) -> None:
+    """Install one package into the session's environment: editable, or a wheel that was built from it."""
+    extra = nox.project.load_toml(_folder(package) / "pyproject.toml")["project"]["optional-dependencies"]["test"]
+    target = [str(wheel)] if wheel else ["--editable", str(_folder(package))]
+    if package == "hw":  # finn-plus pins a brevitas (never imported) that cannot stand beside torch 2.13
+        requirements = _folder("hw") / "requirements"
+        session.install(*CONSTRAINTS, "-r", str(requirements / "finn-runtime.txt"))
+        session.install("--no-deps", "-r", str(requirements / "finn-nodeps.txt"))
+    else:
+        session.install(*CONSTRAINTS, *target)
+    session.install("--no-deps", "--force-reinstall", *target)
+    if test:
+        session.install(*extra)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install("ruff>=0.17,<0.18")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """Test one package in an environment that has no other of the four."""
+    _install(session, package)
+    with session.chdir(_folder(package)):
+        session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def build(session: nox.Session, package: str) -> None:
+    """Make one package's wheel and sdist into dist/ and test the installed wheel."""
+    session.install("build")
+    out = ROOT / "dist" / f"nash-{package}"
+    shutil.rmtree(out, ignore_errors=True)
+    installer = "uv" if session.venv_backend == "uv" else "pip"
+    session.run("python", "-m", "build", f"--installer={installer}", "--outdir", str(out), str(_folder(package)))
+    _install(session, package, wheel=next(out.glob("*.whl")))
+    with session.chdir(_folder(package)):
+        session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def install(session: nox.Session, package: str) -> None:
+    """Make the environment of one command line: .nox/install-PACKAGE/bin/nash-PACKAGE."""
+    _install(session, package, test=False)
+
+
+def _executable(package: str) -> str:
+    return str(ROOT / ".nox" / f"install-{package}" / "bin" / f"nash-{package}")
+
+
+@nox.session(requires=[f"install({package})" for package in PACKAGES])
+def integration(session: nox.Session) -> None:
+    """Test the contract between the packages and the chain of their command lines."""
+    session.install("pytest>=8", "jsonschema>=4.20", "numpy>=2")
+    env = {f"NASH_{package.upper()}": _executable(package) for package in PACKAGES}
+    session.run("pytest", "-q", "tests", *session.posargs, env=env)
+
+
+def _run(session: nox.Session, package: str, *arguments: str | Path) -> None:
+    session.run(_executable(package), *map(str, arguments), external=True)
+
+
+@nox.session(requires=[f"install({package})" for package in PACKAGES])
+def demo(session: nox.Session) -> None:
+    """Search, retrain, build and compare on scikit-learn's digits: ends with a table and a page in runs/demo/report."""
+    shutil.rmtree(DEMO, ignore_errors=True)
+    network = ("--width", "8", "--input-size", "16")
+    _run(session, "search", "run", "--backbone", "resnet8", "--variant", "v3", "--dataset", "digits",
+         "--recipe", "quick", "--seed", "0", *network, "--out", DEMO / "search")  # fmt: skip
+    _run(session, "search", "zoo", "resnet8", *network, "--out", DEMO / "baseline" / "genotype.json")
+    for name, genotype in (("nash", DEMO / "search"), ("baseline", DEMO / "baseline")):
+        out = DEMO / name
+        _run(session, "qat", "train", genotype / "genotype.json", "--dataset", "digits", "--preset", "w2a2",
+             "--recipe", "quick", "--seed", "0", "--out", out / "model")  # fmt: skip
+        _run(session, "hw", "build", out / "model" / "model.json", "--board", "U250", "--clock-mhz", "200",
+             "--target-fps", "20000", "--out", out / "hardware")  # fmt: skip
+        _run(session, "bench", "evaluate", out / "model" / "model.json", "--dataset", "digits",
+             "--hardware", out / "hardware" / "hardware.json", "--out", out / "benchmark.json")  # fmt: skip
+    _run(session, "bench", "report", DEMO, "--out", DEMO / "report")
