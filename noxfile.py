@@ -20,7 +20,7 @@ PRIVATE = ROOT / ".nox" / "bootstrap"
 
 def _bootstrap() -> None:
     """Replace this process by nox from a private environment, made on the first call."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this is where an older one is turned away
         sys.exit(f"noxfile.py: got Python {sys.version.split()[0]}, expected 3.11 or newer; run it with python3.11")
     python, complete = PRIVATE / "bin" / "python", PRIVATE / "complete"
     if not complete.exists():
