@@ -1,0 +1,157 @@
+"""What one package writes is what the next one reads, and the little that stands twice stays the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PACKAGES, Chain, Nash
+from jsonschema import Draft202012Validator
+
+ROOT = Path(__file__).resolve().parent.parent
+WRITERS = {"genotype": "search", "model": "qat", "hardware": "hw", "benchmark": "bench"}
+READERS = [("qat", "genotype"), ("hw", "model"), ("bench", "model"), ("bench", "hardware")]
+COPIES = {
+    "errors.py": PACKAGES,
+    "manifest.py": PACKAGES,
+    "console.py": PACKAGES,
+    "data.py": ("search", "qat", "bench"),
+}
+
+
+def _source(package: str) -> Path:
+    return ROOT / "packages" / f"nash-{package}" / "src" / f"nash_{package}"
+
+
+def _schema(package: str, kind: str) -> dict[str, Any]:
+    return json.loads((_source(package) / "schemas" / f"{kind}.json").read_text())
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_a_module_are_identical(name: str) -> None:
+    texts = {(_source(package) / name).read_text() for package in COPIES[name]}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_package_imports_another(package: str) -> None:
+    others = "|".join(f"nash_{other}" for other in PACKAGES if other != package)
+    pattern = re.compile(rf"^\s*(from|import)\s+({others})\b", re.MULTILINE)
+    folder = ROOT / "packages" / f"nash-{package}"
+    reaching = [path for path in folder.rglob("*.py") if pattern.search(path.read_text())]
+    assert reaching == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_environment_holds_one_package_only(package: str, python: Any) -> None:
+    code = "from importlib.metadata import distributions as d; print(sorted({x.name for x in d()}))"
+    installed = [name for name in eval(python(package, code)) if name.startswith("nash-")]
+    assert installed == [f"nash-{package}"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_help_imports_nothing_heavy(package: str, python: Any) -> None:
+    heavy = ["torch", "numpy", "onnx", "qonnx", "brevitas", "finn", "sklearn", "matplotlib", "jsonschema", "jinja2"]
+    code = f"import sys, nash_{package}.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    assert python(package, code).strip() == "[]"
+
+
+@pytest.mark.parametrize(("package", "kind"), READERS)
+def test_reader_asks_for_no_more_than_the_writer_promises(package: str, kind: str) -> None:
+    reads, writes = _schema(package, kind), _schema(WRITERS[kind], kind)
+    assert set(reads["required"]) <= set(writes["required"])
+    for key, promised in reads["properties"].items():
+        assert promised == writes["properties"][key], key
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_schema_command_prints_the_schema_that_is_held(kind: str, nash: Nash) -> None:
+    printed = json.loads(nash(WRITERS[kind], "schema").stdout)
+    assert printed == _schema(WRITERS[kind], kind)
+    Draft202012Validator.check_schema(printed)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("name", ["nash", "baseline"])
+def test_written_manifest_keeps_its_schema(kind: str, name: str, chains: dict[str, Chain]) -> None:
+    manifest = json.loads(chains[name].manifests()[kind].read_text())
+    Draft202012Validator(_schema(WRITERS[kind], kind)).validate(manifest)
+    assert manifest["created_by"]["package"] == f"nash-{WRITERS[kind]}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "manifests").glob("*.json")), ids=lambda path: path.stem)
+def test_golden_manifest_is_still_read(path: Path, python: Any) -> None:
+    kind = path.stem.partition("-")[0]
+    for package in {WRITERS[kind], *(reader for reader, read in READERS if read == kind)}:
+        load = f"manifest.load(pathlib.Path({str(path)!r}), {kind!r})"
+        code = f"import pathlib, nash_{package}.manifest as manifest; print({load}['schema'])"
+        assert python(package, code).strip() == json.loads(path.read_text())["schema"]
+
+
+def _reading(package: str, manifest: Path, out: Path) -> list[str | Path]:
+    """Return the arguments of a command of `package` that reads `manifest`."""
+    kind = manifest.stem
+    return {
+        ("qat", "genotype"): ["export", manifest, "--preset", "w4a4", "--seed", "0", "--out", out],
+        ("hw", "model"): ["build", manifest, "--board", "U250", "--target-fps", "100", "--out", out],
+        ("bench", "model"): ["evaluate", manifest, "--dataset", "digits", "--out", out / "benchmark.json"],
+        ("bench", "hardware"): ["evaluate", manifest.parent.parent / "model" / "model.json", "--dataset", "digits",
+                                "--hardware", manifest, "--out", out / "benchmark.json"],
+    }[package, kind]  # fmt: skip
+
+
+@pytest.fixture
+def rewritten(chains: dict[str, Chain], tmp_path: Path) -> Any:
+    """Return a copy of a chain in which one manifest was changed."""
+
+    def rewrite(kind: str, change: Any) -> Path:
+        import shutil
+
+        source = chains["nash"]
+        shutil.copytree(source.folder, tmp_path / "chain", dirs_exist_ok=True)
+        path = tmp_path / "chain" / source.manifests()[kind].relative_to(source.folder)
+        path.write_text(change(path.read_text()))
+        return path
+
+    return rewrite
+
+
+def _with_version(version: str) -> Any:
+    return lambda text: re.sub(r'("schema": "nash\.\w+/)\d+\.\d+', rf"\g<1>{version}", text, count=1)
+
+
+@pytest.mark.parametrize(("package", "kind"), READERS)
+def test_unknown_major_version_is_refused(package: str, kind: str, rewritten: Any, nash: Nash, tmp_path: Path) -> None:
+    path = rewritten(kind, _with_version("7.0"))
+    outcome = nash(package, *_reading(package, path, tmp_path / "out"), code=3)
+    assert "got version 7.0, expected 1.x" in outcome.stderr
+
+
+@pytest.mark.parametrize(("package", "kind"), [("qat", "genotype"), ("bench", "hardware")])
+def test_newer_minor_version_and_unknown_keys_are_read(
+    package: str, kind: str, rewritten: Any, nash: Nash, tmp_path: Path
+) -> None:
+    def change(text: str) -> str:
+        return json.dumps(json.loads(_with_version("1.99")(text)) | {"added_later": [1, 2]})
+
+    outcome = nash(package, *_reading(package, rewritten(kind, change), tmp_path / "out"))
+    assert "1.99 is newer" in outcome.stderr
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_older_minor_version_is_read_without_a_word(package: str, python: Any, chains: dict[str, Chain]) -> None:
+    kind = next(kind for kind, writer in WRITERS.items() if writer == package)
+    path = chains["nash"].manifests()[kind]
+    code = f"""
+import pathlib, warnings
+import nash_{package}.manifest as manifest
+warnings.simplefilter("error")
+ours = manifest.schema({kind!r})
+ours["properties"]["schema"]["x-version"] = "1.5"
+manifest.schema = lambda kind: ours
+print(manifest.load(pathlib.Path({str(path)!r}), {kind!r})["schema"])
+"""
+    assert python(package, code).strip() == f"nash.{kind}/1.0"
