@@ -1,0 +1,78 @@
+"""Which rows belong together: a NASH network and its baseline, the rows of one plot, the non-dominated among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .collect import Row
+from .figures import BY_KEY, Delta, deltas
+from .pareto import pareto_front
+
+AXES = ("LUT", "BRAM_18K", "DSP", "throughput_fps")
+PanelKey = tuple[str, str, int, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A NASH network beside the baseline it improves on: same backbone, width, bits, dataset and board."""
+
+    baseline: Row
+    candidate: Row
+
+    @property
+    def deltas(self) -> tuple[Delta, ...]:
+        return deltas(self.baseline.record, self.candidate.record)
+
+
+def find_pairs(rows: Sequence[Row]) -> list[Pair]:
+    """Return every NASH row with each of its baselines."""
+    return [
+        Pair(baseline=baseline, candidate=candidate)
+        for candidate in rows
+        if not candidate.record.identity.is_baseline
+        for baseline in rows
+        if baseline.record.identity.is_baseline and _terms(baseline) == _terms(candidate) is not None
+    ]
+
+
+def _terms(row: Row) -> tuple[object, ...] | None:
+    """Return what a network and its baseline must share, None if the row says too little."""
+    identity, accuracy, hardware = row.record.identity, row.record.accuracy, row.record.hardware
+    bits = identity.preset or identity.bits
+    if None in (identity.backbone, identity.width, bits):
+        return None
+    built = None if hardware is None else (*hardware.key, hardware.clock_mhz, hardware.target)
+    return identity.backbone, identity.width, bits, None if accuracy is None else accuracy.key, built
+
+
+def panels(rows: Sequence[Row]) -> dict[PanelKey, list[Row]]:
+    """Return the rows of each plot: what was measured on the same pictures and built for the same board."""
+    found: dict[PanelKey, list[Row]] = {}
+    for row in rows:
+        if row.panel is not None:
+            found.setdefault(row.panel, []).append(row)
+    return found
+
+
+def points(rows: Sequence[Row], axis: str) -> list[tuple[Row, float, float]]:
+    """Return (row, figure, top-1) of the rows that have both."""
+    figure, top1 = BY_KEY[axis], BY_KEY["top1"]
+    known = [(row, figure.value(row.record), top1.value(row.record)) for row in rows]
+    return [(row, x, y) for row, x, y in known if x is not None and y is not None]
+
+
+def front(known: Sequence[tuple[Row, float, float]], axis: str) -> list[tuple[Row, float, float]]:
+    """Return the non-dominated of the points, in the order of their figure."""
+    chosen = pareto_front([(y, x) for _, x, y in known], maximize=(True, BY_KEY[axis].is_high_good))
+    return sorted((known[index] for index in chosen), key=lambda point: (point[1], point[2]))
+
+
+def fronts_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return for each row the axes on which it is not dominated within its panel."""
+    found: dict[int, list[str]] = {id(row): [] for row in rows}
+    for members in panels(rows).values():
+        for axis in AXES:
+            for row, _, _ in front(points(members, axis), axis):
+                found[id(row)].append(axis)
+    return [tuple(found[id(row)]) for row in rows]

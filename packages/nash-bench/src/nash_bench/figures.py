@@ -1,0 +1,119 @@
+"""The figures a comparison knows: where each stands in a record, its unit, and which direction is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .records import RESOURCES, Record
+
+NOT_KNOWN = "n/a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of a record."""
+
+    key: str
+    label: str
+    unit: str
+    is_high_good: bool
+    value: Callable[[Record], float | None]
+    num_decimals: int = 0
+    is_percentage: bool = False
+
+    def text(self, value: float | None) -> str:
+        """Return a value to read, 'n/a' for one that is not known."""
+        return NOT_KNOWN if value is None else f"{value:,.{self.num_decimals}f}"
+
+    def delta_text(self, delta: float | None) -> str:
+        """Return a difference with its sign."""
+        return NOT_KNOWN if delta is None else f"{delta:+,.{self.num_decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _of_accuracy(key: str) -> Callable[[Record], float | None]:
+    return lambda record: None if record.accuracy is None else getattr(record.accuracy, key)
+
+
+def _of_hardware(key: str) -> Callable[[Record], float | None]:
+    return lambda record: None if record.hardware is None else getattr(record.hardware, key)
+
+
+def _cpu_throughput(record: Record) -> float | None:
+    return None if record.cpu is None else record.cpu.throughput_fps
+
+
+def _percentage(key: str, label: str) -> Figure:
+    return Figure(
+        key=key,
+        label=label,
+        unit="%",
+        is_high_good=True,
+        value=_of_accuracy(key),
+        num_decimals=2,
+        is_percentage=True,
+    )
+
+
+FIGURES: tuple[Figure, ...] = (
+    _percentage("top1", "top-1"),
+    _percentage("top5", "top-5"),
+    Figure(key="throughput_fps", label="fps", unit="frames/s", is_high_good=True, value=_of_hardware("throughput_fps")),
+    Figure(
+        key="latency_us",
+        label="latency",
+        unit="\N{MICRO SIGN}s",
+        is_high_good=False,
+        value=_of_hardware("latency_us"),
+        num_decimals=1,
+    ),
+    *(Figure(key=key, label=key, unit="", is_high_good=False, value=_of_hardware(key)) for key in RESOURCES),
+    Figure(key="cpu_fps", label="CPU fps", unit="frames/s", is_high_good=True, value=_cpu_throughput),
+)
+BY_KEY = {figure.key: figure for figure in FIGURES}
+COMPARED = ("top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "DSP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """How one figure of a candidate differs from the baseline's."""
+
+    key: str
+    baseline: float | None
+    candidate: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Return candidate minus baseline; percentage points for percentages."""
+        return None if self.baseline is None or self.candidate is None else self.candidate - self.baseline
+
+    @property
+    def relative(self) -> float | None:
+        """Return the difference as a fraction of the baseline; not for percentages or a baseline of 0."""
+        if self.difference is None or not self.baseline or BY_KEY[self.key].is_percentage:
+            return None
+        return self.difference / self.baseline
+
+    @property
+    def is_better(self) -> bool | None:
+        """Return whether the candidate is better; None if it is equal or unknown."""
+        if not self.difference:
+            return None
+        return (self.difference > 0) == BY_KEY[self.key].is_high_good
+
+
+def deltas(baseline: Record, candidate: Record, keys: tuple[str, ...] = COMPARED) -> tuple[Delta, ...]:
+    """Return the differences of two comparable records."""
+    return tuple(
+        Delta(key=key, baseline=BY_KEY[key].value(baseline), candidate=BY_KEY[key].value(candidate)) for key in keys
+    )
+
+
+def delta_json(delta: Delta) -> dict[str, float | None]:
+    """Return a difference for a machine."""
+    return {
+        "baseline": delta.baseline,
+        "candidate": delta.candidate,
+        "delta": delta.difference,
+        "relative": delta.relative,
+    }

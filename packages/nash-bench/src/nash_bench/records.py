@@ -1,0 +1,340 @@
+"""Immutable records of what is known about a model, validated at birth.
+
+Accuracies are percent, throughput is frames a second, resources are counts; a figure that is not known is None.
+Two records are comparable only if the facts that must match do match: a mismatch is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from .errors import DataError, ManifestError
+
+RESOURCES = ("LUT", "FF", "BRAM_18K", "URAM", "DSP")
+Origin = Literal["estimated", "synthesized", "measured"]
+_ORIGINS = ("estimated", "synthesized", "measured")
+
+
+def _check(is_good: bool, key: str, got: object, expected: str) -> None:
+    if not is_good:
+        raise ValueError(f"{key}: got {got!r}, expected {expected}")
+
+
+def _is_amount(value: float | None) -> bool:
+    return value is None or (math.isfinite(value) and value >= 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassAccuracy:
+    """How often one class was recognized."""
+
+    name: str
+    num_samples: int
+    top1: float | None
+
+    def __post_init__(self) -> None:
+        _check((self.top1 is None) == (self.num_samples == 0), "per_class.top1", self.top1, "a percentage of samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Top-1 and top-5 accuracy in percent on one split of a dataset."""
+
+    dataset: str
+    split: str
+    num_samples: int
+    top1: float
+    top5: float | None = None
+    float_top1: float | None = None
+    per_class: tuple[ClassAccuracy, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.num_samples >= 1, "accuracy.num_samples", self.num_samples, "at least 1")
+        for key in ("top1", "top5", "float_top1"):
+            value = getattr(self, key)
+            is_percent = value is None or 0 <= value <= 100
+            _check(is_percent, f"accuracy.{key}", value, "0..100 percent")
+        is_ordered = self.top5 is None or self.top5 >= self.top1
+        _check(is_ordered, "accuracy.top5", self.top5, f"at least top1 ({self.top1})")
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Return what two accuracies must share to be compared: dataset, split, number of samples."""
+        return self.dataset, self.split, self.num_samples
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        per_class = tuple(
+            ClassAccuracy(name=entry["name"], num_samples=entry["num_samples"], top1=entry["top1"])
+            for entry in value.get("per_class") or ()
+        )
+        known = {key: value.get(key) for key in ("dataset", "split", "num_samples", "top1", "top5", "float_top1")}
+        return cls(**known, per_class=per_class)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuThroughput:
+    """Frames a second of the model on a CPU through onnxruntime: median of repeated measurements and their spread."""
+
+    throughput_fps: float
+    batch_size: int
+    num_threads: int | None = None
+    num_repeats: int | None = None
+    min_fps: float | None = None
+    max_fps: float | None = None
+    iqr_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.throughput_fps > 0, "cpu.throughput_fps", self.throughput_fps, "more than 0")
+        _check(self.batch_size >= 1, "cpu.batch_size", self.batch_size, "at least 1")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Figures of one accelerator, all of one origin, and where they hold."""
+
+    origin: Origin
+    board: str
+    clock_mhz: float
+    throughput_fps: float | None
+    latency_us: float | None
+    LUT: float | None
+    FF: float | None
+    BRAM_18K: float | None
+    URAM: float | None
+    DSP: float | None
+    utilization: Mapping[str, float | None] | None = None
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.origin in _ORIGINS, "hardware.origin", self.origin, f"one of {', '.join(_ORIGINS)}")
+        _check(self.clock_mhz > 0, "hardware.clock_mhz", self.clock_mhz, "more than 0")
+        for key in ("throughput_fps", "latency_us", *RESOURCES):
+            _check(_is_amount(getattr(self, key)), f"hardware.{key}", getattr(self, key), "0 or more, or null")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what two sets of hardware figures must share to be compared: board, origin."""
+        return self.board, self.origin
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the record of a benchmark's `hardware`."""
+        return cls(
+            origin=value["origin"],
+            board=value["board"],
+            clock_mhz=value["clock_mhz"],
+            throughput_fps=value["throughput_fps"],
+            latency_us=value["latency_us"],
+            utilization=value.get("utilization"),
+            target=value.get("target"),
+            **{key: value["resources"][key] for key in RESOURCES},
+        )
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Return the record of a hardware manifest: what was measured if anything was, else the estimate, never a mix."""
+        measured = manifest["measured"]
+        figures = manifest["estimated"] if measured is None else measured
+        return cls.from_json(
+            {
+                "origin": "estimated" if measured is None else measured.get("origin", "measured"),
+                "board": manifest["board"],
+                "clock_mhz": manifest["clock_mhz"],
+                "throughput_fps": figures.get("throughput_fps"),
+                "latency_us": figures.get("latency_us"),
+                "resources": figures["resources"],
+                "utilization": figures.get("utilization"),
+                "target": _target(manifest),
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `hardware` of a benchmark manifest."""
+        return {
+            "origin": self.origin,
+            "board": self.board,
+            "clock_mhz": self.clock_mhz,
+            "throughput_fps": self.throughput_fps,
+            "latency_us": self.latency_us,
+            "resources": {key: getattr(self, key) for key in RESOURCES},
+            "utilization": dict(self.utilization or {}),
+            "target": self.target,
+        }
+
+
+def _target(manifest: Mapping[str, Any]) -> str | None:
+    """Return in words what the accelerator was folded for, if its manifest says so."""
+    target = manifest.get("target") or {}
+    if target.get("fps") is not None:
+        return f"{target['fps']:g} fps"
+    if target.get("max_utilization") is not None:
+        return f"{target['max_utilization']:.0%} of the board"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which network this is, and how it is quantized."""
+
+    name: str
+    model_sha256: str
+    backbone: str | None = None
+    variant: str | None = None
+    width: int | None = None
+    preset: str | None = None
+    weight_bits: int | None = None
+    act_bits: int | None = None
+    nas_weight_bits: int | None = None
+    num_nas_ops: int | None = None
+    num_params: int | None = None
+    macs: int | None = None
+    bops: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(bool(self.name), "name", self.name, "a name")
+        is_hash = len(self.model_sha256) == 64 and set(self.model_sha256) <= set("0123456789abcdef")
+        _check(is_hash, "model.sha256", self.model_sha256, "64 hexadecimal digits")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Return whether the network is its backbone alone, without NAS operations."""
+        return self.variant is None and not self.num_nas_ops
+
+    @property
+    def bits(self) -> str | None:
+        """Return the bit widths in short, as 'w4a4'."""
+        return None if self.weight_bits is None else f"w{self.weight_bits}a{self.act_bits}"
+
+    @classmethod
+    def from_model(cls, manifest: Mapping[str, Any], sha256: str) -> Self:
+        """Return the identity of a model manifest."""
+        genotype, quantization, complexity = (manifest[k] for k in ("genotype", "quantization", "complexity"))
+        network = genotype["copy"]
+        layers = [layer for cell in network["cells"] for layer in cell["layers"]]
+        return cls(
+            name=manifest["name"],
+            model_sha256=sha256,
+            backbone=network.get("backbone"),
+            variant=network.get("variant"),
+            width=network["cells"][0]["layers"][0]["channels"],
+            preset=quantization.get("preset"),
+            weight_bits=quantization["weight_bits"],
+            act_bits=quantization["act_bits"],
+            nas_weight_bits=quantization["nas_weight_bits"],
+            num_nas_ops=sum(layer["nas_op"] is not None for layer in layers),
+            num_params=complexity["num_params"],
+            macs=complexity["macs"],
+            bops=complexity["bops"],
+            seed=(manifest.get("training") or {}).get("seed"),
+        )
+
+    @classmethod
+    def from_benchmark(cls, manifest: Mapping[str, Any]) -> Self:
+        """Return the identity that a benchmark manifest carries."""
+        carried = manifest.get("identity") or {}
+        known = {field.name for field in fields(cls)} - {"name", "model_sha256", "backbone", "variant"}
+        return cls(
+            name=manifest["name"],
+            model_sha256=manifest["model"]["sha256"],
+            backbone=manifest.get("backbone"),
+            variant=manifest.get("variant"),
+            **{key: carried[key] for key in known if key in carried},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `identity` of a benchmark manifest: what its other keys do not say."""
+        said = {"name", "model_sha256", "backbone", "variant"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in said}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One model with everything known about it."""
+
+    identity: Identity
+    accuracy: Accuracy | None = None
+    cpu: CpuThroughput | None = None
+    hardware: Hardware | None = None
+
+    @classmethod
+    def from_model(cls, manifest: Mapping[str, Any], sha256: str, *, source: object) -> Self:
+        """Return the record of a model manifest with the accuracy that its training found.
+
+        Raises:
+            ManifestError: a figure is out of its range.
+        """
+        try:
+            accuracy = manifest["accuracy"]
+            return cls(
+                identity=Identity.from_model(manifest, sha256),
+                accuracy=None if accuracy is None else Accuracy.from_json(accuracy),
+            )
+        except ValueError as error:
+            raise ManifestError(f"{source}: {error}; write it anew") from error
+
+    @classmethod
+    def from_benchmark(cls, manifest: Mapping[str, Any], *, source: object) -> Self:
+        """Return the record of a benchmark manifest.
+
+        Raises:
+            ManifestError: a figure is out of its range.
+        """
+        cpu, hardware = manifest["cpu"], manifest["hardware"]
+        try:
+            return cls(
+                identity=Identity.from_benchmark(manifest),
+                accuracy=Accuracy.from_json(manifest["accuracy"]),
+                cpu=None if cpu is None else CpuThroughput.from_json(cpu),
+                hardware=None if hardware is None else Hardware.from_json(hardware),
+            )
+        except ValueError as error:
+            raise ManifestError(f"{source}: {error}; write it anew") from error
+
+
+def hardware_from_manifest(manifest: Mapping[str, Any], *, source: object) -> Hardware:
+    """Return the figures of a hardware manifest.
+
+    Raises:
+        ManifestError: a figure is out of its range.
+    """
+    try:
+        return Hardware.from_manifest(manifest)
+    except ValueError as error:
+        raise ManifestError(f"{source}: {error}; write it anew") from error
+
+
+def nas_operations(genotype: Mapping[str, Any]) -> Counter[str]:
+    """Count the NAS operations of a genotype by name."""
+    return Counter(
+        layer["nas_op"]["op"] for cell in genotype["cells"] for layer in cell["layers"] if layer["nas_op"] is not None
+    )
+
+
+def require_comparable(baseline: Record, candidate: Record, *, names: tuple[object, object]) -> None:
+    """Check that two records may stand side by side.
+
+    Raises:
+        DataError: accuracies of another dataset, split or sample count, or figures of another board or origin.
+    """
+    pairs: list[tuple[str, object, object]] = []
+    if baseline.accuracy is not None and candidate.accuracy is not None:
+        keys = ("accuracy.dataset", "accuracy.split", "accuracy.num_samples")
+        pairs += zip(keys, baseline.accuracy.key, candidate.accuracy.key, strict=True)
+    if baseline.hardware is not None and candidate.hardware is not None:
+        keys = ("hardware.board", "hardware.origin")
+        pairs += zip(keys, baseline.hardware.key, candidate.hardware.key, strict=True)
+    different = [f"{key}: got {got!r}, expected {expected!r}" for key, expected, got in pairs if got != expected]
+    if different:
+        raise DataError(
+            f"{names[1]}: {' | '.join(different)} as in {names[0]}; compare what was measured on the same terms"
+        )
