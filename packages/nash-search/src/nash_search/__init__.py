@@ -1,1 +1,1 @@
-"""NASH: nash-search."""
+"""NASH: differentiable search for the operations to add beside a fixed CNN backbone."""

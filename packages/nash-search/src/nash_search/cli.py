@@ -1,1 +1,192 @@
 """Command line of nash-search."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+from .console import Json
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Search for the operations to add beside the convolutions of a fixed CNN backbone.",
+)
+
+
+class VariantName(StrEnum):
+    """The variants of the search strategy."""
+
+    V1 = "v1"
+    V2 = "v2"
+    V3 = "v3"
+    V4 = "v4"
+
+
+class GradientName(StrEnum):
+    """The ways to the alphas' gradient."""
+
+    TWO_PATH = "two-path"
+    FULL = "full"
+
+
+class SchemaName(StrEnum):
+    """The schemas this package owns."""
+
+    GENOTYPE = "genotype"
+    RECIPE = "recipe"
+
+
+def _print_version(*, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"nash-search {version('nash-search')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=lambda value: _print_version(value=value), is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run")
+def run_command(
+    backbone: Annotated[str, typer.Option(help="A backbone's name (see zoo), or a genotype file (.json).")],
+    variant: Annotated[VariantName, typer.Option(help="Which variant of the strategy.")],
+    out: Annotated[Path, typer.Option(help="The folder for genotype.json, alphas.json, history and checkpoint.")],
+    dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")] = "digits",
+    data: Annotated[Path | None, typer.Option(help="The folder a dataset lies in; digits needs none.")] = None,
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or a file (.json).")] = "quick",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Channels of the first cell. [default: 64]")] = None,
+    input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
+    gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
+        GradientName.TWO_PATH
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a genotype for a backbone on a dataset."""
+    from . import recipe as recipes
+    from . import search
+
+    found, backbone_file = _backbone(backbone, width, input_size)
+    settings = search.Settings(
+        backbone=found,
+        variant=variant.value,
+        dataset=dataset,
+        recipe=recipes.load(recipe, epochs=epochs),
+        gradient=gradient.value,
+        seed=seed,
+    )
+    path = search.run(settings, out, data_dir=data, backbone_file=backbone_file, resume=resume)
+    _print_genotype(path, as_json=as_json)
+
+
+def _backbone(name: str, width: int | None, input_size: int | None) -> tuple:
+    from . import backbones, genotype
+    from .errors import UsageError
+
+    if not name.endswith(".json"):
+        width, input_size = 64 if width is None else width, 32 if input_size is None else input_size
+        return backbones.build(name, width=width, input_size=input_size, num_classes=10), None
+    if width is not None or input_size is not None:
+        option = "--input-size" if width is None else "--width"
+        raise UsageError(f"{option}: got a value beside --backbone {name}, which has its own; leave it out")
+    return genotype.load(Path(name)), Path(name)
+
+
+def _print_genotype(path: Path, *, as_json: bool) -> None:
+    from . import draw, genotype
+
+    found = genotype.load(path)
+    result = {"genotype": str(path), "name": found.name, "search": found.search, "nas_ops": draw.nas_ops(found)}
+    console.print_result(result, draw.table(found) + f"\n{path}" if not as_json else "", as_json=as_json)
+
+
+@app.command("zoo")
+def zoo_command(
+    name: Annotated[str | None, typer.Argument(help="What to write; without it the zoo is listed.")] = None,
+    width: Annotated[int, typer.Option(min=1, help="Channels of the first cell.")] = 64,
+    input_size: Annotated[int, typer.Option(min=1, help="Pixels a side; up to 64 the stem is 3x3.")] = 32,
+    num_classes: Annotated[int, typer.Option(min=2, help="Classes to tell apart.")] = 10,
+    channels: Annotated[int, typer.Option(min=1, help="Of a picture: 3 for colour, 1 for grey.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="The genotype file; without it, it is printed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the published genotypes and the plain backbones, or write one."""
+    from dataclasses import asdict
+
+    from . import draw, genotype, manifest, zoo
+
+    if name is None:
+        entries = list(zoo.entries())
+        listed = {"zoo": [asdict(entry) for entry in entries]}
+        console.print_result(listed, draw.zoo_table(entries), as_json=as_json)
+        return
+    found = zoo.build(name, width=width, input_size=input_size, num_classes=num_classes, channels=channels)
+    if out is None:
+        import json
+
+        content = manifest.header("genotype") | genotype.to_manifest(found)
+        console.print_result(content, json.dumps(content, indent=1), as_json=as_json)
+        return
+    genotype.save(found, out)
+    console.print_result({"genotype": str(out), "name": found.name}, f"{out}: {found.name}", as_json=as_json)
+
+
+@app.command("show")
+def show_command(
+    path: Annotated[Path, typer.Argument(metavar="GENOTYPE", help="A genotype.json.")],
+    svg: Annotated[Path | None, typer.Option(help="Draw the cells into this file, too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a genotype as a table, or draw it."""
+    from . import draw, genotype, manifest
+
+    found = genotype.load(path)
+    if svg is not None:
+        with manifest.atomic_path(svg) as temporary:
+            temporary.write_text(draw.svg(found), "utf-8")
+    result = {
+        "genotype": str(path),
+        "name": found.name,
+        "backbone": found.backbone,
+        "variant": found.variant,
+        "num_classes": found.num_classes,
+        "input": [found.input.channels, found.input.height, found.input.width],
+        "nas_ops": draw.nas_ops(found),
+        "svg": None if svg is None else str(svg),
+    }
+    console.print_result(result, "" if as_json else draw.table(found), as_json=as_json)
+
+
+@app.command("schema")
+def schema_command(
+    kind: Annotated[SchemaName, typer.Argument(help="Which schema.")] = SchemaName.GENOTYPE,
+    as_json: Json = False,
+) -> None:
+    """Print a JSON Schema: of the manifest this package writes, or of a recipe."""
+    import json
+
+    from . import manifest
+
+    schema = manifest.schema(kind.value)
+    console.print_result(schema, json.dumps(schema, indent=1), as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line."""
+    console.run(app)

@@ -1,0 +1,351 @@
+"""The search: alphas and weights trained in turn, each on its own half of the training split.
+
+One step is an architecture step (Adam on the alphas, on a batch of the alpha half; no weight and no running
+statistic changes) and a weight step (SGD along one sampled path, on a batch of the weight half). Everything random
+follows from the seed and the step, so a search that is interrupted and resumed ends at the same alphas, bit by bit
+(with the same number of threads and release of torch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import batches, checkpoint, data, genotype, manifest
+from .architect import Architect, Gradient
+from .errors import DataError, DivergedError, Interrupted, OutputError
+from .genotype import Genotype
+from .progress import Reporter
+from .recipe import Recipe
+from .supernet import Supernet
+from .variants import VARIANTS
+
+GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE = "genotype.json", "alphas.json", "history.jsonl"
+_ALPHA_PATHS, _WEIGHT_PATHS = 0, 1  # streams of random numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What determines a search, its data aside."""
+
+    backbone: Genotype
+    variant: str
+    dataset: str
+    recipe: Recipe
+    gradient: Gradient
+    seed: int
+
+    def flat(self, split: data.Split) -> dict[str, Any]:
+        """Return the settings as they are compared before a search goes on, the pictures' labels included."""
+        shape, cells = self.backbone.input, genotype.to_manifest(self.backbone.without_nas_ops())
+        flat = {
+            "backbone": self.backbone.backbone or self.backbone.name,
+            "variant": self.variant,
+            "dataset": self.dataset,
+            "width": self.backbone.stem.channels,
+            "input": f"{shape.channels}x{shape.height}x{shape.width}",
+            "seed": self.seed,
+            "gradient": self.gradient,
+            "num_images": len(split),
+            "labels": hashlib.sha256(split.labels.tobytes()).hexdigest()[:12],
+            "cells": hashlib.sha256(json.dumps([cells["stem"], cells["cells"]]).encode()).hexdigest()[:12],
+        }
+        return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, list(value) if isinstance(value, tuple) else value))
+    return pairs
+
+
+class Stop:
+    """A context in which SIGINT and SIGTERM only ask to stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            raise Interrupted("stopped at once; go on from the last checkpoint with --resume")
+        self.requested = signal.Signals(number).name
+
+
+class Search:
+    """A search in progress."""
+
+    def __init__(self, settings: Settings, split: data.Split, out: Path) -> None:
+        recipe = settings.recipe
+        self.settings = settings
+        self.out = out
+        self._flat = settings.flat(split)
+        augmentation = recipe.augmentation_of(settings.dataset)
+        self.weight_half, self.alpha_half = batches.halve(split, augmentation, seed=settings.seed)
+        self.batch_size = min(recipe.batch_size, len(self.weight_half))
+        self.steps_per_epoch = len(self.weight_half) // self.batch_size
+        self.num_steps = recipe.epochs * self.steps_per_epoch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.supernet = Supernet(settings.backbone, VARIANTS[settings.variant], alpha_std=recipe.alphas.std)
+        self.architect = Architect(
+            self.supernet,
+            settings.gradient,
+            lr=recipe.alphas.lr,
+            betas=recipe.alphas.betas,
+            weight_decay=recipe.alphas.weight_decay,
+        )
+        self.optimizer = _sgd(self.supernet, recipe)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = {}
+        self._saved_step: int | None = None
+
+    def save(self) -> None:
+        """Write a checkpoint and the history so far."""
+        checkpoint.write(
+            self.out,
+            checkpoint.Checkpoint(
+                settings=self._flat,
+                state={"step": self.step, "history": self.history, "sums": self._sums},
+                tensors={name: tensor.contiguous() for name, tensor in self._tensors()},
+            ),
+        )
+        with manifest.atomic_path(self.out / HISTORY_FILE) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.history), "utf-8")
+        self._saved_step = self.step
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Go back to a checkpoint of the same settings."""
+        checkpoint.check_settings(self.out, saved.settings, self._flat)
+        checkpoint.restore(saved.tensors, self._tensors())
+        self.step = self._saved_step = saved.state["step"]
+        self.history, self._sums = saved.state["history"], saved.state["sums"]
+
+    def _tensors(self) -> Any:
+        return checkpoint.tensors_of(self.supernet, self.optimizer, self.architect.optimizer)
+
+    def train(self, stop: Stop, reporter: Reporter) -> None:
+        """Search to the end.
+
+        Raises:
+            Interrupted: a stop was requested; a checkpoint is saved.
+            DivergedError: a loss or gradient is not finite; the last checkpoint is kept.
+        """
+        while True:
+            if stop.requested:
+                self.save()
+                raise Interrupted(
+                    f"stopped by {stop.requested} after step {self.step} of {self.num_steps}; "
+                    f"go on with the same command and --resume"
+                )
+            if len(self.history) < self.step // self.steps_per_epoch:
+                self._close_epoch(stop, reporter)
+            elif self.step == self.num_steps:
+                return
+            else:
+                reporter.step(self.step + 1, self._train_step())
+                if self.step % self.settings.recipe.checkpoint_steps == 0:
+                    self.save()
+
+    def _train_step(self) -> float:
+        epoch, number = divmod(self.step, self.steps_per_epoch)
+        step = self.architecture_step(*self.alpha_half.batch(epoch, number, self.batch_size))
+        weight_loss = self.weight_step(*self.weight_half.batch(epoch, number, self.batch_size))
+        self.step += 1
+        sums = self._sums or {"weight_loss": 0.0, "alpha_loss": 0.0, "alpha_gradient_norm": 0.0}
+        sums["weight_loss"] += weight_loss
+        sums["alpha_loss"] += step.loss
+        sums["alpha_gradient_norm"] += step.gradient_norm
+        sums["alpha_gradient_norm_min"] = min(sums.get("alpha_gradient_norm_min", math.inf), step.gradient_norm)
+        self._sums = sums
+        return weight_loss
+
+    def architecture_step(self, x: Tensor, y: Tensor) -> Any:
+        """Train the alphas on a batch."""
+        path = self.architect.sample(self._generator(_ALPHA_PATHS))
+        step = self.architect.accumulate(x, y, path)
+        self._refuse_unless_finite("alpha loss", step.loss)
+        self._refuse_unless_finite("gradient of the alphas", step.gradient_norm)
+        self.architect.update(path)
+        return step
+
+    def weight_step(self, x: Tensor, y: Tensor) -> float:
+        """Train the weights of one sampled path on a batch and return the loss."""
+        recipe = self.settings.recipe.weights
+        path = self.supernet.sample(self._generator(_WEIGHT_PATHS))
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.supernet(x, path), y)
+        self._refuse_unless_finite("weight loss", loss.item())
+        loss.backward()
+        trained = [weight for weight in self.supernet.weights() if weight.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+        self._refuse_unless_finite("gradient of the weights", norm.item())
+        cosine = (1 + math.cos(math.pi * self.step / self.num_steps)) / 2
+        self.optimizer.param_groups[0]["lr"] = recipe.lr_min + (recipe.lr - recipe.lr_min) * cosine
+        self.optimizer.step()
+        return loss.item()
+
+    def _refuse_unless_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"step {self.step + 1}: the {what} is {value}; the checkpoint of step {self._saved_step} in "
+                f"{self.out} is kept; lower the learning rates in the recipe"
+            )
+
+    def _generator(self, stream: int) -> torch.Generator:
+        key = np.random.SeedSequence([self.settings.seed, stream, self.step]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(key[0] >> np.uint64(1)))
+
+    def _close_epoch(self, stop: Stop, reporter: Reporter) -> None:
+        validation = self.validate(stop)
+        if validation is None:
+            return
+        minimum = self._sums.pop("alpha_gradient_norm_min")
+        means = {key: value / self.steps_per_epoch for key, value in self._sums.items()}
+        probs = self.supernet.probs().detach()
+        record = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            **means,
+            "alpha_gradient_norm_min": minimum,
+            **validation,
+            "alpha_entropy": float(torch.special.entr(probs).sum(-1).mean()),
+        }
+        self.history.append(record)
+        self._sums = {}
+        self.save()
+        reporter.epoch(record, self.settings.recipe.epochs)
+
+    @torch.no_grad()
+    def validate(self, stop: Stop) -> dict[str, float] | None:
+        """Return loss and accuracy (percent) of the most probable path on the clean alpha half; None if stopped."""
+        path = self.supernet.most_probable()
+        self.supernet.eval()
+        loss, num_correct = 0.0, 0
+        for x, y in self.alpha_half.clean_batches(self.settings.recipe.batch_size):
+            if stop.requested:
+                break
+            logits = self.supernet(x, path)
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            num_correct += int((logits.argmax(1) == y).sum())
+        self.supernet.train()
+        if stop.requested:
+            return None
+        self._refuse_unless_finite("validation loss", loss)
+        return {"loss": loss / len(self.alpha_half), "accuracy": 100 * num_correct / len(self.alpha_half)}
+
+    def write_genotype(self, inputs: list[dict[str, Any]]) -> Path:
+        """Write the alphas and the genotype they decode to, and return the latter's path."""
+        alphas = self.out / ALPHAS_FILE
+        with manifest.atomic_path(alphas) as temporary:
+            temporary.write_text(json.dumps(self._alphas(), indent=1) + "\n", "utf-8")
+        found = self.supernet.genotype()
+        search = {
+            "dataset": self.settings.dataset,
+            "recipe": self.settings.recipe.name,
+            "epochs": self.settings.recipe.epochs,
+            "seed": self.settings.seed,
+            "gradient": self.settings.gradient,
+            "accuracy": self.history[-1]["accuracy"],
+            "alphas": ALPHAS_FILE,
+        }
+        found = replace(found, name=f"{found.backbone or found.name}-{found.variant}", search=search)
+        path = self.out / GENOTYPE_FILE
+        genotype.save(found, path, inputs=inputs, artifacts=[manifest.artifact_record(alphas, self.out, "alphas")])
+        return path
+
+    def _alphas(self) -> dict[str, Any]:
+        rows = zip(
+            self.supernet.backbone.edges(), self.supernet.alpha.tolist(), self.supernet.probs().tolist(), strict=True
+        )
+        edges = [asdict(edge) | {"alphas": alphas, "probabilities": probs} for edge, alphas, probs in rows]
+        return {"primitives": list(self.supernet.variant.primitives), "edges": edges}
+
+
+def _sgd(supernet: Supernet, recipe: Recipe) -> torch.optim.SGD:
+    optimizer = torch.optim.SGD(
+        supernet.weights(),
+        lr=recipe.weights.lr,
+        momentum=recipe.weights.momentum,
+        weight_decay=recipe.weights.weight_decay,
+        fused=True,
+    )
+    for weight in supernet.weights():  # a path trains some of them only: the rest must have a momentum, too
+        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
+
+
+def run(
+    settings: Settings,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    backbone_file: Path | None = None,
+    resume: bool = False,
+) -> Path:
+    """Search, or go on with the search of `out`, and return the path of its genotype.json.
+
+    A named backbone gets as many classes as the dataset has; a user's must have them.
+    """
+    saved = _open(out, resume=resume)
+    shape = settings.backbone.input
+    preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)
+    split = data.load(settings.dataset, "train", preprocessing, data_dir=data_dir)
+    backbone, inputs = _fit_classes(settings.backbone, len(split.class_names), backbone_file), []
+    if backbone_file is not None:
+        inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
+    search = Search(replace(settings, backbone=backbone), split, out)
+    with Stop() as stop:
+        if saved is None:
+            search.save()
+        else:
+            search.restore(saved)
+        with Reporter(search.num_steps, search.step) as reporter:
+            search.train(stop, reporter)
+        return search.write_genotype(inputs)
+
+
+def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:
+    saved = checkpoint.read(out) if resume else None
+    present = [name for name in (checkpoint.STATE_FILE, GENOTYPE_FILE) if (out / name).exists()]
+    if present and saved is None:
+        advice = "choose another --out" if resume else "go on with --resume, or choose another --out"
+        raise OutputError(f"{out / present[0]}: a search lies here already; {advice}")
+    return saved
+
+
+def _fit_classes(backbone: Genotype, num_classes: int, backbone_file: Path | None) -> Genotype:
+    if backbone_file is not None and backbone.num_classes != num_classes:
+        raise DataError(
+            f"{backbone_file}: num_classes: got {backbone.num_classes}, expected {num_classes} as the dataset has; "
+            "change it, or take another dataset"
+        )
+    return replace(backbone, num_classes=num_classes)

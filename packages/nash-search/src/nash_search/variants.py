@@ -1,0 +1,64 @@
+"""The four variants of the search strategy, as data (paper arXiv 2403.01845, section on NASH strategies)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+NONE = "none"
+OPERATIONS = ("max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5")
+CONVOLUTIONS = ("conv_1x1", "conv_3x3", "conv_5x5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What one variant searches over, and how it reads a genotype from the probabilities."""
+
+    name: str
+    primitives: tuple[str, ...]
+    binary_backbone: bool
+    activation: Literal["tanh", "none"]
+    on_strided_edge: tuple[str, ...]  # the operations a decoded edge of stride 2 may carry
+
+    def keeps(self, op: str, stride: int) -> bool:
+        """Return whether decoding may keep `op` on an edge of this stride; `none` is never kept.
+
+        >>> VARIANTS["v3"].keeps("max_pool_3x3", 1), VARIANTS["v3"].keeps("max_pool_3x3", 2)
+        (True, False)
+        """
+        return op != NONE and (stride == 1 or op in self.on_strided_edge)
+
+
+# v2 asks for convolutions on strided edges beforehand; v3 drops a skip or a max-pool that wins on a strided edge
+# and draws again until neither wins. Both end at the most probable operation that may stay, hence one rule.
+_TABLE = (
+    Variant(
+        name="v1",
+        primitives=(NONE, *OPERATIONS),
+        binary_backbone=False,
+        activation="tanh",
+        on_strided_edge=OPERATIONS,
+    ),
+    Variant(
+        name="v2",
+        primitives=(NONE, *OPERATIONS),
+        binary_backbone=True,
+        activation="none",
+        on_strided_edge=CONVOLUTIONS,
+    ),
+    Variant(
+        name="v3",
+        primitives=(NONE, *OPERATIONS),
+        binary_backbone=False,
+        activation="tanh",
+        on_strided_edge=CONVOLUTIONS,
+    ),
+    Variant(
+        name="v4",
+        primitives=(NONE, *CONVOLUTIONS),
+        binary_backbone=False,
+        activation="tanh",
+        on_strided_edge=CONVOLUTIONS,
+    ),
+)
+VARIANTS = {variant.name: variant for variant in _TABLE}
