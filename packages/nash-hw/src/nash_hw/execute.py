@@ -1,0 +1,120 @@
+"""Execute a graph of the flow node by node in Python, each FINN and QONNX node by its own `execute_node`.
+
+Every value is held against the datatype its tensor is annotated with, and against the integers float32 holds exactly:
+an accumulator that is too narrow for its data fails here instead of in hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from qonnx.custom_op.registry import getCustomOp, is_custom_op
+
+from .errors import VerificationError
+from .model import FINN_DOMAIN, Model, attributes
+
+_FLOAT32_INTEGERS = 2**24
+_BACKENDS = (".hls", ".rtl")
+
+
+class Executor:
+    """Runs one model on many inputs."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._constants = {entry.name: model.get_initializer(entry.name) for entry in model.graph.initializer}
+        self._nodes = [(node, _operation(node, model.graph)) for node in model.graph.node]
+        self._buffers = {
+            name: np.zeros(model.get_tensor_shape(name), np.float32) for node in model.graph.node for name in node.output
+        }
+        self._limits = {name: _limits(model, name) for name in self._buffers}
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """Return the output for the input `x`, of the shape the graph takes, as float32.
+
+        Raises:
+            VerificationError: a value does not fit its tensor's datatype.
+        """
+        context = {**self._constants, **self._buffers, self._model.graph.input[0].name: x.astype(np.float32)}
+        for node, execute in self._nodes:
+            execute(context)
+            for name in node.output:
+                self._check(node, name, context[name])
+        return context[self._model.graph.output[0].name]
+
+    def _check(self, node: onnx.NodeProto, name: str, value: np.ndarray) -> None:
+        low, high = self._limits[name]
+        if value.min() < low or value.max() > high:
+            raise VerificationError(
+                f"{node.op_type} '{node.name}': its values reach {value.min():g} to {value.max():g}, "
+                f"expected {low:g} to {high:g}, the range of its datatype; report this as a bug of nash-hw"
+            )
+
+
+def _limits(model: Model, name: str) -> tuple[float, float]:
+    datatype = model.get_tensor_datatype(name)
+    if not datatype.is_integer():
+        return -np.inf, np.inf
+    return max(datatype.min(), -_FLOAT32_INTEGERS), min(datatype.max(), _FLOAT32_INTEGERS)
+
+
+def _operation(node: onnx.NodeProto, graph: onnx.GraphProto) -> Callable[[dict[str, Any]], None]:
+    if is_custom_op(node.domain):
+        instance = getCustomOp(_unspecialized(node))
+        return lambda context: instance.execute_node(context, graph)
+    function = _FUNCTIONS[node.op_type]
+    given = attributes(node)
+
+    def execute(context: dict[str, Any]) -> None:
+        context[node.output[0]] = function(*(context[name] for name in node.input), **given)
+
+    return execute
+
+
+def _unspecialized(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return the node, or for one of a backend (MVAU_rtl) the hardware-independent one that Python can execute."""
+    if not node.domain.endswith(_BACKENDS):
+        return node
+    base = onnx.NodeProto()
+    base.CopyFrom(node)
+    base.op_type, base.domain = node.op_type[:-4], FINN_DOMAIN
+    known = getCustomOp(base).get_nodeattr_types()
+    del base.attribute[:]
+    base.attribute.extend(attribute for attribute in node.attribute if attribute.name in known)
+    return base
+
+
+def _conv(x: np.ndarray, weights: np.ndarray, *, strides: Any, pads: Any, group: int, **_: Any) -> np.ndarray:
+    import torch
+
+    top, left, bottom, right = pads
+    padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom))
+    return torch.nn.functional.conv2d(padded, torch.from_numpy(weights.copy()), stride=tuple(strides), groups=group).numpy()
+
+
+def _max_pool(x: np.ndarray, *, kernel_shape: Any, strides: Any, pads: Any, **_: Any) -> np.ndarray:
+    import torch
+
+    top, left, bottom, right = pads
+    padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom), value=-np.inf)
+    return torch.nn.functional.max_pool2d(padded, tuple(kernel_shape), tuple(strides)).numpy()
+
+
+def _sum(x: np.ndarray, axes: np.ndarray, *, keepdims: int) -> np.ndarray:
+    return x.sum(axis=tuple(axes.tolist()), keepdims=bool(keepdims))
+
+
+_FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "Add": lambda a, b: a + b,
+    "Concat": lambda *parts, axis: np.concatenate(parts, axis=axis),
+    "Conv": _conv,
+    "Flatten": lambda x, axis: x.reshape(x.shape[0], -1),
+    "MatMul": lambda a, b: a @ b,
+    "MaxPool": _max_pool,
+    "Mul": lambda a, b: a * b,
+    "ReduceSum": _sum,
+    "Transpose": lambda x, perm: np.ascontiguousarray(x.transpose(perm)),
+}

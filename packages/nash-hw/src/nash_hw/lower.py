@@ -1,0 +1,150 @@
+"""From the integer graph in NCHW to the operations FINN's hardware layers are made of, in NHWC.
+
+Shapes: feature maps (1, H, W, C), vectors (1, C).
+
+Each operation is written anew in its channels-last form, in one pass, so no transposition is left to move or cancel:
+the only one stands at the input. A convolution becomes a sliding window (Im2Col) and a matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+from qonnx.core.datatype import BaseDataType, DataType
+
+from .model import FINN_DOMAIN, QONNX_DOMAIN, GraphBuilder, Model, attributes
+
+
+def lower(model: Model) -> Model:
+    """Return the channels-last form of a streamlined model; it takes the same NCHW input."""
+    return _Lowering(model).run()
+
+
+class _Lowering:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._new = GraphBuilder("lowered")
+        self._names: dict[str, str] = {}
+
+    def run(self) -> Model:
+        source = self._model.graph.input[0].name
+        batch, channels, height, width = self._model.get_tensor_shape(source)
+        datatype = self._model.get_tensor_datatype(source)
+        self._new.input(self._new.unique(source), (batch, channels, height, width), datatype)
+        nhwc = (f"{source}_nhwc", (batch, height, width, channels), datatype)
+        self._names[source] = self._new.node("Transpose", [source], nhwc, perm=[0, 2, 3, 1])
+        for node in self._model.graph.node:
+            self._names[node.output[0]] = self._WRITERS[node.op_type](self, node)
+        self._new.output(self._names[self._model.graph.output[0].name])
+        return self._new.model()
+
+    def _output(self, node: onnx.NodeProto, datatype: BaseDataType | None = None) -> tuple[str, list[int], BaseDataType]:
+        name = node.output[0]
+        shape = self._model.get_tensor_shape(name)
+        if len(shape) == 4:
+            shape = [shape[0], shape[2], shape[3], shape[1]]
+        return name, shape, datatype or self._model.get_tensor_datatype(name)
+
+    def _inputs(self, node: onnx.NodeProto) -> list[str]:
+        return [self._names[name] for name in node.input if name in self._names]
+
+    def _constant(self, node: onnx.NodeProto, value: np.ndarray) -> str:
+        return self._new.constant(node.input[1], value, self._model.get_tensor_datatype(node.input[1]))
+
+    def _convolve(self, node: onnx.NodeProto) -> str:
+        given = attributes(node)
+        weights = self._model.get_initializer(node.input[1])  # (out, in / groups, kh, kw)
+        groups, kernel = given["group"], given["kernel_shape"]
+        window = self._inputs(node)[0]
+        if kernel != [1, 1] or given["strides"] != [1, 1] or any(given["pads"]):
+            window = self._slide(node, window, given)
+        datatype = self._model.get_tensor_datatype(node.input[1])
+        if groups > 1:
+            weights = _dense(weights, groups)
+            datatype = DataType["INT2"] if datatype == DataType["BIPOLAR"] else datatype
+        matrix = weights.transpose(0, 2, 3, 1).reshape(len(weights), -1).T  # rows: kernel position, then channel
+        name = self._new.constant(node.input[1], matrix, datatype)
+        return self._new.node("MatMul", [window, name], self._output(node))
+
+    def _slide(self, node: onnx.NodeProto, source: str, given: dict[str, Any]) -> str:
+        _, channels, height, width = self._model.get_tensor_shape(node.input[0])
+        _, (batch, out_height, out_width, _), _ = self._output(node)
+        kernel = given["kernel_shape"]
+        shape = (batch, out_height, out_width, kernel[0] * kernel[1] * channels)
+        return self._new.node(
+            "Im2Col",
+            [source],
+            (f"{node.output[0]}_windows", shape, self._model.get_tensor_datatype(node.input[0])),
+            domain=QONNX_DOMAIN,
+            kernel_size=kernel,
+            stride=given["strides"],
+            pad_amount=given["pads"],
+            dilations=[1, 1],
+            depthwise=0,
+            input_shape=f"(1,{height},{width},{channels})",
+        )
+
+    def _multiply_matrix(self, node: onnx.NodeProto) -> str:
+        name = self._constant(node, self._model.get_initializer(node.input[1]))
+        return self._new.node("MatMul", [self._inputs(node)[0], name], self._output(node))
+
+    def _threshold(self, node: onnx.NodeProto) -> str:
+        name = self._constant(node, self._model.get_initializer(node.input[1]))
+        given = attributes(node)
+        given["data_layout"] = "NHWC" if given["data_layout"] == b"NCHW" else "NC"
+        return self._new.node(
+            "MultiThreshold", [self._inputs(node)[0], name], self._output(node), domain=QONNX_DOMAIN, **given
+        )
+
+    def _max_pool(self, node: onnx.NodeProto) -> str:
+        return self._new.node(
+            "MaxPoolNHWC", self._inputs(node), self._output(node), domain=QONNX_DOMAIN, **attributes(node)
+        )
+
+    def _add(self, node: onnx.NodeProto) -> str:
+        return self._new.node("Add", self._inputs(node), self._output(node))
+
+    def _concatenate(self, node: onnx.NodeProto) -> str:
+        return self._new.node("Concat", self._inputs(node), self._output(node), axis=-1)
+
+    def _sum_positions(self, node: onnx.NodeProto) -> str:
+        _, channels, height, width = self._model.get_tensor_shape(node.input[0])
+        return self._new.node(
+            "GlobalAccPool",
+            self._inputs(node),
+            self._output(node),
+            domain=FINN_DOMAIN,
+            backend="fpgadataflow",
+            NumChannels=channels,
+            PE=1,
+            inputDataType=self._model.get_tensor_datatype(node.input[0]).name,
+            numInputVectors=[1, height, width],
+        )
+
+    def _flatten(self, node: onnx.NodeProto) -> str:
+        return self._new.node("Flatten", self._inputs(node), self._output(node), axis=1)
+
+    _WRITERS: ClassVar[dict[str, Callable[[_Lowering, onnx.NodeProto], str]]] = {
+        "Add": _add,
+        "Concat": _concatenate,
+        "Conv": _convolve,
+        "Flatten": _flatten,
+        "MatMul": _multiply_matrix,
+        "MaxPool": _max_pool,
+        "MultiThreshold": _threshold,
+        "ReduceSum": _sum_positions,
+    }
+
+
+def _dense(weights: np.ndarray, groups: int) -> np.ndarray:
+    """Return the weights of a grouped convolution as those of an ordinary one, zero between the groups."""
+    out_channels, in_group, *kernel = weights.shape
+    dense = np.zeros((out_channels, in_group * groups, *kernel), weights.dtype)
+    out_group = out_channels // groups
+    for group in range(groups):
+        rows = slice(group * out_group, (group + 1) * out_group)
+        dense[rows, group * in_group : (group + 1) * in_group] = weights[rows]
+    return dense

@@ -1,0 +1,178 @@
+"""From channels-last operations to one FINN dataflow partition of specialized layers, bit widths minimized.
+
+Each step is ``model -> model``, or with what it needs of the target; each keeps the executed function the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+from qonnx.core.datatype import DataType
+
+from .errors import UnsupportedError
+from .model import FINN_DOMAIN, Model, attributes, custom_op
+
+_BACKEND_DOMAINS = (f"{FINN_DOMAIN}.hls", f"{FINN_DOMAIN}.rtl")
+
+
+def to_hardware(model: Model) -> Model:
+    """Turn every channels-last operation into FINN's hardware layer for it."""
+    from finn.transformation.fpgadataflow.convert_to_hw.concat import InferConcatLayer
+    from finn.transformation.fpgadataflow.convert_to_hw.conv_inp_gen import InferConvInpGen
+    from finn.transformation.fpgadataflow.convert_to_hw.duplicate_streams import InferDuplicateStreamsLayer
+    from finn.transformation.fpgadataflow.convert_to_hw.pool import InferPool
+    from finn.transformation.fpgadataflow.convert_to_hw.quantized_matrix_vector_activation import (
+        InferQuantizedMatrixVectorActivation,
+    )
+    from finn.transformation.fpgadataflow.convert_to_hw.thresholding import InferThresholdingLayer
+
+    # Thresholds first: an MVAU that finds one behind it takes it in, and is then HLS only. Pools before sliding
+    # windows, which they are made of; streams are duplicated last, when every reader is known.
+    model = model.transform(InferThresholdingLayer())
+    model = model.transform(InferQuantizedMatrixVectorActivation())
+    model = model.transform(InferPool())
+    model = model.transform(InferConvInpGen())
+    model = model.transform(InferConcatLayer())
+    model = infer_additions(model)
+    model = remove_flatten(model)
+    model = model.transform(InferDuplicateStreamsLayer())
+    return sort_nodes(model)
+
+
+def infer_additions(model: Model) -> Model:
+    """Turn every sum of two feature maps into an ElementwiseAdd (FINN's own pass infers all types after each one)."""
+    for node in model.graph.node:
+        if node.op_type != "Add":
+            continue
+        left, right = node.input
+        shapes = [model.get_tensor_shape(name) for name in (left, right, node.output[0])]
+        types = [model.get_tensor_datatype(name).name for name in (left, right, node.output[0])]
+        node.op_type, node.domain = "ElementwiseAdd", FINN_DOMAIN
+        node.attribute.extend(
+            helper.make_attribute(name, value)
+            for name, value in {
+                "backend": "fpgadataflow",
+                "lhs_shape": shapes[0],
+                "rhs_shape": shapes[1],
+                "out_shape": shapes[2],
+                "lhs_dtype": types[0],
+                "rhs_dtype": types[1],
+                "out_dtype": types[2],
+                "lhs_style": "input",
+                "rhs_style": "input",
+            }.items()
+        )
+    return model
+
+
+def remove_flatten(model: Model) -> Model:
+    """Remove each Flatten of one pixel, which in a stream is nothing, by joining its two tensors."""
+    for node in [node for node in model.graph.node if node.op_type == "Flatten"]:
+        source, target = node.input[0], node.output[0]
+        for other in model.graph.node:
+            for position, name in enumerate(other.input):
+                if name == target:
+                    other.input[position] = source
+        model.graph.node.remove(node)
+    return model
+
+
+def sort_nodes(model: Model) -> Model:
+    """Bring the nodes into an order in which each follows those it reads."""
+    waiting = list(model.graph.node)
+    produced = {name for node in waiting for name in node.output}
+    done: set[str] = set()
+    order: list[onnx.NodeProto] = []
+    while waiting:
+        ready = [node for node in waiting if all(name in done or name not in produced for name in node.input)]
+        assert ready, "the graph has a cycle"
+        order.extend(ready)
+        done.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if node.output[0] not in done]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return model
+
+
+def partition(model: Model) -> Model:
+    """Cut the one dataflow partition out: all but the transposition at the input.
+
+    Raises:
+        UnsupportedError: an operation between input and output is no hardware layer; all are named.
+    """
+    outside = [node for node in model.graph.node if not node.domain.startswith(FINN_DOMAIN)]
+    source = model.graph.input[0].name
+    allowed = [node for node in outside if node.op_type == "Transpose" and node.input[0] == source]
+    unmapped = [node for node in outside if node not in allowed]
+    if unmapped or len(allowed) != 1:
+        names = ", ".join(f"{node.op_type} '{node.name}'" for node in unmapped) or "no transposition at the input"
+        raise UnsupportedError(f"not one dataflow partition: FINN has no hardware layer for {names}")
+    entry = allowed[0].output[0]
+    shape, datatype = model.get_tensor_shape(entry), model.get_tensor_datatype(entry)
+    model.graph.node.remove(allowed[0])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(entry, TensorProto.FLOAT, shape))
+    _forget(model, source)
+    model.set_tensor_datatype(entry, datatype)
+    for position, info in enumerate(model.graph.value_info):
+        if info.name == entry:
+            del model.graph.value_info[position]
+            break
+    return model
+
+
+def _forget(model: Model, name: str) -> None:
+    for position, annotation in enumerate(model.graph.quantization_annotation):
+        if annotation.tensor_name == name:
+            del model.graph.quantization_annotation[position]
+            return
+
+
+def minimize_bit_widths(model: Model) -> Model:
+    """Narrow every weight, threshold and accumulator to what its values need, from the input on in one pass.
+
+    FINN's passes infer the types of the whole graph after each layer, and store weights of +-1 in two bits
+    (MinimizeWeightBitWidth makes INT2 of BIPOLAR); here they keep their one.
+    """
+    for node in model.graph.node:
+        instance = custom_op(node)
+        instance.infer_node_datatype(model)
+        is_bipolar = _has(instance, "weightDataType") and instance.get_nodeattr("weightDataType") == "BIPOLAR"
+        if _is(node, "Thresholding"):
+            _clip_thresholds(model, instance)
+        if hasattr(instance, "minimize_weight_bit_width") and not is_bipolar:
+            instance.minimize_weight_bit_width(model)
+        if hasattr(instance, "minimize_accumulator_width"):
+            instance.minimize_accumulator_width(model)
+        instance.infer_node_datatype(model)
+    return model
+
+
+def _clip_thresholds(model: Model, instance: Any) -> None:
+    """Bring thresholds that are never or always passed to the edge of what the input can be."""
+    name = instance.onnx_node.input[1]
+    datatype = instance.get_input_datatype(0)
+    model.set_initializer(name, model.get_initializer(name).clip(datatype.min(), datatype.max() + 1))
+
+
+def specialize(model: Model, fpga_part: str) -> Model:
+    """Choose FINN's RTL or HLS form of each layer for an FPGA, and name the layers."""
+    from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
+    from qonnx.transformation.general import GiveUniqueNodeNames
+
+    try:
+        model = model.transform(SpecializeLayers(fpga_part))
+    except Exception as error:  # FINN raises a bare Exception for a layer it has no variant of
+        raise UnsupportedError(f"FINN cannot specialize a layer for {fpga_part}: {error}") from error
+    return model.transform(GiveUniqueNodeNames())
+
+
+def _is(node: onnx.NodeProto, op_type: str) -> bool:
+    return node.op_type.removesuffix("_rtl").removesuffix("_hls") == op_type
+
+
+def _has(instance: Any, attribute: str) -> bool:
+    return attribute in instance.get_nodeattr_types()
