@@ -84,7 +84,7 @@ class Network:
 def digits_network(
     *, weight_bits: int = 4, act_bits: int = 4, width: int = 4, side: int = 8, num_classes: int = 10, seed: int = 0
 ) -> onnx.ModelProto:
-    """Return a cell of two layers with a binary NAS convolution, a pooled and concatenated one, and a joined residual."""
+    """Return two layers: one joined by a pooled, concatenated state, one by a binary 5x5 convolution."""
     net = Network((1, 1, side, side), seed)
     x = net.quant("x", 1 / 255, 8, signed=0)
     stem = net.conv(x, _weights(net, 8, width, 1, 3, 3), 3)

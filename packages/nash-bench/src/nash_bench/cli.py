@@ -1,1 +1,155 @@
 """Command line of nash-bench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import console
+from .console import Json, print_result
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Measure quantized networks and set them side by side: accuracy, speed, hardware.",
+)
+_DATASETS = "digits (bundled), cifar10, cifar100 or imagefolder"
+
+
+def main() -> None:
+    """Run the command line."""
+    console.run(app)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib import metadata
+
+        print(f"nash-bench {metadata.version('nash-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model.json of a network.", metavar="MODEL.json")],
+    dataset: Annotated[str, typer.Option(help=f"Dataset: {_DATASETS}.")],
+    out: Annotated[Path, typer.Option(help="Benchmark manifest to write.")],
+    data: Annotated[Path | None, typer.Option(help="Folder the dataset lies in.")] = None,
+    hardware: Annotated[Path | None, typer.Option(help="hardware.json of an accelerator built from the model.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of onnxruntime; default: one a core.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the throughput measurement.")] = 9,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy and CPU throughput of a network on the test split of a dataset."""
+    from . import manifest
+    from .evaluate import evaluate as measure
+    from .progress import reporting
+
+    with reporting("evaluating") as progress:
+        benchmark = measure(
+            model,
+            dataset=dataset,
+            data_dir=data,
+            hardware_path=hardware,
+            batch_size=batch_size,
+            num_threads=threads,
+            num_repeats=repeats,
+            progress=progress,
+        )
+    manifest.save(out, benchmark, "benchmark")
+    print_result(benchmark | {"path": str(out)}, _evaluation_text(benchmark, out), as_json=as_json)
+
+
+def _evaluation_text(benchmark: dict[str, Any], out: Path) -> str:
+    accuracy, cpu = benchmark["accuracy"], benchmark["cpu"]
+    top5 = "" if accuracy["top5"] is None else f", top-5 {accuracy['top5']:.2f} %"
+    checks = [
+        f"{check['num_samples'] - check['num_flips']} of {check['num_samples']} equal to {check['against']}"
+        for check in benchmark["verification"]
+    ]
+    return "\n".join(
+        [
+            f"{benchmark['name']} on {accuracy['dataset']}/{accuracy['split']} ({accuracy['num_samples']} pictures)",
+            f"  top-1 {accuracy['top1']:.2f} %{top5}",
+            f"  CPU {cpu['throughput_fps']:,.0f} frames/s ({cpu['min_fps']:,.0f} to {cpu['max_fps']:,.0f} in "
+            f"{cpu['num_repeats']} repeats), batch {cpu['batch_size']}, {cpu['num_threads']} threads",
+            f"  logits: {'; '.join(checks)}",
+            f"written: {out}",
+        ]
+    )
+
+
+@app.command()
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="benchmark.json or model.json.", metavar="BASELINE.json")],
+    candidates: Annotated[list[Path], typer.Argument(help="The same, one or more.", metavar="CANDIDATE.json...")],
+    as_json: Json = False,
+) -> None:
+    """Show how candidates differ from a baseline in accuracy and hardware cost."""
+    from .compare import compare as set_side_by_side
+    from .compare import comparison_table
+    from .progress import render
+
+    result = set_side_by_side(baseline, candidates)
+    print_result(result, "" if as_json else render(comparison_table(result)), as_json=as_json)
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(help="Folders that hold manifests, at any depth.", metavar="RUN_DIR...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the report into.")],
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "NASH report",
+    as_json: Json = False,
+) -> None:
+    """Write tables, Pareto plots and one self-contained HTML page of all networks under the folders."""
+    from .progress import render
+    from .report import pairs_text, results_table, write_report
+
+    collection, results = write_report(run_dirs, out, title=title)
+    lines = [] if as_json else [render(results_table(collection)), *pairs_text(collection), f"page: {results['page']}"]
+    print_result(results, "\n".join(lines), as_json=as_json)
+    for warning in collection.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for error in collection.errors:
+        print(f"error: {error}", file=sys.stderr)
+    if collection.errors:  # the rest is reported; the code says that something is missing
+        raise typer.Exit(collection.errors[0].exit_code)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="benchmark (written here), model or hardware (read here).")] = "benchmark",
+    as_json: Json = False,
+) -> None:
+    """Print the JSON Schema of a manifest."""
+    import json
+
+    from . import manifest
+    from .errors import UsageError
+
+    kinds = ("benchmark", "hardware", "model")
+    if kind not in kinds:
+        raise UsageError(f"KIND: got '{kind}', expected one of {', '.join(kinds)}")
+    found = manifest.schema(kind)
+    print_result(found, json.dumps(found, indent=1), as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

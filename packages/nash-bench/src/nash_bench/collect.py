@@ -125,7 +125,7 @@ def _rows(files: dict[str, list[_File]], notes: _Notes) -> list[Row]:
 
 
 def _rows_of_model(model: _File | None, benchmarks: list[_File], built: list[_File], notes: _Notes) -> list[Row]:
-    """Return a row for each pair of a measured accuracy (or the training's, if nothing was measured) and an accelerator."""
+    """Return a row for each pair of a measured accuracy (the training's, if none was measured) and an accelerator."""
     evaluated: list[tuple[str | None, Record, _File]] = []
     for file in benchmarks:
         record = _try(lambda file=file: Record.from_benchmark(file.content, source=file.path), notes)
@@ -208,7 +208,17 @@ def distinct_parts(folders: Sequence[str]) -> list[str]:
     ['seed0', 'seed1']
     """
     parts = [folder.split("/") for folder in folders]
-    start = len(os.path.commonprefix(parts))
-    end = len(os.path.commonprefix([part[start:][::-1] for part in parts]))
+    start = _num_shared(parts)
+    end = _num_shared([part[start:][::-1] for part in parts])
     cut = ["/".join(part[start : len(part) - end]) for part in parts]
     return cut if all(cut) and len(set(cut)) == len(cut) else list(folders)
+
+
+def _num_shared(lists: Sequence[Sequence[str]]) -> int:
+    """Return how many entries all lists begin with alike."""
+    count = 0
+    for entries in zip(*lists, strict=False):
+        if len(set(entries)) > 1:
+            break
+        count += 1
+    return count

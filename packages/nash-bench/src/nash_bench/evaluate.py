@@ -85,7 +85,7 @@ def evaluate(
         "backbone": identity.backbone,
         "variant": identity.variant,
         "identity": identity.to_json(),
-        "accuracy": asdict(accuracy) | {"float_top1": _float_top1(model, accuracy)},
+        "accuracy": accuracy.to_json() | {"float_top1": _float_top1(model, accuracy)},
         "cpu": asdict(cpu),
         "hardware": None if hardware is None else hardware.to_json(),
         "verification": [asdict(check) for check in verification],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from .errors import DataError, ManifestError
@@ -74,6 +74,10 @@ class Accuracy:
         )
         known = {key: value.get(key) for key in ("dataset", "split", "num_samples", "top1", "top5", "float_top1")}
         return cls(**known, per_class=per_class)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `accuracy` of a benchmark manifest."""
+        return asdict(self) | {"per_class": [asdict(entry) for entry in self.per_class]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +145,7 @@ class Hardware:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Return the record of a hardware manifest: what was measured if anything was, else the estimate, never a mix."""
+        """Return the record of a hardware manifest: what was measured if anything was, else the estimate; no mix."""
         measured = manifest["measured"]
         figures = manifest["estimated"] if measured is None else measured
         return cls.from_json(

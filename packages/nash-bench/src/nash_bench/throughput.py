@@ -50,7 +50,7 @@ def _seconds(run: Callable[[NDArray[np.uint8]], object], batch: NDArray[np.uint8
 
 
 def describe_environment(num_threads: int, num_cores: int) -> dict[str, object]:
-    """Return the processor, system and versions a measurement belongs to; nothing that names the machine or its user."""
+    """Return the processor, system and versions a measurement belongs to; nothing names the machine or its user."""
     return {
         "cpu": _cpu_model(),
         "architecture": platform.machine(),

@@ -1,0 +1,261 @@
+"""The self-contained HTML page: everything it shows is in it, drawn here as SVG, and readable without scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from .cells import OPERATION_LABELS, draw_cells
+from .chart import STYLES, Plot, Point, Style, make_plot, place_labels, short_labels, style_of, tick_text
+from .collect import Collection, Row
+from .families import AXES, Pair, find_pairs, fronts_of, panels
+from .figures import BY_KEY, Delta, Figure
+from .records import nas_operations
+
+_CHART = (520.0, 340.0)  # the drawing's size in its own units
+_FRAME = (54.0, 12.0, 508.0, 292.0)  # left, top, right, bottom of the plotted area
+_MARKER_RADIUS = 5.6
+_MAX_POINTS_LABELLED = 40
+TABLE_FIGURES = ("top1", "top5", "LUT", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us", "cpu_fps")
+
+
+def render_page(collection: Collection, published: dict[str, Any], *, version: str, title: str) -> str:
+    """Return the page of a collection; `published` are reference results, shown apart."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("nash_bench"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates = resources.files(__package__).joinpath("templates")
+    rows = _row_views(collection.rows)
+    ids = {id(view["row"]): view["id"] for view in rows}
+    pairs = find_pairs(collection.rows)
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        version=version,
+        css=Markup(templates.joinpath("page.css").read_text("utf-8")),
+        js=Markup(templates.joinpath("page.js").read_text("utf-8")),
+        styles=_styles_used(collection.rows),
+        all_styles=list(STYLES.values()),
+        markers={style.key: marker_path(style, (8, 8), 5.6) for style in STYLES.values()},
+        labels={figure.key: figure.label for figure in BY_KEY.values()},
+        operation_labels=OPERATION_LABELS,
+        rows=rows,
+        networks=_networks(collection.rows),
+        figures=[BY_KEY[key] for key in TABLE_FIGURES],
+        panels=[_panel_view(key, members, ids) for key, members in panels(collection.rows).items()],
+        pairs=[_pair_view(pair, ids) for pair in pairs],
+        pair_figures=[BY_KEY[delta.key] for delta in pairs[0].deltas] if pairs else [],
+        cards=_cards(collection.rows, pairs),
+        published=published["points"],
+        warnings=collection.warnings,
+        errors=[str(error) for error in collection.errors],
+    )
+
+
+def _row_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [_row_view(index, row, axes) for index, (row, axes) in enumerate(zip(rows, fronts_of(rows), strict=True))]
+
+
+def _networks(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return each genotype once, with the networks that were made of it; the first with NAS operations is unfolded."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.genotype is None:
+            continue
+        key = json.dumps([row.genotype[part] for part in ("name", "cells")], sort_keys=True)
+        if key not in found:
+            operations = nas_operations(row.genotype)
+            found[key] = {
+                "name": row.genotype["name"],
+                "members": [],
+                "style": style_of(row),
+                "operations": operations,
+                "is_open": bool(operations) and not any(view["is_open"] for view in found.values()),
+                "cells": draw_cells(row.genotype),
+            }
+        if row.label not in found[key]["members"]:
+            found[key]["members"].append(row.label)
+    return list(found.values())
+
+
+def _styles_used(rows: Sequence[Row]) -> list[Style]:
+    used = {style_of(row).key for row in rows}
+    return [style for style in STYLES.values() if style.key in used]
+
+
+def _row_view(index: int, row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
+    identity, hardware, accuracy = row.record.identity, row.record.hardware, row.record.accuracy
+    return {
+        "id": f"r{index}",
+        "row": row,
+        "label": row.label,
+        "identity": identity,
+        "style": style_of(row),
+        "marker": marker_path(style_of(row), (8, 8), 5.6),
+        "cells": [(BY_KEY[key], BY_KEY[key].value(row.record)) for key in TABLE_FIGURES],
+        "utilization": _utilization(row),
+        "hardware": hardware,
+        "accuracy": accuracy,
+        "front": axes,
+    }
+
+
+def _utilization(row: Row) -> dict[str, float | None]:
+    hardware = row.record.hardware
+    return dict(hardware.utilization or {}) if hardware is not None else {}
+
+
+def _panel_view(key: tuple[Any, ...], members: list[Row], ids: dict[int, str]) -> dict[str, Any]:
+    dataset, split, num_samples, board, origin = key
+    plots = [make_plot(members, axis) for axis in AXES]
+    return {
+        "dataset": dataset,
+        "split": split,
+        "num_samples": num_samples,
+        "board": board,
+        "origin": origin,
+        "charts": [chart_view(plot, ids) for plot in plots if plot is not None],
+        "styles": _styles_used(members),
+        "has_both": len({row.record.identity.is_baseline for row in members}) == 2,
+        "has_nash": any(not row.record.identity.is_baseline for row in members),
+    }
+
+
+def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
+    """Return a plot in drawing coordinates: ticks, fronts, points with their markers, tooltips and labels."""
+    left, top, right, bottom = _FRAME
+
+    def place(x: float, y: float) -> Point:
+        return round(left + plot.x(x) * (right - left), 1), round(bottom - plot.y(y) * (bottom - top), 1)
+
+    rows = [row for row, _, _ in plot.known]
+    anchors = [place(x, y) for _, x, y in plot.known]
+    fronts = {kind: [place(x, y) for x, y in line] for kind, line in plot.fronts.items()}
+    texts = short_labels(rows)
+    corners: list[Point | None] = [None] * len(rows)
+    if len(rows) <= _MAX_POINTS_LABELLED:
+        shifted = [(x - left, y - top) for x, y in anchors]
+        lines = [[(x - left, y - top) for x, y in line] for line in fronts.values()]
+        box = (right - left, bottom - top)
+        corners = place_labels(shifted, texts, char_width=7.4, height=13, box=box, lines=lines)
+    return {
+        "axis": plot.axis,
+        "title": plot.title,
+        "size": _CHART,
+        "frame": {"left": left, "top": top, "right": right, "bottom": bottom},
+        "x_ticks": [(place(tick, plot.y.low)[0], tick_text(tick)) for tick in plot.x.ticks],
+        "y_ticks": [(place(plot.x.low, tick)[1], tick_text(tick)) for tick in plot.y.ticks],
+        "fronts": {kind: "M" + "L".join(f"{x} {y}" for x, y in line) for kind, line in fronts.items()},
+        "points": [
+            {
+                "row": ids[id(row)],
+                "style": style_of(row),
+                "path": marker_path(style_of(row), anchor, _MARKER_RADIUS),
+                "tooltip": json.dumps(_tooltip(row), ensure_ascii=False),
+                "name": f"{row.label}: top-1 {y:.2f} %, {plot.title} {BY_KEY[plot.axis].text(x)}",
+                "text": text if corner else None,
+                "corner": None if corner is None else (round(corner[0] + left, 1), round(corner[1] + top, 1)),
+            }
+            for (row, x, y), anchor, text, corner in zip(plot.known, anchors, texts, corners, strict=True)
+        ],
+        "num_left_out": plot.num_left_out,
+    }
+
+
+def marker_path(style: Style, center: Point, radius: float) -> str:
+    """Return the outline of a network's marker as SVG path data."""
+    x, y = center
+    if not style.outline:
+        return (
+            f"M{x - radius:.1f} {y:.1f}a{radius} {radius} 0 1 0 {2 * radius} 0a{radius} {radius} 0 1 0 {-2 * radius} 0Z"
+        )
+    return "M" + "L".join(f"{x + dx * radius:.1f} {y + dy * radius:.1f}" for dx, dy in style.outline) + "Z"
+
+
+def _tooltip(row: Row) -> dict[str, Any]:
+    identity, hardware = row.record.identity, row.record.hardware
+    lines = [("bits", identity.preset or identity.bits), ("width", identity.width)]
+    for key in ("top1", "top5", "LUT", "BRAM_18K", "DSP", "throughput_fps", "latency_us"):
+        figure = BY_KEY[key]
+        lines.append((figure.label, with_unit(figure, figure.value(row.record))))
+    if hardware is not None:
+        lines.append(("board", f"{hardware.board}, {hardware.clock_mhz:g} MHz, {hardware.origin}"))
+    known = [(name, str(value)) for name, value in lines if value is not None]
+    return {"title": row.label, "kind": style_of(row).label, "lines": known}
+
+
+def with_unit(figure: Figure, value: float | None) -> str:
+    """Return a value to read with its unit."""
+    return f"{figure.text(value)} {figure.unit}".strip() if value is not None else figure.text(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DeltaCell:
+    text: str
+    detail: str
+    tone: str
+    sort: float | None
+
+
+def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
+    identity, hardware = pair.candidate.record.identity, pair.candidate.record.hardware
+    return {
+        "candidate": pair.candidate.label,
+        "baseline": pair.baseline.label,
+        "row": ids[id(pair.candidate)],
+        "style": style_of(pair.candidate),
+        "marker": marker_path(style_of(pair.candidate), (8, 8), 5.6),
+        "terms": ", ".join(
+            filter(None, (identity.preset or identity.bits, f"width {identity.width}", hardware and hardware.board))
+        ),
+        "cells": [_delta_cell(delta) for delta in pair.deltas],
+    }
+
+
+def _delta_cell(delta: Delta) -> _DeltaCell:
+    figure = BY_KEY[delta.key]
+    tone = {True: "better", False: "worse", None: "same"}[delta.is_better]
+    if delta.difference is None:
+        return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None)
+    detail = f"{figure.text(delta.baseline)} \N{RIGHTWARDS ARROW} {figure.text(delta.candidate)}"
+    if delta.relative is not None:
+        text = f"{delta.relative:+.1%}".replace("-", "\N{MINUS SIGN}")
+        return _DeltaCell(text=text, detail=detail, tone=tone, sort=delta.relative)
+    return _DeltaCell(text=figure.delta_text(delta.difference), detail=detail, tone=tone, sort=delta.difference)
+
+
+def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:
+    """Return the few figures that stand on top of the page."""
+    num_baselines = sum(row.record.identity.is_baseline for row in rows)
+    cards = [
+        {
+            "title": "Networks",
+            "value": str(len(rows)),
+            "text": f"{len(rows) - num_baselines} NASH, {num_baselines} baseline",
+        }
+    ]
+    gains = [(pair.deltas[0].difference, pair) for pair in pairs if pair.deltas[0].difference is not None]
+    if gains:
+        gain, pair = max(gains, key=lambda entry: entry[0])
+        text = f"{pair.candidate.label} over {pair.baseline.label}"
+        value = f"{BY_KEY['top1'].delta_text(gain)} pp"
+        cards.append({"title": "Largest top-1 gain", "value": value, "text": text})
+        num_better = sum(gain > 0 for gain, _ in gains)
+        mean = sum(gain for gain, _ in gains) / len(gains)
+        text = f"NASH above its baseline; mean {BY_KEY['top1'].delta_text(mean)} pp"
+        cards.append({"title": "Pairs", "value": f"{num_better} of {len(gains)}", "text": text})
+    keys = {row.record.accuracy.key for row in rows if row.record.accuracy is not None}
+    if len(keys) == 1:  # accuracies of several datasets have no best one
+        best = max((row for row in rows if row.record.accuracy), key=lambda row: row.record.accuracy.top1)
+        value = f"{best.record.accuracy.top1:.2f} %"
+        cards.append({"title": "Best top-1", "value": value, "text": best.label})
+    return cards

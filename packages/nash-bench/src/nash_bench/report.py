@@ -1,0 +1,186 @@
+"""Write what was found under run folders as tables, plots and a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from .collect import Collection, Row, collect
+from .compare import difference_text
+from .families import Pair, find_pairs, fronts_of
+from .figures import BY_KEY, FIGURES, NOT_KNOWN, delta_json
+from .manifest import PACKAGE, atomic_path
+from .page import render_page
+from .plots import write_plots
+
+_SHOWN = ("top1", "top5", "LUT", "BRAM_18K", "DSP", "throughput_fps", "latency_us")
+TITLE = "NASH report"
+
+
+def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> tuple[Collection, dict[str, Any]]:
+    """Write results.csv, .json, .md, the plots and index.html into `out`; return what was found and the results.
+
+    Raises:
+        UsageError: a folder does not exist, or they hold no manifest.
+        OutputError: a file cannot be written.
+    """
+    collection = collect(run_dirs)
+    results = results_json(collection)
+    written = [
+        _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"),
+        _write(out / "results.csv", _csv_text(results["rows"])),
+        _write(out / "results.md", _markdown(collection, title)),
+        *write_plots(collection.rows, out / "plots"),
+    ]
+    page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title)
+    written.append(_write(out / "index.html", page))
+    return collection, results | {"page": str(out / "index.html"), "files": [str(path) for path in written]}
+
+
+def published_results() -> dict[str, Any]:
+    """Return the published reference results, each with its source; they are nobody's measurement here."""
+    return json.loads(resources.files(__package__).joinpath("published_results.json").read_text("utf-8"))
+
+
+def results_json(collection: Collection) -> dict[str, Any]:
+    """Return rows, pairs, warnings and errors for a machine."""
+    return {
+        "created_by": {"package": PACKAGE, "version": metadata.version(PACKAGE)},
+        "rows": [_row_json(row, axes) for row, axes in zip(collection.rows, fronts_of(collection.rows), strict=True)],
+        "pairs": [
+            {
+                "baseline": pair.baseline.label,
+                "candidate": pair.candidate.label,
+                "figures": {delta.key: delta_json(delta) for delta in pair.deltas},
+            }
+            for pair in find_pairs(collection.rows)
+        ],
+        "warnings": list(collection.warnings),
+        "errors": [
+            {"kind": error.kind, "message": str(error), "exit_code": error.exit_code} for error in collection.errors
+        ],
+    }
+
+
+def _row_json(row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
+    record = row.record
+    identity, accuracy, hardware = record.identity, record.accuracy, record.hardware
+    return {
+        "label": row.label,
+        "name": identity.name,
+        "is_baseline": identity.is_baseline,
+        "backbone": identity.backbone,
+        "variant": identity.variant,
+        **identity.to_json(),
+        "dataset": accuracy and accuracy.dataset,
+        "split": accuracy and accuracy.split,
+        "num_samples": accuracy and accuracy.num_samples,
+        "accuracy_source": row.accuracy_source,
+        "board": hardware and hardware.board,
+        "origin": hardware and hardware.origin,
+        "clock_mhz": hardware and hardware.clock_mhz,
+        "target": hardware and hardware.target,
+        **{figure.key: figure.value(record) for figure in FIGURES},
+        "pareto_front": list(axes),
+        "folder": row.folder,
+        "hardware_folder": row.hardware_folder,
+        "model_sha256": identity.model_sha256,
+    }
+
+
+def _csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {"pareto_front": " ".join(row["pareto_front"])} for row in rows)
+    return text.getvalue()
+
+
+def _cells(row: Row) -> list[str]:
+    """Return a row as the short tables show it."""
+    identity, hardware = row.record.identity, row.record.hardware
+    figures = [BY_KEY[key].text(BY_KEY[key].value(row.record)) for key in _SHOWN]
+    built = NOT_KNOWN if hardware is None else f"{hardware.board}, {hardware.origin}"
+    return [row.label, identity.preset or identity.bits or NOT_KNOWN, *figures, built]
+
+
+def _heads() -> list[str]:
+    units = {key: BY_KEY[key].unit for key in ("top1", "top5", "latency_us")}
+    shown = [f"{BY_KEY[key].label} ({units[key]})" if key in units else BY_KEY[key].label for key in _SHOWN]
+    return ["network", "bits", *shown, "hardware"]
+
+
+def results_table(collection: Collection) -> Any:
+    """Return the results as a rich table for the terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, head in enumerate(_heads()):
+        is_text = index < 2 or head == "hardware"
+        table.add_column(head, justify="left" if is_text else "right", overflow="fold" if is_text else "ellipsis")
+    for row in collection.rows:
+        style = "" if row.record.identity.is_baseline else "bold"
+        table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
+    return table
+
+
+def pairs_text(collection: Collection) -> list[str]:
+    """Return a line for each NASH network and its baseline."""
+    return [
+        f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in find_pairs(collection.rows)
+    ]
+
+
+def _pair_text(pair: Pair) -> str:
+    known = [delta for delta in pair.deltas if delta.difference is not None]
+    return ", ".join(f"{BY_KEY[delta.key].label} {difference_text(delta)}" for delta in known)
+
+
+def _markdown(collection: Collection, title: str) -> str:
+    lines = [f"# {title}", "", *_markdown_table(_heads(), [_cells(row) for row in collection.rows])]
+    pairs = find_pairs(collection.rows)
+    if pairs:
+        heads = ["NASH network", "baseline", *(BY_KEY[delta.key].label for delta in pairs[0].deltas)]
+        cells = [
+            [pair.candidate.label, pair.baseline.label, *(difference_text(delta) for delta in pair.deltas)]
+            for pair in pairs
+        ]
+        lines += ["", "## NASH against its baseline", "", *_markdown_table(heads, cells)]
+    published = [
+        [point["name"], point.get("dataset"), point.get("board"), *_published_accuracy(point), point["source"]]
+        for point in published_results()["points"]
+    ]
+    heads = ["published", "dataset", "board", "top-1 (%)", "top-5 (%)", "fps", "source"]
+    lines += ["", "## Published reference results (by others, not measured here)", ""]
+    lines += _markdown_table(
+        heads, [[NOT_KNOWN if cell is None else str(cell) for cell in cells] for cells in published]
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _published_accuracy(point: dict[str, Any]) -> list[Any]:
+    def of(key: str) -> Any:
+        return point.get(key, f"+{point[key + '_gain']} pp" if f"{key}_gain" in point else None)
+
+    return [of("top1"), of("top5"), point.get("throughput_fps")]
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = ["---", *("---:" if head in _RIGHT else "---" for head in heads[1:])]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (heads, ruler, *rows)]
+
+
+_RIGHT = {*_heads()[2:-1], *(figure.label for figure in FIGURES), "top-1 (%)", "top-5 (%)"}
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, "utf-8")
+    return path
