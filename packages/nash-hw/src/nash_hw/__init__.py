@@ -1,1 +1,1 @@
-"""NASH: nash-hw."""
+"""NASH: turn a quantized CNN into a streaming FPGA accelerator with FINN."""

@@ -1,1 +1,155 @@
 """Command line of nash-hw."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from . import console
+from .console import Json, print_result
+from .errors import UsageError
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Turn a quantized CNN into a streaming FPGA accelerator with FINN.",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    console.run(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(metadata.version("nash-hw"))
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Argument(metavar="model.json", help="The manifest of a quantized model.")],
+    board: Annotated[str, typer.Option(help="The board, a name of 'nash-hw boards'.")],
+    out: Annotated[Path, typer.Option(help="The folder to write hardware.json and its files to.")],
+    clock_mhz: Annotated[float, typer.Option(help="The clock of the accelerator, in MHz.")] = 200.0,
+    target_fps: Annotated[
+        float | None, typer.Option(help="Fold to the cheapest design that reaches this frame rate.")
+    ] = None,
+    max_utilization: Annotated[
+        float | None,
+        typer.Option(help="Fold to the fastest design within this part of each resource (0.7 if neither is given)."),
+    ] = None,
+    until: Annotated[
+        Literal["estimate", "hdl", "bitfile"], typer.Option(help="How far to go; beyond estimates needs Vivado.")
+    ] = "estimate",
+    as_json: Json = False,
+) -> None:
+    """Build the accelerator of a model for a board."""
+    from .build import BuildConfig
+    from .build import build as build_model
+
+    config = BuildConfig(
+        board=board,
+        clock_mhz=clock_mhz,
+        out=out,
+        target_fps=target_fps,
+        max_utilization=max_utilization,
+        until=until,
+    )
+    result = build_model(model, config)
+    print_result(result, _build_text(result, out), as_json=as_json)
+
+
+@app.command()
+def boards(as_json: Json = False) -> None:
+    """List the boards, their FPGAs and resources."""
+    from .boards import RESOURCES, all_boards
+    from .finn_env import contained_finn
+
+    with contained_finn():
+        found = all_boards()
+    rows = [
+        {
+            "name": board.name,
+            "fpga_part": board.fpga_part,
+            "num_slrs": board.num_slrs,
+            "resources": dict(board.resources),
+            "source": board.source,
+        }
+        for board in found
+    ]
+    table = [["board", "part", "SLRs", *RESOURCES, "source"]]
+    table += [
+        [board.name, board.fpga_part, str(board.num_slrs)]
+        + [f"{board.resources[name]:,}" for name in RESOURCES]
+        + [board.source]
+        for board in found
+    ]
+    print_result({"boards": rows}, _columns(table), as_json=as_json)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="hardware (written here) or model (read here).")] = "hardware",
+    as_json: Json = False,
+) -> None:
+    """Print a JSON Schema this package holds manifests to."""
+    import json
+
+    from . import manifest
+
+    if kind not in ("hardware", "model"):
+        raise UsageError(f"KIND: got '{kind}', expected hardware or model")
+    result = manifest.schema(kind)
+    print_result(result, json.dumps(result, indent=1), as_json=as_json)
+
+
+def _build_text(result: dict[str, Any], out: Path) -> str:
+    estimated = result["estimated"]
+    lines = [
+        f"{result['name']} on {result['board']} at {result['clock_mhz']:g} MHz: "
+        f"{estimated['throughput_fps']:,.0f} fps estimated, one frame every {estimated['ii_cycles']:,} cycles "
+        f"({estimated['bottleneck']}), latency at most {estimated['latency_us'] / 1000:,.2f} ms",
+    ]
+    table = [["resource", "estimated", "of the board", "layers without a figure"]]
+    for name, used in estimated["resources"].items():
+        part = estimated["utilization"][name]
+        table.append(
+            [
+                name,
+                "unknown" if used is None else f"{used:,.0f}",
+                "unknown" if part is None else f"{part:.1%}",
+                f"{estimated['num_unknown'][name]} of {len(result['layers'])}",
+            ]
+        )
+    lines.append(_columns(table))
+    lines.append(f"not counted: {', '.join(estimated['not_counted'])}")
+    for record in result["verification"]:
+        lines.append(
+            f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
+            f"largest error of a logit {record['max_abs_error']:.1e}"
+        )
+    lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
+    return "\n".join(lines)
+
+
+def _columns(table: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )

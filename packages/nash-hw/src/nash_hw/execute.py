@@ -28,7 +28,9 @@ class Executor:
         self._constants = {entry.name: model.get_initializer(entry.name) for entry in model.graph.initializer}
         self._nodes = [(node, _operation(node, model.graph)) for node in model.graph.node]
         self._buffers = {
-            name: np.zeros(model.get_tensor_shape(name), np.float32) for node in model.graph.node for name in node.output
+            name: np.zeros(model.get_tensor_shape(name), np.float32)
+            for node in model.graph.node
+            for name in node.output
         }
         self._limits = {name: _limits(model, name) for name in self._buffers}
 
@@ -92,7 +94,9 @@ def _conv(x: np.ndarray, weights: np.ndarray, *, strides: Any, pads: Any, group:
 
     top, left, bottom, right = pads
     padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom))
-    return torch.nn.functional.conv2d(padded, torch.from_numpy(weights.copy()), stride=tuple(strides), groups=group).numpy()
+    return torch.nn.functional.conv2d(
+        padded, torch.from_numpy(weights.copy()), stride=tuple(strides), groups=group
+    ).numpy()
 
 
 def _max_pool(x: np.ndarray, *, kernel_shape: Any, strides: Any, pads: Any, **_: Any) -> np.ndarray:

@@ -41,7 +41,9 @@ class _Lowering:
         self._new.output(self._names[self._model.graph.output[0].name])
         return self._new.model()
 
-    def _output(self, node: onnx.NodeProto, datatype: BaseDataType | None = None) -> tuple[str, list[int], BaseDataType]:
+    def _output(
+        self, node: onnx.NodeProto, datatype: BaseDataType | None = None
+    ) -> tuple[str, list[int], BaseDataType]:
         name = node.output[0]
         shape = self._model.get_tensor_shape(name)
         if len(shape) == 4:

@@ -8,6 +8,7 @@ the protobuf lists directly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -25,6 +26,7 @@ QONNX_DOMAIN = "qonnx.custom_op.general"
 FINN_DOMAIN = "finn.custom_op.fpgadataflow"
 OPSET = 13
 _DATATYPE_KEY = "finn_datatype"
+_EXPORTER_SUFFIX = re.compile(r"(/act_quant/.*|(/[A-Z]\w*)?_output_\d+(_\d+)?(_windows)?)$")
 
 
 class _Index:
@@ -225,3 +227,21 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def custom_op(node: onnx.NodeProto) -> Any:
     """Return the object that knows a QONNX or FINN node."""
     return getCustomOp(node)
+
+
+def range_datatype(low: float, high: float, *, signed: bool = False) -> BaseDataType:
+    """Return the narrowest integer datatype that holds low..high, signed if asked for or needed."""
+    smallest, largest = int(low), int(high)
+    if smallest >= 0 and not signed:
+        return DataType[f"UINT{max(1, largest.bit_length())}"]
+    magnitude = max(largest.bit_length(), (-smallest - 1).bit_length() if smallest < 0 else 0)
+    return DataType[f"INT{max(2, 1 + magnitude)}"]
+
+
+def tensor_title(name: str) -> str:
+    """Return the part of a tensor's name that people know.
+
+    >>> tensor_title("/cells.0/layers.1/main/conv/Conv_output_0")
+    'cells.0/layers.1/main/conv'
+    """
+    return _EXPORTER_SUFFIX.sub("", name).strip("/") or name

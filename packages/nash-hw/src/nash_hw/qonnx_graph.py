@@ -12,7 +12,7 @@ from qonnx.core.datatype import BaseDataType, DataType
 from qonnx.custom_op.general.quant import max_int, min_int
 
 from .errors import IntegrityError, UnsupportedError
-from .model import attributes
+from .model import attributes, tensor_title
 
 _MAX_BITS = 8
 _QUANTIZER_OPS = ("Quant", "BipolarQuant")
@@ -105,7 +105,7 @@ def read_quantizer(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> Quanti
     Raises:
         UnsupportedError: it is one the accelerator's thresholds cannot express.
     """
-    title = f"{node.op_type} '{node.name or node.output[0]}'"
+    title = f"{node.op_type} '{tensor_title(node.output[0])}'"
     scale, zero_point, bits = (_scalar(title, known, name) for name in node.input[1:4])
     given = attributes(node)
     if given.get("rounding_mode", b"ROUND").decode().upper() != "ROUND":
@@ -123,9 +123,7 @@ def read_quantizer(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> Quanti
     return Quantizer(scale=scale, zero_point=int(zero_point), low=low, high=high, datatype=datatype)
 
 
-def read_weights(
-    node: onnx.NodeProto, known: dict[str, np.ndarray], quantized: dict[str, Weights]
-) -> Weights | None:
+def read_weights(node: onnx.NodeProto, known: dict[str, np.ndarray], quantized: dict[str, Weights]) -> Weights | None:
     """Return the quantized weights a node makes of constants (or of other quantized weights), or None.
 
     Raises:
@@ -138,7 +136,7 @@ def read_weights(
         return quantized[node.input[0]]
     if node.op_type not in _QUANTIZER_OPS or node.input[0] not in known:
         return None
-    title = f"{node.op_type} '{node.name or node.output[0]}'"
+    title = f"{node.op_type} '{tensor_title(node.output[0])}'"
     values = known[node.input[0]].astype(np.float32)
     scale = known[node.input[1]].astype(np.float32)
     scale = scale.reshape((1,) * (values.ndim - scale.ndim) + scale.shape)

@@ -5,17 +5,13 @@ Each step is ``model -> model``, or with what it needs of the target; each keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
-from qonnx.core.datatype import DataType
 
 from .errors import UnsupportedError
-from .model import FINN_DOMAIN, Model, attributes, custom_op
-
-_BACKEND_DOMAINS = (f"{FINN_DOMAIN}.hls", f"{FINN_DOMAIN}.rtl")
+from .model import FINN_DOMAIN, Model, custom_op, range_datatype
 
 
 def to_hardware(model: Model) -> Model:
@@ -140,10 +136,9 @@ def minimize_bit_widths(model: Model) -> Model:
     for node in model.graph.node:
         instance = custom_op(node)
         instance.infer_node_datatype(model)
-        is_bipolar = _has(instance, "weightDataType") and instance.get_nodeattr("weightDataType") == "BIPOLAR"
-        if _is(node, "Thresholding"):
-            _clip_thresholds(model, instance)
-        if hasattr(instance, "minimize_weight_bit_width") and not is_bipolar:
+        if is_layer(node, "Thresholding"):
+            _minimize_thresholds(model, instance)
+        elif hasattr(instance, "minimize_weight_bit_width") and not _has_bipolar_weights(instance):
             instance.minimize_weight_bit_width(model)
         if hasattr(instance, "minimize_accumulator_width"):
             instance.minimize_accumulator_width(model)
@@ -151,11 +146,22 @@ def minimize_bit_widths(model: Model) -> Model:
     return model
 
 
-def _clip_thresholds(model: Model, instance: Any) -> None:
-    """Bring thresholds that are never or always passed to the edge of what the input can be."""
-    name = instance.onnx_node.input[1]
-    datatype = instance.get_input_datatype(0)
-    model.set_initializer(name, model.get_initializer(name).clip(datatype.min(), datatype.max() + 1))
+def _minimize_thresholds(model: Model, instance: Any) -> None:
+    """Bring thresholds that are never or always passed to the edge of the input's range, and take the narrowest type.
+
+    FINN does so in RoundAndClipThresholds and Thresholding.minimize_weight_bit_width, which asks a Python function for
+    each of the (channels x steps) thresholds whether it fits.
+    """
+    name, datatype = instance.onnx_node.input[1], instance.get_input_datatype(0)
+    thresholds = model.get_initializer(name).clip(datatype.min(), datatype.max() + 1)
+    model.set_initializer(name, thresholds)
+    narrowest = range_datatype(thresholds.min(), thresholds.max(), signed=datatype.signed())
+    instance.set_nodeattr("weightDataType", narrowest.name)
+    model.set_tensor_datatype(name, narrowest)
+
+
+def _has_bipolar_weights(instance: Any) -> bool:
+    return "weightDataType" in instance.get_nodeattr_types() and instance.get_nodeattr("weightDataType") == "BIPOLAR"
 
 
 def specialize(model: Model, fpga_part: str) -> Model:
@@ -170,9 +176,6 @@ def specialize(model: Model, fpga_part: str) -> Model:
     return model.transform(GiveUniqueNodeNames())
 
 
-def _is(node: onnx.NodeProto, op_type: str) -> bool:
-    return node.op_type.removesuffix("_rtl").removesuffix("_hls") == op_type
-
-
-def _has(instance: Any, attribute: str) -> bool:
-    return attribute in instance.get_nodeattr_types()
+def is_layer(node: onnx.NodeProto, *kinds: str) -> bool:
+    """Tell whether a node is a hardware layer of one of the kinds ("MVAU"), specialized or not."""
+    return node.op_type.removesuffix("_rtl").removesuffix("_hls") in kinds

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from qonnx.core.datatype import BaseDataType, DataType
+from qonnx.core.datatype import BaseDataType
 
 from .errors import ManifestError, UnsupportedError
-from .model import QONNX_DOMAIN, GraphBuilder, Model, attributes
+from .model import QONNX_DOMAIN, GraphBuilder, Model, attributes, range_datatype, tensor_title
 from .qonnx_graph import Quantizer, Weights, constants, read_quantizer, read_weights
 
 _FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is that integer
@@ -116,9 +116,7 @@ class _Streamliner:
         name = node.input[position]
         found = self._integers.get(name)
         if found is None:
-            raise UnsupportedError(
-                f"{_title(node)}: reads '{name}', which is not quantized; put a quantizer before it"
-            )
+            raise UnsupportedError(f"{_title(node)}: reads '{name}', which is not quantized; put a quantizer before it")
         return found
 
     def _linear_input(self, node: onnx.NodeProto) -> Integers:
@@ -150,7 +148,9 @@ class _Streamliner:
             )
         thresholds = exact_thresholds(x, quantizer)
         datatype = quantizer.datatype
-        name = self._new.constant(f"{node.output[0]}_thresholds", thresholds, _threshold_datatype(thresholds))
+        name = self._new.constant(
+            f"{node.output[0]}_thresholds", thresholds, range_datatype(thresholds.min(), thresholds.max())
+        )
         output = self._new.node(
             "MultiThreshold",
             [self._materialize(x).name, name],
@@ -228,7 +228,13 @@ class _Streamliner:
         name = node.output[0]
         self._unwritten[name] = product
         return Integers(
-            name=name, shape=shape, datatype=_range_datatype(low, high), scale=scale, bias=bias, low=low, high=high
+            name=name,
+            shape=shape,
+            datatype=range_datatype(low.min(), high.max()),
+            scale=scale,
+            bias=bias,
+            low=low,
+            high=high,
         )
 
     def _materialize(self, x: Integers) -> Integers:
@@ -247,7 +253,7 @@ class _Streamliner:
         if negative.any() and product is not None and self._is_read_once(x):
             self._unwritten[x.name] = product = product.flipped(negative)
             low, high = product.range()
-            datatype = _range_datatype(low, high)
+            datatype = range_datatype(low.min(), high.max())
             return replace(x, scale=np.abs(scale), bias=bias, low=low, high=high, datatype=datatype)
         return replace(x, scale=scale, bias=bias)
 
@@ -276,7 +282,9 @@ class _Streamliner:
             x = self._input_of(node, 1 if node.input[0] in self._constants else 0)
             value, constant_first = self._constant_of(node, x)
             if node.op_type == "Sub":
-                return self._scaled(node, x, np.full(1, -1.0 if constant_first else 1.0), value * (1 if constant_first else -1))
+                return self._scaled(
+                    node, x, np.full(1, -1.0 if constant_first else 1.0), value * (1 if constant_first else -1)
+                )
             return self._scaled(node, x, np.ones(1), value)
         if node.op_type == "Sub":
             raise UnsupportedError(f"{_title(node)}: subtracts feature maps; the accelerator only adds them")
@@ -286,8 +294,10 @@ class _Streamliner:
         left, right = (self._materialize(self._input_of(node, position)) for position in (0, 1))
         for side in (left, right):
             if side.relu or side.scale.size > 1 or np.any(side.bias != 0):
-                raise UnsupportedError(f"{_title(node)}: adds '{side.name}', which is not quantized; put the join's "
-                                       "quantizer on both inputs")
+                raise UnsupportedError(
+                    f"{_title(node)}: adds '{side.name}', which is not quantized; put the join's "
+                    "quantizer on both inputs"
+                )
         if left.scale != right.scale:
             raise UnsupportedError(
                 f"{_title(node)}: its inputs have the scales {left.scale[0]:.6g} and {right.scale[0]:.6g}; "
@@ -296,7 +306,7 @@ class _Streamliner:
         if left.shape != right.shape:
             raise UnsupportedError(f"{_title(node)}: adds shapes {list(left.shape)} and {list(right.shape)}")
         low, high = left.low + right.low, left.high + right.high
-        datatype = _range_datatype(low, high)
+        datatype = range_datatype(low.min(), high.max())
         name = self._new.node("Add", [left.name, right.name], (node.output[0], left.shape, datatype))
         return replace(left, name=name, datatype=datatype, low=low, high=high)
 
@@ -342,7 +352,9 @@ class _Streamliner:
         def joined(read: Callable[[Integers], np.ndarray]) -> np.ndarray:
             return np.concatenate([np.broadcast_to(read(part), part.channels) for part in parts])
 
-        name = self._new.node("Concat", [part.name for part in parts], (node.output[0], shape, parts[0].datatype), axis=1)
+        name = self._new.node(
+            "Concat", [part.name for part in parts], (node.output[0], shape, parts[0].datatype), axis=1
+        )
         return replace(
             parts[0],
             name=name,
@@ -367,7 +379,7 @@ class _Streamliner:
             raise UnsupportedError(f"{_title(node)}: reads a ReLU that is not quantized; put a quantizer before it")
         count = height * width
         low, high = x.low * count, x.high * count
-        datatype = _range_datatype(low, high)
+        datatype = range_datatype(low.min(), high.max())
         axes = self._new.axes(f"{node.output[0]}_axes", [2, 3])
         shape = (1, x.channels, 1, 1)
         name = self._new.node("ReduceSum", [x.name, axes], (node.output[0], shape, datatype), keepdims=1)
@@ -498,7 +510,7 @@ def _quantized(name: str, shape: tuple[int, ...], quantizer: Quantizer) -> Integ
 
 
 def _title(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} '{node.name or node.output[0]}'"
+    return f"{node.op_type} '{tensor_title(node.output[0])}'"
 
 
 def _column(values: np.ndarray) -> np.ndarray:
@@ -528,14 +540,3 @@ def _output_size(size: tuple[int, ...], kernel: list[int], strides: list[int], p
     height = (size[0] + pads[0] + pads[2] - kernel[0]) // strides[0] + 1
     width = (size[1] + pads[1] + pads[3] - kernel[1]) // strides[1] + 1
     return height, width
-
-
-def _range_datatype(low: np.ndarray, high: np.ndarray) -> BaseDataType:
-    smallest, largest = int(np.min(low)), int(np.max(high))
-    if smallest >= 0:
-        return DataType[f"UINT{max(1, largest.bit_length())}"]
-    return DataType[f"INT{1 + max((-smallest - 1).bit_length(), largest.bit_length())}"]
-
-
-def _threshold_datatype(thresholds: np.ndarray) -> BaseDataType:
-    return _range_datatype(thresholds.min(), thresholds.max())
