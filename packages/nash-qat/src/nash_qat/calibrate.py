@@ -1,0 +1,108 @@
+"""Scales of activations and statistics of batch normalization, measured on pictures.
+
+Shapes: pictures (B, C, H, W) uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import quantizers
+from .network import Join, Network
+
+_SCALE = torch.tensor(quantizers.INPUT_SCALE, dtype=torch.float32)
+
+
+def to_input(pictures: Tensor) -> Tensor:
+    """Return uint8 pixels as the network's input, float32 in [0, 1] (channels last: the faster layout on CPUs)."""
+    return (pictures.float() * _SCALE).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def calibrate(network: Network, pictures: Tensor) -> None:
+    """Set every activation scale, first layer first, to the one of least square error on a batch.
+
+    Each quantizer sees what the quantizers before it let through; batch normalization uses the batch's statistics
+    and keeps them. Both sides of an addition are measured together, as they share a quantizer.
+    """
+    was_training = network.training
+    network.train()
+    with ExitStack() as stack:
+        stack.enter_context(_momentum(network, 1.0))
+        shared = {id(module.quantizer) for module in network.modules() if isinstance(module, Join)}
+        for module in network.modules():
+            if isinstance(module, Join):
+                hook = module.register_forward_pre_hook(_calibrate_join)
+            elif quantizers.is_learned(module) and id(module) not in shared:
+                hook = module.register_forward_pre_hook(_calibrate_quantizer)
+            else:
+                continue
+            stack.callback(hook.remove)
+        network(to_input(pictures))
+    network.train(was_training)
+
+
+@torch.no_grad()
+def estimate_statistics(network: Network, batches: Iterable[Tensor]) -> None:
+    """Set the statistics of batch normalization to their mean over `batches`, with all quantizers at work."""
+    was_training = network.training
+    network.train()
+    with _momentum(network, None):
+        for module in _batch_norms(network):
+            module.reset_running_stats()
+        for pictures in batches:
+            network(to_input(pictures))
+    network.train(was_training)
+
+
+def noise_pictures(num_pictures: int, shape: tuple[int, int, int], *, seed: int) -> Tensor:
+    """Return seeded pictures (N, C, H, W) uint8: soft random shapes of several sizes, no two alike."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = shape
+    total = torch.zeros(num_pictures, channels, height, width)
+    for side in (2, 4, 8, 16):
+        coarse = torch.randn(num_pictures, channels, side, side, generator=generator)
+        total += nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
+    return (total * 64 + 128).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def randomize_batch_norm(network: Network, *, seed: int) -> None:
+    """Draw gamma from [0.5, 1.5] and beta from [-0.5, 0.5], as training would spread them."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in _batch_norms(network):
+        module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+        module.bias.copy_(torch.rand(module.bias.shape, generator=generator) - 0.5)
+
+
+def _calibrate_join(join: Join, terms: tuple[Tensor, ...]) -> None:
+    _set_best_scale(join.quantizer, torch.cat([term.flatten() for term in terms]))
+
+
+def _calibrate_quantizer(quantizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    _set_best_scale(quantizer, inputs[0])
+
+
+def _set_best_scale(quantizer: nn.Module, values: Tensor) -> None:
+    quantizers.set_act_scale(quantizer, quantizers.best_scale(values, *quantizers.levels(quantizer)))
+
+
+def _batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    return (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+@contextmanager
+def _momentum(network: nn.Module, momentum: float | None) -> Iterator[None]:
+    before: dict[Any, float | None] = {module: module.momentum for module in _batch_norms(network)}
+    try:
+        for module in before:
+            module.momentum = momentum
+        yield
+    finally:
+        for module, value in before.items():
+            module.momentum = value

@@ -1,0 +1,107 @@
+"""Bit widths as data: the quantization of a network, and the named ones."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .errors import ManifestError, UsageError
+
+_BITS = range(1, 9)
+_WEIGHT_ACT = re.compile(r"w([1-8])a([1-8])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationSpec:
+    """Bit widths of every tensor of a network, 1 to 8 each.
+
+    weight_bits: backbone convolutions. nas_weight_bits: convolutions of NAS operations (a factorized reduction needs a
+    zero and uses at least 2). act_bits: activations that backbone convolutions read. state_bits: the same activations
+    as NAS operations, projections and residuals read them; one quantizer serves both when they are equal.
+    join_bits: both sides of an addition, signed. feature_bits: pooled features, which the classifier reads.
+    """
+
+    preset: str | None = None
+    weight_bits: int
+    nas_weight_bits: int
+    act_bits: int
+    state_bits: int
+    join_bits: int = 8
+    stem_weight_bits: int = 8
+    projection_weight_bits: int = 8
+    head_weight_bits: int = 8
+    feature_bits: int = 4
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in _BIT_KEYS:
+            bits = getattr(self, name)
+            lowest = 2 if name == "join_bits" else _BITS.start  # signed: one bit has no positive value
+            if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < _BITS.stop:
+                problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{_BITS.stop - 1}")
+        if problems:
+            raise ManifestError(" | ".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantizationSpec:
+        """Return the spec of a JSON object.
+
+        Raises:
+            ManifestError: an unknown or missing key, or a bit width out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        problems = [_unknown(key, known) for key in values if key not in known]
+        required = ("weight_bits", "nas_weight_bits", "act_bits", "state_bits")
+        problems += [f"quantization: misses the key '{key}'" for key in required if key not in values]
+        if problems:
+            raise ManifestError(" | ".join(problems))
+        return cls(**values)
+
+
+_BIT_KEYS = tuple(field.name for field in fields(QuantizationSpec) if field.name.endswith("_bits"))
+
+
+def preset(name: str) -> QuantizationSpec:
+    """Return a named spec: 'w4a4' (any wNaM, 1..8) or a variant's own ('v1'..'v4', 'resnet34-v3').
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    match = _WEIGHT_ACT.fullmatch(name)
+    if match is not None:
+        weight_bits, act_bits = int(match[1]), int(match[2])
+        return QuantizationSpec(
+            preset=name,
+            weight_bits=weight_bits,
+            nas_weight_bits=weight_bits,
+            act_bits=act_bits,
+            state_bits=act_bits,
+            feature_bits=max(4, act_bits),
+        )
+    if name not in _VARIANTS:
+        close = difflib.get_close_matches(name, [*_VARIANTS, "w4a4"], n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        choices = ", ".join(_VARIANTS)
+        raise UsageError(f"--preset: got '{name}', expected wNaM with N, M in 1..8, or one of {choices}{hint}")
+    return QuantizationSpec(preset=name, **_VARIANTS[name])
+
+
+_VARIANTS: dict[str, dict[str, int]] = {
+    "v1": {"weight_bits": 8, "nas_weight_bits": 1, "act_bits": 8, "state_bits": 8},
+    "v2": {"weight_bits": 8, "nas_weight_bits": 1, "act_bits": 8, "state_bits": 8},
+    "v3": {"weight_bits": 4, "nas_weight_bits": 1, "act_bits": 4, "state_bits": 8},
+    "v4": {"weight_bits": 1, "nas_weight_bits": 8, "act_bits": 8, "state_bits": 8},
+    "resnet34-v3": {"weight_bits": 2, "nas_weight_bits": 1, "act_bits": 2, "state_bits": 8},
+}
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"quantization.{key}: unknown key" + (f", did you mean '{close[0]}'?" if close else "")
