@@ -80,7 +80,7 @@ class Architect:
     def accumulate(self, x: Tensor, target: Tensor, path: Path) -> ArchitectureStep:
         """Set the alphas' gradient from the cross-entropy of a batch along a path; the weights get none."""
         self.optimizer.zero_grad()
-        with self.supernet.architecture_step():
+        with self.supernet.frozen():
             loss = F.cross_entropy(self.supernet(x, path), target)
             loss.backward()
         gradient = self.supernet.alpha.grad

@@ -44,9 +44,8 @@ class Half:
         return self._tensors(augment(self._split.images[chosen], self._augmentation, rng), chosen)
 
     def clean_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the whole half in order, without augmentation."""
-        for start in range(0, len(self), batch_size):
-            chosen = self.indices[start : start + batch_size]
+        """Yield the whole half in order, without augmentation, in batches of nearly the same size."""
+        for chosen in np.array_split(self.indices, -(-len(self) // batch_size)):
             yield self._tensors(self._split.images[chosen], chosen)
 
     def _tensors(self, pixels: NDArray[np.uint8], chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,8 @@ def read(folder: Path) -> Checkpoint | None:
         if content["format"] != _FORMAT:
             raise IntegrityError(f"{path}: format: got {content['format']!r}, expected {_FORMAT!r}; {advice}")
         tensors = manifest.resolve(path, content["tensors"]["path"], content["tensors"]["sha256"])
-        return Checkpoint(settings=content["settings"], state=content["state"], tensors=load(tensors.read_bytes()))
+        state = {key: content["state"][key] for key in ("step", "history", "sums")}
+        return Checkpoint(settings=dict(content["settings"]), state=state, tensors=load(tensors.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise IntegrityError(f"{path}: damaged ({type(error).__name__}: {error}); {advice}") from error
 

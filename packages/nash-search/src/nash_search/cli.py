@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import console
 from .console import Json
+
+if TYPE_CHECKING:
+    from .genotype import Genotype
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -75,27 +78,32 @@ def run_command(
         GradientName.TWO_PATH
     ),
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
+    import torch
+
     from . import recipe as recipes
     from . import search
+    from .settings import Settings
 
     found, backbone_file = _backbone(backbone, width, input_size)
-    settings = search.Settings(
+    settings = Settings(
         backbone=found,
         variant=variant.value,
         dataset=dataset,
         recipe=recipes.load(recipe, epochs=epochs),
         gradient=gradient.value,
         seed=seed,
+        threads=torch.get_num_threads() if threads is None else threads,
     )
     path = search.run(settings, out, data_dir=data, backbone_file=backbone_file, resume=resume)
     _print_genotype(path, as_json=as_json)
 
 
-def _backbone(name: str, width: int | None, input_size: int | None) -> tuple:
+def _backbone(name: str, width: int | None, input_size: int | None) -> tuple[Genotype, Path | None]:
     from . import backbones, genotype
     from .errors import UsageError
 

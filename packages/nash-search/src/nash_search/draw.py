@@ -4,6 +4,7 @@ In the graph a cell is a row of states. The thick arrows are the backbone's conv
 its residuals, the coloured arcs above them the NAS operations.
 """
 
+# ruff: noqa: RUF001 - the drawing sets multiplication signs
 from __future__ import annotations
 
 import sys
@@ -33,7 +34,7 @@ _COLOURS = {
     "conv_5x5": "#9b1d4a",
 }
 _STATE_WIDTH, _STATE_HEIGHT, _PITCH = 84, 40, 176
-_MARGIN, _ARC, _RISE, _SAG = 32, 34, 30, 34
+_MARGIN, _ARC, _RISE, _SAG = 32, 36, 30, 34
 _FONT = "font-family='system-ui,Segoe UI,Helvetica,Arial,sans-serif'"
 
 
@@ -169,18 +170,24 @@ def _x(state: int) -> float:
 
 
 def _cell(cell: Cell, sizes: list[tuple[int, int]], y: float) -> Iterator[str]:
+    labels: list[str] = []  # on top of every arc
     for target, layer in enumerate(cell.layers, 1):
         yield from _backbone_arrow(layer, target, y)
         if layer.residual_from is not None:
             stride = cell.stride(layer.residual_from, target)
             label = f"1×1 projection{f' /{stride}' * (stride > 1)}" if layer.projection else "identity"
-            yield from _arc(layer.residual_from, target, y + _STATE_HEIGHT / 2, -_SAG, label, "#8a929c")
+            arc, text = _arc(layer.residual_from, target, y + _STATE_HEIGHT / 2, -_SAG, label, "#8a929c")
+            labels += text
+            yield arc
         if layer.nas_op is not None:
             stride = cell.stride(layer.nas_op.input, target)
             label = _LABELS[layer.nas_op.op] + f" /{stride}" * (stride > 1)
             rise = _ARC + (target - layer.nas_op.input - 1) * _RISE
             colour = _COLOURS[layer.nas_op.op]
-            yield from _arc(layer.nas_op.input, target, y - _STATE_HEIGHT / 2, rise, label, colour)
+            arc, text = _arc(layer.nas_op.input, target, y - _STATE_HEIGHT / 2, rise, label, colour)
+            labels += text
+            yield arc
+    yield from labels
     for state, (height, width) in enumerate(sizes):
         x = _x(state)
         yield (
@@ -202,24 +209,23 @@ def _backbone_arrow(layer: Layer, target: int, y: float) -> Iterator[str]:
     yield _text((start + end) / 2 - 2, y - 6, label, size=12, anchor="middle")
 
 
-def _arc(source: int, target: int, y: float, rise: float, label: str, colour: str) -> Iterator[str]:
-    """Yield an arc from state to state, `rise` pixels high (negative: below), with its label at the apex."""
-    start, end = _x(source) + 16, _x(target) - 16
-    lean, control = min(40.0, (end - start) / 3), y - rise * 4 / 3
+def _arc(source: int, target: int, y: float, rise: float, label: str, colour: str) -> tuple[str, list[str]]:
+    """Return an arc from state to state, `rise` pixels high (negative: below), and its label at the apex."""
     is_residual = rise < 0
+    spread = 0 if is_residual else 7 * min(target - source - 1, 4)  # the wider arc starts further left and ends right
+    start, end = _x(source) + 26 - spread, _x(target) - 26 + spread
+    lean, control = min(44.0, (end - start) / 3), y - rise * 4 / 3
     style = "stroke-width='1.6' stroke-dasharray='5 4'" if is_residual else "stroke-width='2.2'"
-    tip = y + (1 if is_residual else -1)
-    yield (
-        f"<path d='M{start} {y}C{start + lean} {control} {end - lean} {control} {end} {tip}' fill='none' "
+    arc = (
+        f"<path d='M{start} {y}C{start + lean} {control} {end - lean} {control} {end} {y}' fill='none' "
         f"stroke='{colour}' {style} marker-end='url(#to{colour[1:]})'/>"
     )
-    x, half = (start + end) / 2, 3.4 * len(label) + 8
-    if not is_residual:
-        yield f"<rect x='{x - half}' y='{y - rise - 10}' width='{2 * half}' height='20' rx='10' fill='{colour}'/>"
-        yield _text(x, y - rise + 4, label, size=12, weight=600, fill="#fff", anchor="middle")
-        return
-    yield f"<rect x='{x - half}' y='{y - rise - 8}' width='{2 * half}' height='16' fill='#fff'/>"
-    yield _text(x, y - rise + 4, label, size=11, fill="#5f6873", anchor="middle")
+    x, half = (start + end) / 2, 3.7 * len(label) + 10
+    if is_residual:
+        ground = f"<rect x='{x - half}' y='{y - rise - 8}' width='{2 * half}' height='16' fill='#fff'/>"
+        return arc, [ground, _text(x, y - rise + 4, label, size=11, fill="#5f6873", anchor="middle")]
+    pill = f"<rect x='{x - half}' y='{y - rise - 10}' width='{2 * half}' height='20' rx='10' fill='{colour}'/>"
+    return arc, [pill, _text(x, y - rise + 4, label, size=12, weight=600, fill="#fff", anchor="middle")]
 
 
 def _legend(found: Genotype, y: float) -> Iterator[str]:

@@ -3,20 +3,15 @@
 One step is an architecture step (Adam on the alphas, on a batch of the alpha half; no weight and no running
 statistic changes) and a weight step (SGD along one sampled path, on a batch of the weight half). Everything random
 follows from the seed and the step, so a search that is interrupted and resumed ends at the same alphas, bit by bit
-(with the same number of threads and release of torch).
+(on the same processor and release of torch; the number of threads is a setting).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import signal
-import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,78 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import batches, checkpoint, data, genotype, manifest
-from .architect import Architect, Gradient
+from .architect import Architect, ArchitectureStep
 from .errors import DataError, DivergedError, Interrupted, OutputError
 from .genotype import Genotype
+from .interrupt import Stop
 from .progress import Reporter
 from .recipe import Recipe
+from .settings import Settings
 from .supernet import Supernet
 from .variants import VARIANTS
 
 GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE = "genotype.json", "alphas.json", "history.jsonl"
 _ALPHA_PATHS, _WEIGHT_PATHS = 0, 1  # streams of random numbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What determines a search, its data aside."""
-
-    backbone: Genotype
-    variant: str
-    dataset: str
-    recipe: Recipe
-    gradient: Gradient
-    seed: int
-
-    def flat(self, split: data.Split) -> dict[str, Any]:
-        """Return the settings as they are compared before a search goes on, the pictures' labels included."""
-        shape, cells = self.backbone.input, genotype.to_manifest(self.backbone.without_nas_ops())
-        flat = {
-            "backbone": self.backbone.backbone or self.backbone.name,
-            "variant": self.variant,
-            "dataset": self.dataset,
-            "width": self.backbone.stem.channels,
-            "input": f"{shape.channels}x{shape.height}x{shape.width}",
-            "seed": self.seed,
-            "gradient": self.gradient,
-            "num_images": len(split),
-            "labels": hashlib.sha256(split.labels.tobytes()).hexdigest()[:12],
-            "cells": hashlib.sha256(json.dumps([cells["stem"], cells["cells"]]).encode()).hexdigest()[:12],
-        }
-        return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            pairs += _flatten(value, f"{prefix}{key}.")
-        else:
-            pairs.append((prefix + key, list(value) if isinstance(value, tuple) else value))
-    return pairs
-
-
-class Stop:
-    """A context in which SIGINT and SIGTERM only ask to stop; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.requested: str | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
-            raise Interrupted("stopped at once; go on from the last checkpoint with --resume")
-        self.requested = signal.Signals(number).name
 
 
 class Search:
@@ -188,7 +123,7 @@ class Search:
         self._sums = sums
         return weight_loss
 
-    def architecture_step(self, x: Tensor, y: Tensor) -> Any:
+    def architecture_step(self, x: Tensor, y: Tensor) -> ArchitectureStep:
         """Train the alphas on a batch."""
         path = self.architect.sample(self._generator(_ALPHA_PATHS))
         step = self.architect.accumulate(x, y, path)
@@ -246,19 +181,19 @@ class Search:
 
     @torch.no_grad()
     def validate(self, stop: Stop) -> dict[str, float] | None:
-        """Return loss and accuracy (percent) of the most probable path on the clean alpha half; None if stopped."""
+        """Return loss and accuracy (percent) of the most probable path on the clean alpha half; None if stopped.
+
+        It normalizes by the batch: running statistics mix those of all sampled paths and fit no single one.
+        """
         path = self.supernet.most_probable()
-        self.supernet.eval()
         loss, num_correct = 0.0, 0
-        for x, y in self.alpha_half.clean_batches(self.settings.recipe.batch_size):
-            if stop.requested:
-                break
-            logits = self.supernet(x, path)
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            num_correct += int((logits.argmax(1) == y).sum())
-        self.supernet.train()
-        if stop.requested:
-            return None
+        with self.supernet.frozen():
+            for x, y in self.alpha_half.clean_batches(self.batch_size):
+                if stop.requested:
+                    return None
+                logits = self.supernet(x, path)
+                loss += F.cross_entropy(logits, y, reduction="sum").item()
+                num_correct += int((logits.argmax(1) == y).sum())
         self._refuse_unless_finite("validation loss", loss)
         return {"loss": loss / len(self.alpha_half), "accuracy": 100 * num_correct / len(self.alpha_half)}
 
@@ -315,6 +250,7 @@ def run(
 
     A named backbone gets as many classes as the dataset has; a user's must have them.
     """
+    torch.set_num_threads(settings.threads)
     saved = _open(out, resume=resume)
     shape = settings.backbone.input
     preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)

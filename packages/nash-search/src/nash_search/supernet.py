@@ -105,8 +105,8 @@ class Supernet(nn.Module):
         return self.classifier(x.mean((2, 3)))
 
     @contextmanager
-    def architecture_step(self) -> Iterator[None]:
-        """Let the alphas alone get a gradient, and keep every running statistic, within the block."""
+    def frozen(self) -> Iterator[None]:
+        """Within the block no weight gets a gradient and no running statistic changes; batches are normalized."""
         norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
         _set_training_of_weights(self, norms, enabled=False)
         try:
