@@ -1,0 +1,68 @@
+"""Small networks and searches that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nash_search import data, recipe, search, zoo
+from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
+from nash_search.settings import Settings
+
+torch.set_num_threads(1)  # the tensors are tiny
+
+
+@pytest.fixture
+def odd_network() -> Genotype:
+    """Return a network such as only a user would write: odd sizes, groups, other kernels, a cell of stride 4."""
+    return Genotype(
+        name="odd",
+        num_classes=3,
+        input=Input(channels=1, height=13, width=9),
+        stem=Stem(channels=4, kernel=5, stride=1, max_pool=True),
+        cells=(
+            Cell(
+                in_channels=4,
+                layers=(
+                    Layer(kernel=3, channels=8, stride=2, groups=2),
+                    Layer(kernel=1, channels=6, stride=1, residual_from=0, projection=True),
+                    Layer(kernel=5, channels=8, stride=2),
+                ),
+            ),
+            Cell(in_channels=8, layers=(Layer(kernel=7, channels=8, stride=1, residual_from=0),)),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Split:
+    """Return the digits' training split at 8 x 8."""
+    return data.load("digits", "train", data.Preprocessing(channels=3, height=8, width=8))
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Return the settings of a search of a few seconds: 22 steps in two epochs."""
+    return Settings(
+        backbone=zoo.build("resnet8", width=2, input_size=8),
+        variant="v3",
+        dataset="digits",
+        recipe=recipe.load("quick", epochs=2),
+        gradient="two-path",
+        seed=3,
+        threads=1,
+    )
+
+
+@pytest.fixture
+def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..., search.Search]:
+    """Start a search; keyword arguments replace settings."""
+
+    def start(out: Path = tmp_path / "run", **changes: object) -> search.Search:
+        return search.Search(replace(settings, **changes), digits, out)
+
+    return start

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nash_search import genotype, manifest, zoo
+from nash_search.cli import app
+
+
+def _run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from nash_search.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_options_are_frozen() -> None:
+    import typer
+
+    commands = typer.main.get_command(app).commands
+    found = {
+        name: [option for parameter in command.params for option in parameter.opts if option != "--help"]
+        for name, command in commands.items()
+    }
+    assert found == {
+        "run": [
+            *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs", "--width"),
+            *("--input-size", "--gradient", "--seed", "--threads", "--resume", "--json"),
+        ],
+        "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
+        "show": ["path", "--svg", "--json"],
+        "schema": ["kind", "--json"],
+    }
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["schema"]])
+def test_help_answers_without_heavy_imports(command: list[str]) -> None:
+    code = (
+        "import sys, atexit\n"
+        "heavy = ['torch', 'numpy', 'sklearn', 'jsonschema', 'safetensors', 'PIL']\n"
+        "atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))\n"
+        f"sys.argv = ['nash-search', *{command!r}, '--help']\n"
+        "from nash_search.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert done.stdout.startswith("Usage:")
+
+
+def test_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert _run("--version").stdout.strip() == f"nash-search {version('nash-search')}"
+
+
+def test_zoo_lists_and_writes(tmp_path: Path) -> None:
+    assert "resnet34-v3" in _run("zoo").stdout
+    listed = json.loads(_run("zoo", "--json").stdout)["zoo"]
+    assert len(listed) == 8
+    out = tmp_path / "new" / "g.json"
+    written = json.loads(_run("zoo", "resnet18-v3", "--width", "8", "--out", out, "--json").stdout)
+    assert written == {"genotype": str(out), "name": "resnet18-v3"}
+    assert genotype.load(out) == zoo.build("resnet18-v3", width=8)
+
+
+def test_zoo_prints_the_manifest_without_out(tmp_path: Path) -> None:
+    for arguments in (["zoo", "resnet8"], ["zoo", "resnet8", "--json"]):
+        (tmp_path / "g.json").write_text(_run(*arguments).stdout)
+        assert genotype.load(tmp_path / "g.json") == zoo.build("resnet8")
+
+
+def test_show_prints_and_draws(tmp_path: Path) -> None:
+    genotype.save(zoo.build("resnet18-v1", width=8), tmp_path / "g.json")
+    shown = _run("show", tmp_path / "g.json", "--svg", tmp_path / "g.svg")
+    assert "max_pool_3x3 of state 0" in shown.stdout
+    assert (tmp_path / "g.svg").read_text().startswith("<svg")
+    result = json.loads(_run("show", tmp_path / "g.json", "--json").stdout)
+    assert result["nas_ops"][0][0] == {"op": "max_pool_3x3", "input": 0, "probability": None}
+    assert result["svg"] is None
+
+
+@pytest.mark.parametrize("kind", ["genotype", "recipe"])
+def test_schema_prints_what_is_held(kind: str) -> None:
+    for arguments in (["schema", kind], ["schema", kind, "--json"]):
+        assert json.loads(_run(*arguments).stdout) == manifest.schema(kind)
+    assert json.loads(_run("schema").stdout) == manifest.schema("genotype")
+
+
+RUN = ("run", "--backbone", "resnet8", "--variant", "v3", "--width", "2", "--input-size", "8", "--epochs", "1")
+
+
+def test_run_prints_one_json_object(tmp_path: Path) -> None:
+    done = _run(*RUN, "--threads", "1", "--out", tmp_path / "run", "--json")
+    result = json.loads(done.stdout)
+    assert result["name"] == "resnet8-v3"
+    assert result["search"]["epochs"] == 1
+    assert "epoch 1/1: loss" in done.stderr
+    assert "left" in done.stderr
+
+
+def _wrong_backbone(folder: Path) -> str:
+    genotype.save(zoo.build("resnet8", width=2, input_size=8, num_classes=7), folder / "seven.json")
+    return str(folder / "seven.json")
+
+
+def _diverging(folder: Path) -> str:
+    content = json.loads((Path(zoo.__file__).parent / "recipes/quick.json").read_text())
+    content["weights"]["lr"] = 1e30
+    (folder / "diverging.json").write_text(json.dumps(content))
+    return str(folder / "diverging.json")
+
+
+def _arguments(kind: str, folder: Path) -> list[str | Path]:
+    """Return a command that must fail in this way."""
+    out = folder / "out"
+    run = [*RUN, "--threads", "1", "--out", out]
+    match kind:
+        case "usage":
+            return ["zoo", "resnet19"]
+        case "manifest":
+            (folder / "broken.json").write_text("{")
+            return ["show", folder / "broken.json"]
+        case "integrity":
+            out.mkdir()
+            (out / "checkpoint.json").write_text("{}")
+            return [*run, "--resume"]
+        case "data":
+            return ["run", "--backbone", _wrong_backbone(folder), "--variant", "v1", "--out", out]
+        case "output":
+            (folder / "file").write_text("")
+            return ["zoo", "resnet8", "--out", folder / "file" / "g.json"]
+        case _:
+            return [*run, "--recipe", _diverging(folder)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("usage", 2), ("manifest", 3), ("integrity", 4), ("data", 5), ("output", 10), ("diverged", 11)],
+)
+def test_each_kind_of_error_has_its_code(kind: str, code: int, tmp_path: Path) -> None:
+    done = _run(*_arguments(kind, tmp_path), "--json", code=code)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert json.loads(done.stdout)["error"] == {
+        "kind": kind,
+        "message": errors[0].removeprefix("error: "),
+        "exit_code": code,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["run", "--backbone", "resnet81", "--variant", "v3"], "did you mean resnet8?"),
+        (["run", "--backbone", "resnet8", "--variant", "v5"], "v5"),
+        ([*RUN, "--dataset", "mnist"], "expected one of digits"),
+        ([*RUN, "--dataset", "cifar10"], "needs --data"),
+        ([*RUN, "--recipe", "quik"], "did you mean quick?"),
+        (["run", "--backbone", "g.json", "--variant", "v3", "--width", "8"], "leave it out"),
+        (["schema", "model"], "model"),
+    ],
+)
+def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "out"] if arguments[0] == "run" else []
+    done = _run(*arguments, *out, code=2)
+    assert text in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_contradicting_genotype_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    genotype.save(zoo.build("resnet8", width=2, input_size=8), path)
+    path.write_text(path.read_text().replace('"residual_from": 0', '"residual_from": 5'))
+    done = _run("run", "--backbone", path, "--variant", "v3", "--out", tmp_path / "out", code=3)
+    assert done.stderr.startswith(f"error: {path}: cells[0].layers[1].residual_from: got 5")
+    assert not (tmp_path / "out").exists()

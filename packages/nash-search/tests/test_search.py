@@ -1,0 +1,367 @@
+"""Whole searches on digits of 8 x 8 pixels; an epoch is 11 steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nash_search import checkpoint, data, genotype, recipe, search, zoo
+from nash_search.errors import DataError, DivergedError, IntegrityError, Interrupted, OutputError, UsageError
+from nash_search.interrupt import Stop
+from nash_search.progress import Reporter
+from nash_search.search import Search
+from nash_search.settings import Settings
+
+Begin = Callable[..., Search]
+
+
+class StopAfter(Stop):
+    """A request to stop that comes after so many looks."""
+
+    def __init__(self, looks: int | None = None) -> None:
+        self.left = math.inf if looks is None else looks
+        super().__init__()
+
+    @property
+    def requested(self) -> str | None:  # type: ignore[override]
+        self.left -= 1
+        return "SIGTERM" if self.left < 0 else None
+
+    @requested.setter
+    def requested(self, value: str | None) -> None:
+        pass
+
+
+def _train(running: Search, stop: Stop | None = None) -> Search:
+    with Reporter(running.num_steps, running.step) as reporter:
+        running.train(stop or Stop(), reporter)
+    return running
+
+
+def _resumed(begin: Begin) -> Search:
+    running = begin()
+    saved = checkpoint.read(running.out)
+    assert saved is not None
+    running.restore(saved)
+    return running
+
+
+def _assert_same(one: Search, other: Search) -> None:
+    assert one.step == other.step
+    assert one.history == other.history
+    for (name, tensor), (_, expected) in zip(one._tensors(), other._tensors(), strict=True):
+        assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize("looks", [1, 9, 12, 15, 30])
+def test_interrupted_search_ends_like_one_in_one_go(looks: int, begin: Begin, tmp_path: Path) -> None:
+    whole = _train(begin(tmp_path / "whole"))
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of 22; .*--resume"):
+        _train(begin(), StopAfter(looks))
+    _assert_same(_train(_resumed(begin)), whole)
+
+
+def test_search_goes_on_from_a_checkpoint_within_an_epoch(begin: Begin, settings: Settings, tmp_path: Path) -> None:
+    often = replace(settings.recipe, checkpoint_steps=4)
+    whole = _train(begin(tmp_path / "whole", recipe=often))
+    running = begin(recipe=often)
+    for _ in range(7):
+        running._train_step()
+        if running.step == 4:
+            running.save()
+    again = begin(recipe=often)  # step 5 to 7 are lost, as after a power cut
+    again.restore(checkpoint.read(again.out))
+    assert again.step == 4
+    _assert_same(_train(again), whole)
+
+
+def test_alphas_move_and_get_a_gradient_at_every_step(begin: Begin) -> None:
+    running = begin(recipe=replace(recipe.load("quick", epochs=4)))
+    before = running.supernet.alpha.detach().clone()
+    _train(running)
+    assert (running.supernet.alpha - before).abs().max() > 0.05
+    assert all(record["alpha_gradient_norm_min"] > 0 for record in running.history)
+    entropies = [record["alpha_entropy"] for record in running.history]
+    assert entropies == sorted(entropies, reverse=True)
+    assert running.history[-1]["weight_loss"] < running.history[0]["weight_loss"]
+
+
+@pytest.mark.parametrize("gradient", ["two-path", "full"])
+def test_history_has_a_finite_record_an_epoch(gradient: str, begin: Begin) -> None:
+    running = _train(begin(gradient=gradient))
+    records = [json.loads(line) for line in (running.out / search.HISTORY_FILE).read_text().splitlines()]
+    assert records == running.history
+    assert [record["epoch"] for record in records] == [1, 2]
+    keys = {"epoch", "step", "weight_loss", "alpha_loss", "alpha_gradient_norm", "alpha_gradient_norm_min"}
+    assert records[0].keys() == keys | {"loss", "accuracy", "alpha_entropy"}
+    assert all(math.isfinite(value) for record in records for value in record.values())
+
+
+def test_learning_rate_falls_along_a_cosine(begin: Begin) -> None:
+    running = begin()
+    rates = []
+    for _ in range(running.num_steps):
+        running._train_step()
+        rates.append(running.optimizer.param_groups[0]["lr"])
+    lr = running.settings.recipe.weights.lr
+    assert rates[0] == lr
+    assert rates[11] == pytest.approx(lr / 2)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_validation_changes_nothing_and_repeats(begin: Begin) -> None:
+    running = begin()
+    before = {name: tensor.clone() for name, tensor in running._tensors()}
+    first = running.validate(Stop())
+    assert first == running.validate(Stop())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in running._tensors())
+
+
+def test_seed_decides_everything(begin: Begin, tmp_path: Path) -> None:
+    alphas = [
+        _train(begin(tmp_path / name, seed=seed)).supernet.alpha.tolist()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert alphas[0] == alphas[1]
+    assert alphas[0] != alphas[2]
+
+
+def test_running_search_leaves_the_global_generator_alone(begin: Begin) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    begin()._train_step()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) -> None:
+    path = search.run(settings, tmp_path / "run")
+    found = genotype.load(path)
+    assert (found.name, found.backbone, found.variant) == ("resnet8-v3", "resnet8", "v3")
+    assert all(layer.nas_op is not None for cell in found.cells for layer in cell.layers)
+    record = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])
+    assert found.search == {
+        "dataset": "digits",
+        "recipe": "quick",
+        "epochs": 2,
+        "seed": 3,
+        "gradient": "two-path",
+        "accuracy": record["accuracy"],
+        "alphas": "alphas.json",
+    }
+    alphas = json.loads((tmp_path / "run/alphas.json").read_text())
+    assert len(alphas["edges"]) == 9
+    layer = found.cells[1].layers[0]
+    edge = next(edge for edge in alphas["edges"] if (edge["cell"], edge["layer"]) == (1, 1))
+    column = alphas["primitives"].index(layer.nas_op.op)
+    assert edge["probabilities"][column] == layer.nas_op.probability
+    written = json.loads(path.read_text())
+    assert [artifact["role"] for artifact in written["artifacts"]] == ["alphas"]
+
+
+def test_finished_search_resumes_to_the_same_files(settings: Settings, tmp_path: Path) -> None:
+    path = search.run(settings, tmp_path / "run")
+    files = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    search.run(settings, tmp_path / "run", resume=True)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == files
+    assert len(list(path.parent.glob("*.safetensors"))) == 1
+
+
+def test_resume_without_a_checkpoint_begins_anew(settings: Settings, tmp_path: Path) -> None:
+    assert search.run(settings, tmp_path / "run", resume=True).exists()
+
+
+def test_second_search_in_one_folder_is_refused(settings: Settings, begin: Begin, tmp_path: Path) -> None:
+    begin().save()
+    with pytest.raises(OutputError, match=r"checkpoint\.json: a search lies here already; go on with --resume"):
+        search.run(settings, tmp_path / "run")
+    other = tmp_path / "zoo"
+    genotype.save(zoo.build("resnet8"), other / "genotype.json")
+    for resume in (False, True):
+        with pytest.raises(OutputError, match=r"genotype\.json: a search lies here already"):
+            search.run(settings, other, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, r"seed: got 4, expected 3"),
+        ({"variant": "v1"}, r"variant: got 'v1', expected 'v3'"),
+        ({"gradient": "full"}, r"gradient: got 'full', expected 'two-path'"),
+        ({"threads": 2}, r"threads: got 2, expected 1"),
+        ({"recipe": recipe.load("quick", epochs=3)}, r"recipe\.epochs: got 3, expected 2"),
+        ({"backbone": zoo.build("resnet8", width=4, input_size=8)}, r"width: got 4, expected 2"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    change: dict, message: str, begin: Begin, settings: Settings, tmp_path: Path
+) -> None:
+    begin().save()
+    with pytest.raises(UsageError, match=message):
+        search.run(replace(settings, **change), tmp_path / "run", resume=True)
+
+
+def test_resume_with_other_pictures_is_refused(begin: Begin, settings: Settings, digits: data.Split) -> None:
+    begin().save()
+    fewer = replace(digits, images=digits.images[:-1], labels=digits.labels[:-1])
+    other = Search(settings, fewer, begin().out)
+    with pytest.raises(UsageError, match="num_images: got 1436, expected 1437"):
+        other.restore(checkpoint.read(other.out))
+
+
+@pytest.mark.parametrize("damage", ["tensors", "state", "format", "missing"])
+def test_damaged_checkpoint_is_refused(damage: str, begin: Begin, settings: Settings, tmp_path: Path) -> None:
+    running = begin()
+    running.save()
+    state, tensors = running.out / checkpoint.STATE_FILE, next(running.out.glob("*.safetensors"))
+    match damage:
+        case "tensors":
+            tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
+        case "state":
+            state.write_text(state.read_text()[:-20])
+        case "format":
+            state.write_text(state.read_text().replace("checkpoint 1", "checkpoint 2"))
+        case "missing":
+            tensors.unlink()
+    with pytest.raises(IntegrityError):
+        search.run(settings, tmp_path / "run", resume=True)
+
+
+def test_diverging_search_keeps_its_last_good_checkpoint(begin: Begin, settings: Settings) -> None:
+    weights = replace(settings.recipe.weights, lr=1e30)
+    running = begin(recipe=replace(settings.recipe, weights=weights))
+    running.save()
+    with pytest.raises(DivergedError, match=r"step \d+: .* is (nan|inf); the checkpoint of step 0 in .* is kept"):
+        _train(running)
+    saved = checkpoint.read(running.out)
+    assert saved.state["step"] == 0
+    assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
+
+
+def test_nan_in_the_architecture_step_stops_before_the_update(begin: Begin) -> None:
+    running = begin()
+    before = running.supernet.alpha.detach().clone()
+    x, y = running.alpha_half.batch(0, 0, 16)
+    with pytest.raises(DivergedError, match="step 1: the alpha loss is nan"):
+        running.architecture_step(x * float("nan"), y)
+    assert torch.equal(running.supernet.alpha, before)
+
+
+def test_small_half_is_one_batch(settings: Settings, digits: data.Split, tmp_path: Path) -> None:
+    few = replace(digits, images=digits.images[:30], labels=digits.labels[:30])
+    running = Search(settings, few, tmp_path / "run")
+    assert (running.batch_size, running.steps_per_epoch) == (15, 1)
+    _train(running)
+
+
+def test_user_backbone_is_searched_without_its_nas_ops(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    genotype.save(replace(zoo.build("resnet8", width=2, input_size=8), name="mine", backbone=None), path)
+    backbone = genotype.load(path)
+    found = json.loads(
+        search.run(replace(settings, backbone=backbone), tmp_path / "run", backbone_file=path).read_text()
+    )
+    assert found["name"] == "mine-v3"
+    assert [record["path"] for record in found["inputs"]] == ["mine.json"]
+
+
+def test_user_backbone_of_other_classes_is_refused(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    genotype.save(zoo.build("resnet8", width=2, input_size=8, num_classes=7), path)
+    with pytest.raises(DataError, match="num_classes: got 7, expected 10"):
+        search.run(replace(settings, backbone=genotype.load(path)), tmp_path / "run", backbone_file=path)
+
+
+def test_dataset_decides_the_classes_of_a_named_backbone(settings: Settings, tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "data/train" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"data/train/{name}/{number}.png")
+    path = search.run(replace(settings, dataset="imagefolder"), tmp_path / "run", data_dir=tmp_path / "data")
+    assert genotype.load(path).num_classes == 3
+
+
+COMMAND = [
+    *(sys.executable, "-c", "from nash_search.cli import main; main()"),
+    *("run", "--backbone", "resnet8", "--variant", "v3", "--width", "2", "--input-size", "8"),
+    *("--seed", "3", "--threads", "1", "--out"),
+]
+
+
+def _recipe(folder: Path, epochs: int) -> str:
+    from importlib import resources
+
+    content = json.loads(resources.files("nash_search").joinpath("recipes/quick.json").read_text())
+    (folder / "often.json").write_text(json.dumps(content | {"epochs": epochs, "checkpoint_steps": 3}))
+    return str(folder / "often.json")
+
+
+def _stop_in_mid_epoch(command: list[str], out: Path, number: signal.Signals) -> tuple[int, str]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    guard = threading.Timer(120, process.kill)
+    guard.start()
+    while process.poll() is None and not _step_is_in_mid_epoch(out):
+        time.sleep(0.002)
+    os.kill(process.pid, number)
+    _, stderr = process.communicate()
+    guard.cancel()
+    return process.returncode, stderr
+
+
+def _step_is_in_mid_epoch(out: Path) -> bool:
+    try:
+        return json.loads((out / checkpoint.STATE_FILE).read_text())["state"]["step"] in range(12, 40)
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a search in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = [*COMMAND, str(folder / "run"), "--recipe", _recipe(folder, epochs=4)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_signalled_process_resumes_to_identical_alphas(number: signal.Signals, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    command = [*COMMAND, str(out), "--recipe", _recipe(tmp_path, epochs=4)]
+    code, stderr = _stop_in_mid_epoch(command, out, number)
+    if number is signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130
+        assert f"stopped by {number.name} after step" in stderr
+        assert "Traceback" not in stderr
+    assert not (out / "genotype.json").exists()
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    for name in ("alphas.json", "history.jsonl", "genotype.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(out.glob(".*"))
+
+
+def test_first_signal_asks_and_the_second_insists() -> None:
+    with Stop() as stop:
+        assert stop.requested is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested == "SIGTERM"
+        with pytest.raises(Interrupted, match="at once"):
+            os.kill(os.getpid(), signal.SIGINT)

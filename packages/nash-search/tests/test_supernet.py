@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from nash_search import genotype, zoo
+from nash_search.genotype import Genotype
+from nash_search.primitives import BinaryConv2d, Primitive
+from nash_search.supernet import Path, Supernet
+from nash_search.variants import VARIANTS
+
+
+@pytest.fixture
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["resnet8", "resnet34", "odd"])
+def test_any_network_runs_and_decodes(variant: str, name: str, odd_network: Genotype) -> None:
+    network = odd_network if name == "odd" else zoo.build(name, width=2, input_size=8)
+    supernet = Supernet(network, VARIANTS[variant])
+    generator = torch.Generator().manual_seed(0)
+    shape = network.input
+    x = torch.rand(3, shape.channels, shape.height, shape.width)
+    for _ in range(3):
+        logits = supernet(x, supernet.sample(generator))
+        assert logits.shape == (3, network.num_classes)
+        assert logits.isfinite().all()
+    assert genotype.check(supernet.genotype()) == []
+
+
+def test_backbone_of_a_genotype_loses_its_nas_ops() -> None:
+    supernet = Supernet(zoo.build("resnet18-v3", width=2, input_size=8), VARIANTS["v1"])
+    assert supernet.backbone.cells == zoo.build("resnet18", width=2, input_size=8).cells
+
+
+def test_weights_and_alphas_are_disjoint_and_complete(supernet: Supernet) -> None:
+    weights, alphas = set(supernet.weights()), set(supernet.alphas())
+    assert not weights & alphas
+    assert weights | alphas == set(supernet.parameters())
+
+
+def test_alphas_are_in_the_state_dict(supernet: Supernet) -> None:
+    other = Supernet(supernet.backbone, supernet.variant)
+    assert not torch.equal(other.alpha, supernet.alpha)
+    other.load_state_dict(supernet.state_dict())
+    assert torch.equal(other.alpha, supernet.alpha)
+
+
+def test_alphas_start_small_with_the_given_deviation() -> None:
+    alpha = Supernet(zoo.build("resnet34", width=1), VARIANTS["v1"], alpha_std=1e-3).alpha
+    assert alpha.shape == (104, 6)
+    assert alpha.std().item() == pytest.approx(1e-3, rel=0.1)
+
+
+def test_inadmissible_primitives_have_no_probability(odd_network: Genotype) -> None:
+    supernet = Supernet(odd_network, VARIANTS["v1"])
+    probs = supernet.probs()
+    assert torch.equal(probs == 0, ~supernet.admissible)
+    assert probs[1, 1] == probs[2, 1] == 0  # max-pools from 4 and 8 channels to 6
+    assert torch.allclose(probs.sum(1), torch.ones(len(probs)))
+
+
+def test_only_the_sampled_primitives_run(supernet: Supernet) -> None:
+    calls: Counter[str] = Counter()
+    for module in supernet.modules():
+        if isinstance(module, Primitive):
+            module.register_forward_hook(lambda module, *_: calls.update([module.name]))
+    path = supernet.sample(torch.Generator().manual_seed(0))
+    supernet(torch.rand(2, 3, 8, 8), path)
+    assert calls == Counter(supernet.variant.primitives[index] for index in path.active_index)
+
+
+def test_path_of_nothing_is_the_backbone(supernet: Supernet) -> None:
+    x = torch.rand(4, 3, 8, 8)
+    with supernet.frozen():
+        nothing = supernet(x, Path([0] * len(supernet.alpha)))
+        other = supernet(x, Path([4] * len(supernet.alpha)))
+    assert not torch.equal(nothing, other)
+    gradients = torch.autograd.grad(supernet(x, Path([0] * 9)).sum(), list(supernet.weights()), allow_unused=True)
+    used = {id(weight) for weight, grad in zip(supernet.weights(), gradients, strict=True) if grad is not None}
+    ops = {id(weight) for layer in supernet.layers for weight in layer.mixed.parameters()}
+    assert not used & ops
+    assert used | ops == {id(weight) for weight in supernet.weights()}
+
+
+def test_nan_behind_a_closed_gate_stays_there(supernet: Supernet) -> None:
+    with torch.no_grad():
+        for mixed in (mixed for layer in supernet.layers for mixed in layer.mixed):
+            for parameter in mixed.parameters():
+                parameter.fill_(float("nan"))
+    assert supernet(torch.rand(2, 3, 8, 8), Path([0] * len(supernet.alpha))).isfinite().all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_backbone_is_binary_in_v2_only(variant: str) -> None:
+    supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS[variant])
+    assert all(isinstance(layer.conv, BinaryConv2d) == (variant == "v2") for layer in supernet.layers)
+
+
+def test_states_are_bounded_by_tanh_except_in_v2() -> None:
+    for variant, is_bounded in (("v1", True), ("v2", False)):
+        torch.manual_seed(0)
+        supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS[variant])
+        seen = []
+        supernet.layers[0].register_forward_hook(lambda _, __, state, seen=seen: seen.append(state.x.abs().max()))
+        supernet(torch.rand(8, 3, 8, 8), Path([0] * 9))
+        assert (seen[0] <= 1) == is_bounded
+
+
+def test_sampling_follows_the_probabilities(supernet: Supernet) -> None:
+    with torch.no_grad():
+        supernet.alpha.zero_()
+        supernet.alpha[:, 2] = 20.0
+    assert supernet.sample(torch.Generator().manual_seed(0)).active_index == [2] * 9
+    assert supernet.most_probable().active_index == [2] * 9
