@@ -147,7 +147,7 @@ class _Build:
         with self._step("hardware layers"):
             model = steps.to_hardware(model)
         with self._step("verify hardware"):
-            verifier.check("hardware", model, num_samples=1)
+            verifier.check("hardware", model)
         with self._step("specialize"):
             model = steps.minimize_bit_widths(steps.partition(model))
             model = steps.specialize(model, board.fpga_part)

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from qonnx.custom_op.registry import getCustomOp, is_custom_op
+from numpy.lib.stride_tricks import sliding_window_view
+from qonnx.custom_op.registry import is_custom_op
 
 from .errors import VerificationError
-from .model import FINN_DOMAIN, Model, attributes
+from .model import FINN_DOMAIN, Model, attributes, custom_op
 
 _FLOAT32_INTEGERS = 2**24
 _BACKENDS = (".hls", ".rtl")
@@ -65,7 +66,7 @@ def _limits(model: Model, name: str) -> tuple[float, float]:
 
 def _operation(node: onnx.NodeProto, graph: onnx.GraphProto) -> Callable[[dict[str, Any]], None]:
     if is_custom_op(node.domain):
-        instance = getCustomOp(_unspecialized(node))
+        instance = custom_op(_unspecialized(node))
         return lambda context: instance.execute_node(context, graph)
     function = _FUNCTIONS[node.op_type]
     given = attributes(node)
@@ -83,28 +84,28 @@ def _unspecialized(node: onnx.NodeProto) -> onnx.NodeProto:
     base = onnx.NodeProto()
     base.CopyFrom(node)
     base.op_type, base.domain = node.op_type[:-4], FINN_DOMAIN
-    known = getCustomOp(base).get_nodeattr_types()
+    known = custom_op(base).get_nodeattr_types()
     del base.attribute[:]
     base.attribute.extend(attribute for attribute in node.attribute if attribute.name in known)
     return base
 
 
-def _conv(x: np.ndarray, weights: np.ndarray, *, strides: Any, pads: Any, group: int, **_: Any) -> np.ndarray:
-    import torch
-
+def _windows(x: np.ndarray, kernel: Any, strides: Any, pads: Any, value: float) -> np.ndarray:
+    """Return the windows (1, C, H', W', kh, kw) that slide over x: (1, C, H, W), padded with a value."""
     top, left, bottom, right = pads
-    padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom))
-    return torch.nn.functional.conv2d(
-        padded, torch.from_numpy(weights.copy()), stride=tuple(strides), groups=group
-    ).numpy()
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+    return sliding_window_view(padded, tuple(kernel), axis=(2, 3))[:, :, :: strides[0], :: strides[1]]
 
 
-def _max_pool(x: np.ndarray, *, kernel_shape: Any, strides: Any, pads: Any, **_: Any) -> np.ndarray:
-    import torch
+def _conv(x: np.ndarray, weights: np.ndarray, *, strides: Any, pads: Any, group: int, kernel_shape: Any) -> np.ndarray:
+    windows = _windows(x, kernel_shape, strides, pads, 0.0)
+    parts = zip(np.split(windows, group, axis=1), np.split(weights, group), strict=True)
+    results = [np.tensordot(part, kernel, axes=((1, 4, 5), (1, 2, 3))) for part, kernel in parts]
+    return np.ascontiguousarray(np.concatenate(results, axis=-1).transpose(0, 3, 1, 2))
 
-    top, left, bottom, right = pads
-    padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom), value=-np.inf)
-    return torch.nn.functional.max_pool2d(padded, tuple(kernel_shape), tuple(strides)).numpy()
+
+def _max_pool(x: np.ndarray, *, kernel_shape: Any, strides: Any, pads: Any) -> np.ndarray:
+    return _windows(x, kernel_shape, strides, pads, -np.inf).max(axis=(4, 5))
 
 
 def _sum(x: np.ndarray, axes: np.ndarray, *, keepdims: int) -> np.ndarray:

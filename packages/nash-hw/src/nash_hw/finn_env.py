@@ -68,6 +68,8 @@ def contained_finn() -> Iterator[str]:
     Raises:
         ToolchainError: see `finn_version`.
     """
+    from threadpoolctl import threadpool_limits
+
     version = finn_version()
     with (
         tempfile.TemporaryDirectory(prefix="nash-hw-") as folder,
@@ -75,7 +77,8 @@ def contained_finn() -> Iterator[str]:
         _silenced(),
     ):
         _import_custom_ops()
-        yield version
+        with threadpool_limits(limits=1):  # the matrices are small: two threads wait for each other
+            yield version
 
 
 def _import_custom_ops() -> None:

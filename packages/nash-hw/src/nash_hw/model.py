@@ -225,8 +225,14 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def custom_op(node: onnx.NodeProto) -> Any:
-    """Return the object that knows a QONNX or FINN node."""
-    return getCustomOp(node)
+    """Return the object that knows a QONNX or FINN node.
+
+    The object builds its table of attributes anew for every attribute it is asked for; this one keeps it.
+    """
+    instance = getCustomOp(node)
+    table = instance.get_nodeattr_types()
+    instance.get_nodeattr_types = lambda: table
+    return instance
 
 
 def range_datatype(low: float, high: float, *, signed: bool = False) -> BaseDataType:

@@ -11,9 +11,11 @@ custom_op/general/quant.py) solved for x, so no floating-point noise is left in 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from .errors import ManifestError, UnsupportedError
 from .model import QONNX_DOMAIN, GraphBuilder, Model, attributes, range_datatype, tensor_title
 from .qonnx_graph import Quantizer, Weights, constants, read_quantizer, read_weights
 
-_FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is that integer
+_FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is computed again, in rational numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,10 +479,12 @@ def exact_thresholds(x: Integers, quantizer: Quantizer) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (bounds - bias) / scale
         noise = _FLOAT64_NOISE * np.maximum(1.0, (np.abs(bounds) + np.abs(bias)) / scale)
-    nearest = np.round(ratio)
-    on_integer = np.abs(ratio - nearest) <= noise
+        is_near = np.abs(ratio - np.round(ratio)) <= noise
     tie_rises = steps % 2 == 0
-    thresholds = np.where(on_integer, np.where(tie_rises, nearest, nearest + 1), np.ceil(ratio))
+    thresholds = np.ceil(ratio)
+    for row, column in np.argwhere(is_near):
+        line = (float(values[min(row, len(values) - 1), 0]) for values in (scale, bias))
+        thresholds[row, column] = _first_integer(*line, quantizer, int(steps[column]))
     constant = np.broadcast_to(scale == 0, thresholds.shape)
     risen = np.where(tie_rises, bias >= bounds, bias > bounds)
     thresholds = np.where(constant, np.where(risen, -np.inf, np.inf), thresholds)
@@ -488,6 +492,15 @@ def exact_thresholds(x: Integers, quantizer: Quantizer) -> np.ndarray:
         always = np.where(tie_rises, bounds <= 0, bounds < 0)
         thresholds = np.where(always, -np.inf, thresholds)
     return _upper_float32(np.clip(thresholds, low, high + 1.0))
+
+
+def _first_integer(scale: float, bias: float, quantizer: Quantizer, step: int) -> int:
+    """Return the first integer to reach a step, in rational arithmetic: for those too near to a bound for floats."""
+    bound = (Fraction(2 * step - 1, 2) - quantizer.zero_point) * Fraction(quantizer.scale)
+    ratio = (bound - Fraction(bias)) / Fraction(scale)
+    if ratio.denominator > 1:
+        return math.ceil(ratio)
+    return int(ratio) if step % 2 == 0 else int(ratio) + 1
 
 
 def _upper_float32(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""Time nash-hw's conversion of a model against the step list FINN+ ships for ResNets, on the same file.
+
+    python benchmarks/conversion.py RUN/model.json [--finn-timeout 600]
+
+FINN+'s list runs in a process of its own, which is stopped after the given time: on the networks of this family it
+takes about nine minutes and then fails, since it was made for one ResNet-50.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from nash_hw import manifest
+
+FPGA_PART = "xcu250-figd2104-2L-e"
+
+
+def ours(onnx_path: Path, queue: Any) -> None:
+    """Convert up to specialized layers, as FINN+'s list is asked to."""
+    from nash_hw import steps
+    from nash_hw.finn_env import contained_finn
+    from nash_hw.lower import lower
+    from nash_hw.qonnx_graph import load_onnx
+    from nash_hw.streamline import streamline
+
+    with contained_finn():
+        start = time.perf_counter()
+        model, _ = streamline(load_onnx(onnx_path))
+        model = steps.partition(steps.to_hardware(lower(model)))
+        model = steps.specialize(steps.minimize_bit_widths(model), FPGA_PART)
+        queue.put({"step": "done", "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
+
+
+def theirs(onnx_path: Path, queue: Any) -> None:
+    """Run FINN+'s own ResNet-50 steps, with qonnx's own wrapper, and report each."""
+    from nash_hw.finn_env import contained_finn
+
+    with contained_finn(), tempfile.TemporaryDirectory() as folder:
+        import finn.xsi
+        from finn.util.settings import initialize_dummy_settings
+
+        initialize_dummy_settings()
+        finn.xsi.SimEngine = None  # finn.builder looks it up when it is imported; there is no simulator here
+        import finn.builder.build_dataflow_config as configuration
+        import finn.builder.build_dataflow_steps as shipped
+        from finn.builder.custom_step_library import resnet
+        from qonnx.core.modelwrapper import ModelWrapper
+
+        config = configuration.DataflowBuildConfig(
+            output_dir=folder,
+            synth_clk_period_ns=5.0,
+            board="U250",
+            shell_flow_type=configuration.ShellFlowType.VITIS_ALVEO,
+            generate_outputs=[],
+        )
+        start = time.perf_counter()
+        model = ModelWrapper(str(onnx_path))
+        for step in (
+            shipped.step_qonnx_to_finn,
+            resnet.step_resnet50_tidy,
+            resnet.step_resnet50_streamline,
+            resnet.step_resnet50_convert_to_hw,
+            shipped.step_create_dataflow_partition,
+            shipped.step_specialize_layers,
+        ):
+            try:
+                model = step(model, config)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                queue.put({"step": step.__name__, "seconds": time.perf_counter() - start, "failed": reason})
+                return
+            queue.put({"step": step.__name__, "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
+        queue.put({"step": "done", "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
+
+
+def run(target: Any, onnx_path: Path, timeout: float) -> list[dict[str, Any]]:
+    """Return what a run reports until it is done, fails or its time is over."""
+    context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue()
+    process = context.Process(target=target, args=(onnx_path, queue))
+    process.start()
+    reports: list[dict[str, Any]] = []
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and (process.is_alive() or not queue.empty()):
+        while not queue.empty():
+            reports.append(queue.get())
+        time.sleep(0.2)
+    if process.is_alive():
+        process.terminate()
+        reports.append({"step": "stopped", "seconds": timeout, "failed": f"not done after {timeout:g} s"})
+    process.join()
+    return reports
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path, help="model.json")
+    parser.add_argument("--finn-timeout", type=float, default=600.0, help="seconds to give FINN+'s own list")
+    options = parser.parse_args()
+    entry = manifest.load(options.model, "model")["onnx"]
+    onnx_path = manifest.resolve(options.model, entry["path"], entry["sha256"])
+    result = {"nash-hw": run(ours, onnx_path, 600.0), "finn-plus": run(theirs, onnx_path, options.finn_timeout)}
+    for name, reports in result.items():
+        for report in reports:
+            outcome = report.get("failed") or f"{report['layers']} nodes"
+            print(f"{name:10} {report['step']:32} {report['seconds']:8.1f} s  {outcome}")
+    ratio = result["finn-plus"][-1]["seconds"] / result["nash-hw"][-1]["seconds"]
+    print(f"ratio: at least {ratio:.0f}" if "failed" in result["finn-plus"][-1] else f"ratio: {ratio:.0f}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA
+
+from nash_hw import cli, manifest
+from nash_hw.errors import Interrupted
+
+BOARD = ("--board", "ZCU104")
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    show = warnings.showwarning
+
+    def run(*arguments: object):
+        monkeypatch.setattr(sys, "argv", ["nash-hw", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    yield run
+    warnings.showwarning = show
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def rehash(model_json: Path, key: str) -> None:
+    """Let the manifest name the file as it is now."""
+
+    def change(content):
+        content[key]["sha256"] = manifest.file_sha256(model_json.parent / content[key]["path"])
+
+    edit(model_json, change)
+
+
+def refuses(run, code: int, message: str, *arguments: object) -> None:
+    """Assert that a command fails with one line, and leaves nothing behind."""
+    out = Path(arguments[-1])
+    before = sorted(path.name for path in out.parent.iterdir()) if out.parent.is_dir() else None
+    got, stdout, stderr = run(*arguments)
+    errors = [line for line in stderr.splitlines() if not line.startswith("[")]
+    assert (got, stdout) == (code, "")
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert re.search(message, errors[0])
+    if before is not None:
+        assert sorted(path.name for path in out.parent.iterdir()) == before
+
+
+def test_build_prints_a_summary(run, model_json, tmp_path):
+    code, stdout, _ = run("build", model_json, *BOARD, "--target-fps", 1000, "--out", tmp_path / "hw")
+    assert code == 0
+    assert "every-operation-v3 on ZCU104 at 200 MHz" in stdout
+    assert re.search(r"FF +unknown +unknown +\d+ of \d+", stdout)
+    assert (tmp_path / "hw" / "hardware.json").exists()
+
+
+def test_build_json_is_the_manifest(run, model_json, tmp_path):
+    code, stdout, _ = run("build", model_json, *BOARD, "--out", tmp_path / "hw", "--json")
+    assert code == 0
+    result = json.loads(stdout)
+    assert result == json.loads((tmp_path / "hw" / "hardware.json").read_text())
+    assert result["target"] == {"target_fps": None, "max_utilization": 0.7}  # the default
+
+
+def test_boards(run):
+    code, stdout, _ = run("boards", "--json")
+    assert code == 0
+    boards = {board["name"]: board for board in json.loads(stdout)["boards"]}
+    assert boards["U250"]["resources"]["DSP"] == 11_520
+    code, stdout, _ = run("boards")
+    assert re.search(r"U250 +xcu250-figd2104-2L-e +4 +1,500,000", stdout)
+
+
+@pytest.mark.parametrize("kind", ["hardware", "model"])
+def test_schema(run, kind):
+    code, stdout, _ = run("schema", kind)
+    assert (code, json.loads(stdout)) == (0, manifest.schema(kind))
+
+
+def test_error_in_json(run, model_json, tmp_path):
+    code, stdout, stderr = run("build", model_json, "--board", "U251", "--out", tmp_path / "hw", "--json")
+    error = json.loads(stdout)["error"]
+    assert (code, error["kind"], error["exit_code"]) == (2, "usage", 2)
+    assert "did you mean U250" in error["message"]
+    assert "did you mean U250" in stderr
+
+
+class TestErrors:
+    def test_unknown_board_is_2(self, run, model_json, tmp_path):
+        refuses(run, 2, "did you mean ZCU104", "build", model_json, "--board", "ZCU14", "--out", tmp_path / "hw")
+
+    def test_both_targets_is_2(self, run, model_json, tmp_path):
+        targets = ("--target-fps", 10, "--max-utilization", 0.5)
+        refuses(run, 2, "got both, expected one", "build", model_json, *BOARD, *targets, "--out", tmp_path / "hw")
+
+    def test_unknown_schema_is_2(self, run, tmp_path):
+        code, _, stderr = run("schema", "genotype")
+        assert (code, stderr) == (2, "error: KIND: got 'genotype', expected hardware or model\n")
+
+    def test_malformed_json_is_3(self, run, model_json, tmp_path):
+        model_json.write_text('{"schema": ')
+        refuses(run, 3, "not valid JSON at line 1", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_missing_key_is_3(self, run, model_json, tmp_path):
+        edit(model_json, lambda content: content.pop("quantization"))
+        refuses(run, 3, "misses the key 'quantization'", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_unknown_major_version_is_3(self, run, model_json, tmp_path):
+        edit(model_json, lambda content: content.update(schema="nash.model/2.0"))
+        refuses(run, 3, r"got version 2\.0, expected 1\.x", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_newer_minor_version_is_read(self, run, model_json, tmp_path):
+        edit(model_json, lambda content: content.update(schema="nash.model/1.9", extra={"kept": True}))
+        code, _, stderr = run("build", model_json, *BOARD, "--out", tmp_path / "hw")
+        assert code == 0
+        assert "warning: " in stderr
+
+    def test_wrong_hash_is_4(self, run, model_json, tmp_path):
+        with (model_json.parent / "model.onnx").open("ab") as file:
+            file.write(b"\0")
+        refuses(run, 4, "it has changed since", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_path_that_leaves_its_folder_is_4(self, run, model_json, tmp_path):
+        edit(model_json, lambda content: content["onnx"].update(path="../model/model.onnx/../../../etc/passwd"))
+        refuses(run, 4, "leaves the manifest's folder", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_missing_file_is_4(self, run, model_json, tmp_path):
+        (model_json.parent / "golden.npz").unlink()
+        refuses(run, 4, "cannot be read", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    @pytest.mark.parametrize("kept", [0, 1, 1000, 40_000])
+    def test_truncated_onnx_is_4(self, run, model_json, tmp_path, kept):
+        path = model_json.parent / "model.onnx"
+        path.write_bytes(path.read_bytes()[:kept])
+        rehash(model_json, "onnx")
+        refuses(run, 4, r"model\.onnx: .*export the model anew", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_operation_without_hardware_is_6(self, run, model_json, tmp_path):
+        import onnx
+
+        path = model_json.parent / "model.onnx"
+        model = onnx.load(str(path))
+        relu = next(node for node in model.graph.node if node.op_type == "Relu")
+        relu.op_type = "Sigmoid"
+        onnx.save(model, str(path))
+        rehash(model_json, "onnx")
+        refuses(run, 6, "Sigmoid 'stem_act.*no such operation", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_other_logits_is_7(self, run, model_json, tmp_path):
+        path = model_json.parent / "golden.npz"
+        with np.load(path) as arrays:
+            pictures, logits = arrays["input"], arrays["output"]
+        np.savez(path, input=pictures, output=logits[:, ::-1])
+        rehash(model_json, "golden")
+        refuses(run, 7, "stage 'streamlined': logits differ", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    @pytest.mark.parametrize("until", ["hdl", "bitfile"])
+    def test_missing_vivado_is_8(self, run, model_json, tmp_path, monkeypatch, until):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        arguments = ("build", model_json, *BOARD, "--until", until, "--out", tmp_path / "hw")
+        refuses(run, 8, "needs Vivado.*install AMD Vivado and Vitis.*or stop at --until estimate", *arguments)
+
+    def test_missing_finn_is_8(self, run, model_json, tmp_path, monkeypatch):
+        find = metadata.version
+
+        def version(name):
+            if name == "finn-plus":
+                raise metadata.PackageNotFoundError(name)
+            return find(name)
+
+        monkeypatch.setattr("nash_hw.finn_env.metadata.version", version)
+        refuses(run, 8, "finn-plus: not installed", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_unreachable_rate_is_9(self, run, model_json, tmp_path):
+        arguments = ("build", model_json, *BOARD, "--target-fps", "1e9", "--out", tmp_path / "hw")
+        refuses(run, 9, r"--target-fps: got 1e\+09, expected at most [\d.e+]+ at 200 MHz", *arguments)
+
+    def test_out_that_is_a_file_is_10(self, run, model_json, tmp_path):
+        (tmp_path / "hw").write_text("mine")
+        refuses(run, 10, "is a file, expected a folder", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+        assert (tmp_path / "hw").read_text() == "mine"
+
+    def test_out_below_a_file_is_10(self, run, model_json, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        refuses(run, 10, "cannot be written", "build", model_json, *BOARD, "--out", tmp_path / "file" / "hw")
+
+    def test_interruption_is_130(self, run, model_json, tmp_path, monkeypatch):
+        def interrupt(*_):
+            raise Interrupted("stopped by SIGINT")
+
+        monkeypatch.setattr("nash_hw.streamline.streamline", interrupt)
+        refuses(run, 130, "stopped by SIGINT", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+
+def test_options_are_frozen():
+    """A change here is a change of the interface: it belongs in the CHANGELOG."""
+    import typer.main
+
+    group = typer.main.get_command(cli.app)
+    options = {
+        name: sorted(option for parameter in command.params for option in parameter.opts)
+        for name, command in group.commands.items()
+    }
+    assert options == {
+        "build": [
+            "--board",
+            "--clock-mhz",
+            "--json",
+            "--max-utilization",
+            "--out",
+            "--target-fps",
+            "--until",
+            "model",
+        ],
+        "boards": ["--json"],
+        "schema": ["--json", "kind"],
+    }
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("build", "--help"), ("boards", "--help"), ("schema", "--help")])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import sys\nfrom nash_hw import cli\nsys.argv = ['nash-hw', *sys.argv[1:]]\n"
+        "try:\n    cli.main()\nfinally:\n"
+        "    heavy = {'torch', 'numpy', 'onnx', 'qonnx', 'finn', 'jsonschema', 'rich'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+
+
+def test_installed_program_reports_its_version():
+    program = Path(sys.executable).with_name("nash-hw")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == metadata.version("nash-hw")
+
+
+def test_shipped_data_is_small():
+    assert sum(path.stat().st_size for path in DATA.rglob("*")) < 200_000

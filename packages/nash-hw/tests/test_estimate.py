@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from networks import residual_network
+from test_steps import specialized
+
+pytestmark = pytest.mark.usefixtures("finn")
+
+
+@pytest.fixture
+def board():
+    from nash_hw.boards import find_board
+
+    return find_board("U250")
+
+
+@pytest.fixture
+def result(board):
+    from nash_hw.estimate import estimate
+
+    return estimate(specialized(residual_network()), board)
+
+
+def layers_of(result, op_type):
+    found = [layer for layer in result.layers if layer.op_type == op_type]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    "op_type",
+    ["MVAU_rtl", "FMPadding_rtl", "DuplicateStreams_hls", "ElementwiseAdd_hls", "Pool_hls", "GlobalAccPool_hls"],
+)
+def test_luts_that_finn_reports_as_zero_are_unknown(result, op_type):
+    for layer in layers_of(result, op_type):
+        assert layer.figures.resources["LUT"] is None
+        assert layer.figures.origins["LUT"] is None
+
+
+def test_flip_flops_are_unknown_everywhere(result):
+    assert result.resources["FF"] is None
+    assert result.num_unknown["FF"] == len(result.layers)
+
+
+def test_every_figure_has_an_origin(result):
+    for layer in result.layers:
+        for name, value in layer.figures.resources.items():
+            assert (value is None) == (layer.figures.origins[name] is None)
+
+
+def test_sums_are_those_of_the_known_layers(result):
+    known = [layer.figures.resources["LUT"] for layer in result.layers if layer.figures.resources["LUT"] is not None]
+    assert result.resources["LUT"] == sum(known) > 0
+    assert result.num_unknown["LUT"] == len(result.layers) - len(known) > 0
+
+
+def test_bottleneck_is_the_slowest_layer(result):
+    assert result.ii_cycles == max(layer.cycles for layer in result.layers)
+    assert next(layer for layer in result.layers if layer.name == result.bottleneck).cycles == result.ii_cycles
+    assert result.ii_cycles < result.latency_cycles < sum(layer.cycles for layer in result.layers)
+
+
+def test_layers_name_their_operation(result):
+    sources = {kind: {layer.source for layer in layers_of(result, kind)} for kind in ("MVAU_rtl", "FMPadding_rtl")}
+    assert all(re.fullmatch(r"(conv|matmul)\d+", source) for source in sources["MVAU_rtl"])
+    assert all(re.fullmatch(r"(conv|maxpool)\d+", source) for source in sources["FMPadding_rtl"])
+
+
+@pytest.mark.parametrize(
+    ("weight_bits", "act_bits", "port_bits", "narrow", "expected"),
+    [
+        (4, 4, 27, True, 4),
+        (4, 4, 27, False, 4),
+        (2, 2, 27, True, 9),
+        (4, 8, 27, True, 3),
+        (8, 8, 27, True, 2),
+        (27, 4, 27, True, 1),
+    ],
+)
+def test_lanes_of_a_dsp(weight_bits, act_bits, port_bits, narrow, expected):
+    """By hand: a lane takes weight + activation - 1 bits, the first only its weight's."""
+    from nash_hw.estimate import dsp_lanes
+
+    assert dsp_lanes(weight_bits, act_bits, port_bits, narrow_weights=narrow) == expected
+
+
+def test_dsps_are_corrected_to_the_lanes_of_the_rtl(board):
+    from nash_hw.estimate import has_narrow_weights, layer_figures
+    from nash_hw.model import custom_op
+
+    model = specialized(residual_network(8, 8))
+    node = next(
+        node for node in model.graph.node if node.op_type == "MVAU_rtl" and custom_op(node).get_nodeattr("MH") == 8
+    )
+    instance = custom_op(node)
+    instance.set_nodeattr("PE", 8)
+    instance.set_nodeattr("SIMD", 3)
+    assert instance.node_res_estimation(board.fpga_part)["DSP"] == 6  # FINN: four multiplications in any DSP
+    figures = layer_figures(node, instance, board.fpga_part, narrow_weights=has_narrow_weights(model, node, instance))
+    assert (figures.resources["DSP"], figures.origins["DSP"]) == (12, "corrected")
+
+
+def test_utilization_of_a_resource_the_board_lacks():
+    from nash_hw.boards import find_board
+    from nash_hw.estimate import utilization
+
+    resources = {"LUT": 53200.0, "FF": None, "BRAM_18K": 70.0, "URAM": 1.0, "DSP": 0.0}
+    parts = utilization(resources, find_board("Pynq-Z1"))
+    assert parts == {"LUT": 1.0, "FF": None, "BRAM_18K": 0.25, "URAM": None, "DSP": 0.0}

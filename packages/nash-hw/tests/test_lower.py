@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from networks import Network, op_types, pictures, residual_network, run
+
+pytestmark = pytest.mark.usefixtures("finn")
+
+
+@pytest.fixture
+def stages():
+    from nash_hw.lower import lower
+    from nash_hw.streamline import streamline
+
+    source = residual_network()
+    model, _ = streamline(source)
+    return source, model, lower(model)
+
+
+def test_lowered_model_computes_the_same(stages):
+    source, before, after = stages
+    images = pictures(source)
+    np.testing.assert_array_equal(run(after, images), run(before, images))
+
+
+def test_the_only_transposition_is_at_the_input(stages):
+    _, _, after = stages
+    transposes = after.get_nodes_by_op_type("Transpose")
+    assert [node.input[0] for node in transposes] == [after.graph.input[0].name]
+    assert op_types(after).count("Im2Col") == 3
+    assert op_types(after).count("MatMul") == 4
+
+
+def test_shapes_and_datatypes_are_complete(stages):
+    _, _, after = stages
+    assert after.check_all_tensor_shapes_specified()
+    for node in after.graph.node:
+        assert after.get_tensor_datatype(node.output[0]).is_integer()
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("group", [2, 4])
+def test_groups_become_zeros_of_a_dense_matrix(bits, group):
+    from nash_hw.lower import lower
+    from nash_hw.streamline import streamline
+
+    net = Network((1, 2, 6, 6))
+    x = net.relu(net.norm(net.conv(net.image, (4, 2, 1, 1), 4), 4))
+    x = net.relu(net.norm(net.conv(x, (8, 4 // group, 3, 3), bits, group=group), 8))
+    source = net.finish(net.head(x, 8), (1, 3))
+    before, _ = streamline(source)
+    after = lower(before)
+    images = pictures(source)
+    np.testing.assert_array_equal(run(after, images), run(before, images))
+    weights = after.get_nodes_by_op_type("MatMul")[1].input[1]
+    assert after.get_tensor_datatype(weights).name == ("INT2" if bits == 1 else "INT4")
+    assert (after.get_initializer(weights) != 0).mean() <= 1 / group
