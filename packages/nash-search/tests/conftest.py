@@ -46,12 +46,12 @@ def digits() -> data.Split:
 
 @pytest.fixture
 def settings() -> Settings:
-    """Return the settings of a search of a few seconds: 22 steps in two epochs."""
+    """Return the settings of a short search: two epochs of five steps."""
     return Settings(
         backbone=zoo.build("resnet8", width=2, input_size=8),
         variant="v3",
         dataset="digits",
-        recipe=recipe.load("quick", epochs=2),
+        recipe=replace(recipe.load("quick", epochs=2), batch_size=128),
         gradient="two-path",
         seed=3,
         threads=1,

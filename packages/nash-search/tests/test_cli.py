@@ -1,22 +1,49 @@
 from __future__ import annotations
 
+import io
 import json
+import signal
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from nash_search import genotype, manifest, zoo
-from nash_search.cli import app
+from nash_search.cli import app, main
 
 
-def _run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from nash_search.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+@dataclass(frozen=True)
+class Outcome:
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what `console.run` does to its process."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def _run(*arguments: str | Path, code: int = 0) -> Outcome:
+    """Run the command line as `main` does, in this process."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["nash-search", *map(str, arguments)]
+    try:
+        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv = argv
+    assert (left.value.code or 0) == code, stderr.getvalue()
+    return Outcome(stdout.getvalue(), stderr.getvalue())
 
 
 def test_options_are_frozen() -> None:
@@ -101,6 +128,14 @@ def test_run_prints_one_json_object(tmp_path: Path) -> None:
     assert result["search"]["epochs"] == 1
     assert "epoch 1/1: loss" in done.stderr
     assert "left" in done.stderr
+
+
+def test_error_leaves_the_process_with_its_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from nash_search.cli import main; main()", "show", str(tmp_path / "absent.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: ")
+    assert done.stdout == ""
 
 
 def _wrong_backbone(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Whole searches on digits of 8 x 8 pixels; an epoch is 11 steps."""
+"""Whole searches on digits of 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -66,30 +66,30 @@ def _assert_same(one: Search, other: Search) -> None:
         assert torch.equal(tensor, expected), name
 
 
-@pytest.mark.parametrize("looks", [1, 9, 12, 15, 30])
+@pytest.mark.parametrize("looks", [1, 4, 6, 8, 14])
 def test_interrupted_search_ends_like_one_in_one_go(looks: int, begin: Begin, tmp_path: Path) -> None:
     whole = _train(begin(tmp_path / "whole"))
-    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of 22; .*--resume"):
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of 10; .*--resume"):
         _train(begin(), StopAfter(looks))
     _assert_same(_train(_resumed(begin)), whole)
 
 
 def test_search_goes_on_from_a_checkpoint_within_an_epoch(begin: Begin, settings: Settings, tmp_path: Path) -> None:
-    often = replace(settings.recipe, checkpoint_steps=4)
+    often = replace(settings.recipe, checkpoint_steps=3)
     whole = _train(begin(tmp_path / "whole", recipe=often))
     running = begin(recipe=often)
-    for _ in range(7):
+    for _ in range(4):
         running._train_step()
-        if running.step == 4:
+        if running.step == 3:
             running.save()
-    again = begin(recipe=often)  # step 5 to 7 are lost, as after a power cut
+    again = begin(recipe=often)  # step 4 is lost, as after a power cut
     again.restore(checkpoint.read(again.out))
-    assert again.step == 4
+    assert again.step == 3
     _assert_same(_train(again), whole)
 
 
 def test_alphas_move_and_get_a_gradient_at_every_step(begin: Begin) -> None:
-    running = begin(recipe=replace(recipe.load("quick", epochs=4)))
+    running = begin(recipe=recipe.load("quick", epochs=4))
     before = running.supernet.alpha.detach().clone()
     _train(running)
     assert (running.supernet.alpha - before).abs().max() > 0.05
@@ -118,7 +118,7 @@ def test_learning_rate_falls_along_a_cosine(begin: Begin) -> None:
         rates.append(running.optimizer.param_groups[0]["lr"])
     lr = running.settings.recipe.weights.lr
     assert rates[0] == lr
-    assert rates[11] == pytest.approx(lr / 2)
+    assert rates[5] == pytest.approx(lr / 2)
     assert rates == sorted(rates, reverse=True)
 
 
@@ -201,7 +201,7 @@ def test_second_search_in_one_folder_is_refused(settings: Settings, begin: Begin
         ({"variant": "v1"}, r"variant: got 'v1', expected 'v3'"),
         ({"gradient": "full"}, r"gradient: got 'full', expected 'two-path'"),
         ({"threads": 2}, r"threads: got 2, expected 1"),
-        ({"recipe": recipe.load("quick", epochs=3)}, r"recipe\.epochs: got 3, expected 2"),
+        ({"recipe": recipe.load("quick", epochs=3)}, r"recipe\.epochs: got 3, expected 2 .*batch_size: got 64"),
         ({"backbone": zoo.build("resnet8", width=4, input_size=8)}, r"width: got 4, expected 2"),
     ],
 )
@@ -340,7 +340,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_signalled_process_resumes_to_identical_alphas(number: signal.Signals, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     command = [*COMMAND, str(out), "--recipe", _recipe(tmp_path, epochs=4)]
