@@ -1,14 +1,15 @@
-"""Time nash-hw's conversion of a model against the step list FINN+ ships for ResNets, on the same file.
+"""Time nash-hw's conversion of a model against the step list FINN+ ships for its ResNet18, on the same file.
 
     python benchmarks/conversion.py RUN/model.json [--finn-timeout 600]
 
 FINN+'s list runs in a process of its own, which is stopped after the given time: on the networks of this family it
-takes about nine minutes and then fails, since it was made for one ResNet-50.
+takes minutes and then fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import tempfile
@@ -38,7 +39,7 @@ def ours(onnx_path: Path, queue: Any) -> None:
 
 
 def theirs(onnx_path: Path, queue: Any) -> None:
-    """Run FINN+'s own ResNet-50 steps, with qonnx's own wrapper, and report each."""
+    """Run FINN+'s own ResNet18 steps, with qonnx's own wrapper, and report each."""
     from nash_hw.finn_env import contained_finn
 
     with contained_finn(), tempfile.TemporaryDirectory() as folder:
@@ -49,7 +50,6 @@ def theirs(onnx_path: Path, queue: Any) -> None:
         finn.xsi.SimEngine = None  # finn.builder looks it up when it is imported; there is no simulator here
         import finn.builder.build_dataflow_config as configuration
         import finn.builder.build_dataflow_steps as shipped
-        from finn.builder.custom_step_library import resnet
         from qonnx.core.modelwrapper import ModelWrapper
 
         config = configuration.DataflowBuildConfig(
@@ -58,25 +58,31 @@ def theirs(onnx_path: Path, queue: Any) -> None:
             board="U250",
             shell_flow_type=configuration.ShellFlowType.VITIS_ALVEO,
             generate_outputs=[],
+            standalone_thresholds=True,
         )
         start = time.perf_counter()
         model = ModelWrapper(str(onnx_path))
-        for step in (
-            shipped.step_qonnx_to_finn,
-            resnet.step_resnet50_tidy,
-            resnet.step_resnet50_streamline,
-            resnet.step_resnet50_convert_to_hw,
-            shipped.step_create_dataflow_partition,
-            shipped.step_specialize_layers,
-        ):
+        for name in shipped_steps():
+            module, _, function = name.rpartition(".")
+            step = getattr(importlib.import_module(module) if module else shipped, function)
             try:
                 model = step(model, config)
             except Exception as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                queue.put({"step": step.__name__, "seconds": time.perf_counter() - start, "failed": reason})
+                queue.put({"step": function, "seconds": time.perf_counter() - start, "failed": reason})
                 return
-            queue.put({"step": step.__name__, "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
+            queue.put({"step": function, "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
         queue.put({"step": "done", "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
+
+
+def shipped_steps() -> list[str]:
+    """Return the steps FINN+ lists for its ResNet18, up to specialized layers."""
+    import finn.benchmarking
+    import yaml
+
+    path = Path(next(iter(finn.benchmarking.__path__))) / "dut" / "resnet18.yml"
+    steps = yaml.safe_load(path.read_text("utf-8"))["steps"]
+    return steps[: steps.index("step_specialize_layers") + 1]
 
 
 def run(target: Any, onnx_path: Path, timeout: float) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ def _layer(model: Model, node: onnx.NodeProto, fpga_part: str) -> Layer:
         name=node.name,
         op_type=node.op_type,
         backend=node.op_type[-3:],
-        source=_source(model, node),
+        source=layer_source(model, node),
         cycles=int(instance.get_exp_cycles()),
         pe=int(instance.get_nodeattr("PE")) if "PE" in known else None,
         simd=int(instance.get_nodeattr("SIMD")) if "SIMD" in known else None,
@@ -166,7 +166,7 @@ def _layer(model: Model, node: onnx.NodeProto, fpga_part: str) -> Layer:
     )
 
 
-def _source(model: Model, node: onnx.NodeProto) -> str:
+def layer_source(model: Model, node: onnx.NodeProto) -> str:
     """Return the operation of the network that a layer is part of; FINN's own tensors have names of 20 letters."""
     reading: onnx.NodeProto | None = node
     while reading is not None and "/" not in reading.output[0]:

@@ -18,7 +18,7 @@ import onnx
 
 from .boards import RESOURCES, Board
 from .errors import CapacityError
-from .estimate import has_narrow_weights, layer_figures, sum_known
+from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
 from .model import Model, custom_op
 from .steps import is_layer
 
@@ -52,7 +52,12 @@ class Group:
     """Layers that can only be folded together, and their foldings worth taking: fewer cycles, higher price."""
 
     names: tuple[str, ...]
+    source: str  # the operation of the network they belong to
     options: tuple[Option, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.names[-1]} ({self.source})"
 
     def cheapest(self, max_cycles: int) -> Option | None:
         """Return the cheapest folding of at most that many cycles, None if there is none."""
@@ -91,7 +96,7 @@ class FoldingSpace:
         slow = max((group for group, option in chosen if option is None), key=_fastest, default=None)
         if slow is not None:
             raise CapacityError(
-                f"layer {slow.names[-1]}: takes {_fastest(slow)} cycles a frame fully unfolded, "
+                f"layer {slow.title}: takes {_fastest(slow)} cycles a frame fully unfolded, "
                 f"expected at most {max_cycles}; lower --target-fps or raise --clock-mhz"
             )
         settings = {
@@ -112,8 +117,8 @@ class FoldingSpace:
         if max_cycles < self.fastest_cycles:
             slow = max(self._groups, key=_fastest)
             raise CapacityError(
-                f"--target-fps: got {target_fps:g}, expected at most {clock_mhz * 1e6 / self.fastest_cycles:.4g} at "
-                f"{clock_mhz:g} MHz; the bottleneck is {slow.names[-1]} with {self.fastest_cycles} cycles a frame, "
+                f"--target-fps: got {target_fps:g}, expected at most {clock_mhz * 1e6 / self.fastest_cycles:,.1f} at "
+                f"{clock_mhz:g} MHz; the bottleneck is {slow.title} with {self.fastest_cycles:,} cycles a frame, "
                 "fully unfolded"
             )
         folding = self.for_cycles(max_cycles)
@@ -122,7 +127,7 @@ class FoldingSpace:
             best = self.for_utilization(1.0)
             raise CapacityError(
                 f"--target-fps: {target_fps:g} fps need {excess}; {self._board.name} reaches at most "
-                f"{clock_mhz * 1e6 / best.ii_cycles:.4g} fps: lower --target-fps or choose a larger --board"
+                f"{clock_mhz * 1e6 / best.ii_cycles:,.1f} fps: lower --target-fps or choose a larger --board"
             )
         return folding
 
@@ -157,7 +162,10 @@ class FoldingSpace:
             used, limit = folding.resources[name], self._board.resources[name] * max_utilization
             if used is not None and used > limit:
                 too_much.append(f"{used:,.0f} {name} of {limit:,.0f}")
-        return " and ".join(too_much) or None
+        if not too_much:
+            return None
+        part = "" if max_utilization == 1.0 else f" ({max_utilization:.0%} of the board)"
+        return " and ".join(too_much) + part
 
 
 def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:
@@ -195,7 +203,8 @@ def _price_groups(model: Model, board: Board) -> list[Group]:
         if key not in priced:
             options = _options(nodes, instances, narrow, board)
             priced[key] = _worth_taking(options)
-        groups.append(Group(names=tuple(node.name for node in nodes), options=priced[key]))
+        names = tuple(node.name for node in nodes)
+        groups.append(Group(names=names, source=layer_source(model, nodes[-1]), options=priced[key]))
     return groups
 
 
