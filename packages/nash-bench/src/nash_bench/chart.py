@@ -83,9 +83,9 @@ def scale_of(values: Sequence[float], *, may_be_log: bool, at_most: float | None
         room = (high / low) ** _PADDING
         low, high = low / room, high * room
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = tuple(
-            step * 10.0**decade for decade in decades for step in (1, 3) if low <= step * 10.0**decade <= high
-        )
+        steps = (1, 3) if len(decades) <= 5 else (1,)
+        rounded = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        ticks = tuple(tick for tick in rounded if low <= tick <= high)
         return Scale(low=low, high=high, ticks=ticks, is_log=True)
     room = (high - low) * _PADDING or max(abs(high) * _PADDING, 1.0)
     is_positive = low >= 0

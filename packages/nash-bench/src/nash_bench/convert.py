@@ -165,7 +165,7 @@ def _express_in_arithmetic(graph: onnx.GraphProto) -> None:
 def _fits_qcdq(node: onnx.NodeProto, constants: dict[str, NDArray], rank: int | None) -> bool:
     """Tell whether QuantToQCDQ replaces this node, and by something that equals it."""
     scale, zero_point, bit_width = (constants[name] for name in node.input[1:])
-    _, _, rounding = _quantizer_attributes(node)
+    signed, narrow, rounding = _quantizer_attributes(node)
     num_axes = sum(side > 1 for side in scale.shape)
     return (
         node.op_type == "Quant"
@@ -175,6 +175,7 @@ def _fits_qcdq(node: onnx.NodeProto, constants: dict[str, NDArray], rank: int | 
         and zero_point.item() == 0
         and bit_width.ndim == 0
         and bit_width.item() in range(2, 9)
+        and (bit_width.item() < 8 or signed or not narrow)  # it forgets to narrow an unsigned byte
         and rounding == "ROUND"
     )
 
@@ -196,7 +197,7 @@ def _arithmetic(
         nodes.append(helper.make_node(op_type, list(inputs), [name], name=f"{target}_{op_type}{len(nodes)}"))
         return name
 
-    scale = node.input[1]
+    scale = constant(constants[node.input[1]], "scale")
     if node.op_type == "BipolarQuant":
         is_positive = step("GreaterOrEqual", source, constant(0, "zero"))
         sign = step("Where", is_positive, constant(1, "plus"), constant(-1, "minus"))
@@ -207,7 +208,8 @@ def _arithmetic(
     bits = constants[node.input[3]]
     if bits.size != 1:
         raise UnsupportedError(f"node {node.name or target}: got a bit width a channel, expected one; export it so")
-    value = step("Add", step("Div", source, scale), node.input[2])
+    zero_point = constant(constants[node.input[2]], "zero_point")
+    value = step("Add", step("Div", source, scale), zero_point)
     if bits.item() == 1 and signed:
         is_positive = step("GreaterOrEqual", value, constant(0, "zero"))
         value = step("Where", is_positive, constant(1, "plus"), constant(-1, "minus"))
@@ -218,7 +220,7 @@ def _arithmetic(
         low, high = _integer_range(bits.item(), signed, narrow)
         value = step("Clip", value, constant(low, "low"), constant(high, "high"))
         value = step(_ROUND_OPERATORS[rounding], value)
-    step("Mul", step("Sub", value, node.input[2]), scale, output=target)
+    step("Mul", step("Sub", value, zero_point), scale, output=target)
     return nodes
 
 

@@ -5,17 +5,19 @@ Shapes: pixels (N, C, H, W) uint8, logits (N, K) float32, labels (N,) int64.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import data, manifest
 from .convert import read_onnx
-from .errors import DataError, IntegrityError, ManifestError, NashError, VerificationError
+from .errors import DataError, IntegrityError, ManifestError, UnsupportedError, VerificationError
 from .execute import Reference, Runtime, num_available_cores
 from .records import Accuracy, ClassAccuracy, Hardware, Identity, hardware_from_manifest
 from .throughput import describe_environment, measure_throughput
@@ -118,7 +120,7 @@ def _load_golden(path: Path, model: dict[str, Any]) -> tuple[NDArray[np.uint8], 
     try:
         with np.load(golden_path, allow_pickle=False) as arrays:
             pixels, logits = arrays["input"], arrays["output"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise IntegrityError(f"{golden_path}: not a readable golden file ({error}); export it anew") from error
     expected = tuple(model["input"]["shape"][1:])
     if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
@@ -164,8 +166,8 @@ def _named(path: Path, make: Callable[[], T]) -> T:
     """Put the manifest's name before an error of the graph it names."""
     try:
         return make()
-    except NashError as error:
-        raise type(error)(f"{path}: {error}") from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path}: {error}") from error
 
 
 def _check_golden(
