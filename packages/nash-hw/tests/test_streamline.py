@@ -56,8 +56,8 @@ def test_thresholds_equal_exact_rounding_of_every_integer(scale, step, relu, zer
     """Against rational arithmetic, ties to even included: scale 1/4 and step 1/2 make every other value a tie."""
     from qonnx.core.datatype import DataType
 
+    from nash_hw.integers import Integers, exact_thresholds
     from nash_hw.qonnx_graph import Quantizer
-    from nash_hw.streamline import Integers, exact_thresholds
 
     bias = np.array([0.0, -0.5, 0.31])
     x = Integers(
@@ -84,8 +84,8 @@ def test_thresholds_equal_exact_rounding_of_every_integer(scale, step, relu, zer
 def test_thresholds_of_a_constant_channel():
     from qonnx.core.datatype import DataType
 
+    from nash_hw.integers import Integers, exact_thresholds
     from nash_hw.qonnx_graph import Quantizer
-    from nash_hw.streamline import Integers, exact_thresholds
 
     x = Integers(
         name="x",
@@ -219,4 +219,16 @@ def test_dynamic_input_shape_is_refused():
     source = residual_network()
     source.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     with pytest.raises(ManifestError, match=r"expected \[1, C, H, W\]"):
+        streamline(source)
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(8, True), (4, False)])
+def test_input_that_is_not_bytes_is_refused(bits, signed):
+    from nash_hw.streamline import streamline
+
+    net = Network((1, 2, 6, 6))
+    image = net.quantize("x", 1 / 128, bits, signed=signed)
+    source = net.finish(net.head(net.relu(net.conv(image, (4, 2, 3, 3))), 4), (1, 3))
+    del source.graph.node[0]  # the byte quantizer every Network begins with
+    with pytest.raises(UnsupportedError, match="unsigned 8-bit quantizer"):
         streamline(source)

@@ -19,8 +19,8 @@ import numpy as np
 
 from .errors import IntegrityError, ManifestError, VerificationError
 from .execute import Executor
+from .integers import Dequantization
 from .model import Model
-from .streamline import Dequantization
 
 _MAX_EXACT_BITS = 4
 _MAX_FLIPPED_SAMPLES = 0.5

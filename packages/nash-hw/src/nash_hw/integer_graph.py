@@ -1,0 +1,155 @@
+"""The integer graph while it is written, and what the operations ask of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .errors import ManifestError, UnsupportedError
+from .integers import Integers, Product, quantized_integers
+from .model import GraphBuilder, Model, range_datatype, tensor_title
+from .qonnx_graph import Quantizer, Weights, constants
+
+
+class IntegerGraph:
+    """What is known of a QONNX graph's tensors, by name, and the integer graph made of them so far."""
+
+    def __init__(self, source: onnx.GraphProto) -> None:
+        inputs = [entry for entry in source.input if entry.name not in {tensor.name for tensor in source.initializer}]
+        if len(inputs) != 1 or len(source.output) != 1:
+            raise ManifestError(
+                f"model.onnx: got {len(inputs)} inputs and {len(source.output)} outputs, expected one of each; "
+                "export a network from one picture to its logits"
+            )
+        self.input = inputs[0]
+        self.constants = constants(source)
+        self.weights: dict[str, Weights] = {}
+        self.integers: dict[str, Integers] = {}
+        self.new = GraphBuilder("streamlined")
+        self._unwritten: dict[str, Product] = {}
+        self._num_readers = Counter(name for node in source.node for name in node.input)
+
+    def finish(self, result: Integers) -> Model:
+        """Return the integer graph with `result` as its output."""
+        self.new.output(self.materialize(result).name)
+        return self.new.model()
+
+    def input_of(self, node: onnx.NodeProto, position: int = 0) -> Integers:
+        """Return the integers a node reads."""
+        name = node.input[position]
+        found = self.integers.get(name)
+        if found is None:
+            raise UnsupportedError(
+                f"{node_title(node)}: reads '{name}', which is not quantized; put a quantizer before it"
+            )
+        return found
+
+    def linear_input(self, node: onnx.NodeProto) -> Integers:
+        """Return an input that a sum over channels and positions may read: one scale for all, zero is zero."""
+        x = self.materialize(self.input_of(node))
+        if x.relu or len(np.unique(x.scale)) > 1 or np.any(x.bias != 0):
+            raise UnsupportedError(f"{node_title(node)}: its input is not quantized; put a quantizer before it")
+        return x
+
+    def constant_of(self, node: onnx.NodeProto, x: Integers) -> tuple[np.ndarray, bool]:
+        """Return the constant operand of a node, one value or one a channel, and whether it comes first."""
+        for position, name in enumerate(node.input):
+            if name in self.constants:
+                value = self.constants[name].astype(np.float64)
+                return _per_channel(value, len(x.shape), x.channels, node), position == 0
+        raise UnsupportedError(f"{node_title(node)}: multiplies or divides two feature maps; the accelerator cannot")
+
+    def weights_of(self, node: onnx.NodeProto) -> Weights:
+        """Return the quantized weights a convolution or matrix product reads."""
+        weights = self.weights.get(node.input[1])
+        if weights is None:
+            raise UnsupportedError(f"{node_title(node)}: its weights are not quantized; put a quantizer on them")
+        return weights
+
+    def product(
+        self,
+        node: onnx.NodeProto,
+        x: Integers,
+        weights: Weights,
+        result: tuple[tuple[int, ...], np.ndarray],
+        **given: Any,
+    ) -> Integers:
+        """Make the integers of a convolution or matrix product; weights: (out channels, in channels, ...)."""
+        shape, bias = result
+        if weights.output_scale is None:
+            raise UnsupportedError(f"{node_title(node)}: its weights have more than one scale per output channel")
+        scale = x.scale * weights.output_scale
+        product = Product(node=node, x=x, weights=weights, shape=shape, attributes=given)
+        low, high = product.range()
+        # not written yet: a negative scale may still flip its weights (see `materialize`)
+        name = node.output[0]
+        self._unwritten[name] = product
+        return Integers(
+            name=name,
+            shape=shape,
+            datatype=range_datatype(low.min(), high.max()),
+            scale=scale,
+            bias=bias,
+            low=low,
+            high=high,
+        )
+
+    def materialize(self, x: Integers) -> Integers:
+        """Write the product that makes `x`, if it is not written yet."""
+        product = self._unwritten.pop(x.name, None)
+        if product is not None:
+            product.write(self.new, x)
+        return x
+
+    def scaled(self, node: onnx.NodeProto, x: Integers, factor: np.ndarray, offset: np.ndarray) -> Integers:
+        """Return ``factor * real + offset``; where that makes a scale negative, the weights that made x are flipped."""
+        if x.relu:
+            raise UnsupportedError(
+                f"{node_title(node)}: stands between a ReLU and its quantizer; put it before the ReLU"
+            )
+        scale, bias = x.scale * factor, x.bias * factor + offset
+        negative = np.broadcast_to(scale < 0, x.channels)
+        product = self._unwritten.get(x.name)
+        if negative.any() and product is not None and self._is_read_once(x):
+            self._unwritten[x.name] = product = product.flipped(negative)
+            low, high = product.range()
+            datatype = range_datatype(low.min(), high.max())
+            return replace(x, scale=np.abs(scale), bias=bias, low=low, high=high, datatype=datatype)
+        return replace(x, scale=scale, bias=bias)
+
+    def _is_read_once(self, x: Integers) -> bool:
+        """Tell whether every tensor of the source graph that stands for `x` has one reader."""
+        return all(self._num_readers[name] == 1 for name, other in self.integers.items() if other.name == x.name)
+
+    def quantize_input(self, node: onnx.NodeProto, quantizer: Quantizer) -> Integers:
+        """Let the accelerator take the integers themselves: the host's pixels."""
+        shape = tuple(dim.dim_value for dim in self.input.type.tensor_type.shape.dim)
+        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+            raise ManifestError(f"model.onnx: input: got shape {list(shape)}, expected [1, C, H, W]")
+        if self._num_readers[self.input.name] != 1 or (quantizer.low, quantizer.high) != (0, 255):
+            raise UnsupportedError(
+                f"{node_title(node)}: the accelerator takes the bytes of a picture; "
+                "let the input have one reader, an unsigned 8-bit quantizer"
+            )
+        self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype)
+        return quantized_integers(self.input.name, shape, quantizer)
+
+
+def node_title(node: onnx.NodeProto) -> str:
+    """Return how a message names a node."""
+    return f"{node.op_type} '{tensor_title(node.output[0])}'"
+
+
+def _per_channel(value: np.ndarray, rank: int, channels: int, node: onnx.NodeProto) -> np.ndarray:
+    if value.size == 1:
+        return value.reshape(1)
+    shape = (1,) * (rank - value.ndim) + value.shape
+    if shape != tuple(channels if axis == 1 else 1 for axis in range(rank)):
+        raise UnsupportedError(
+            f"{node_title(node)}: its constant has shape {list(value.shape)}, expected one per channel"
+        )
+    return value.reshape(channels)

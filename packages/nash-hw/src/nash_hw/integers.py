@@ -1,0 +1,140 @@
+"""Integer tensors, what they stand for, and the thresholds that make them.
+
+The thresholds are exact: the k-th output step of a quantizer begins at the smallest integer x with
+``round_half_even((scale * x + bias) / step) >= k``. That is QONNX's Quant (qonnx custom_op/general/quant.py) solved
+for x, so no floating-point noise is left in the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+from qonnx.core.datatype import BaseDataType
+
+from .model import GraphBuilder
+from .qonnx_graph import Quantizer, Weights
+
+_FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is computed again, in rational numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integers:
+    """An integer tensor of the new graph and what it stands for: ``real = scale * x + bias``, ReLU'd if `relu`."""
+
+    name: str
+    shape: tuple[int, ...]
+    datatype: BaseDataType
+    scale: np.ndarray  # (C,) or (1,), float64
+    bias: np.ndarray  # (C,) or (1,), float64
+    low: np.ndarray  # (C,) or (1,): smallest and largest value x can take
+    high: np.ndarray
+    relu: bool = False
+
+    @property
+    def channels(self) -> int:
+        return self.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dequantization:
+    """What turns the accelerator's output integers into logits: ``logits = scale * x + bias``."""
+
+    scale: np.ndarray  # (K,)
+    bias: np.ndarray  # (K,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A convolution or matrix product that is not written yet."""
+
+    node: onnx.NodeProto
+    x: Integers
+    weights: Weights
+    shape: tuple[int, ...]
+    attributes: dict[str, Any]
+
+    def flipped(self, negative: np.ndarray) -> Product:
+        """Return the product with the signs of some output channels changed."""
+        return replace(self, weights=self.weights.flipped(negative))
+
+    def range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and largest value of each output channel; padding adds zeros."""
+        weights = self.weights.integers.reshape(len(self.weights.integers), -1)
+        low, high = min(0, int(self.x.low.min())), max(0, int(self.x.high.max()))
+        positive, negative = np.maximum(weights, 0).sum(axis=1), np.minimum(weights, 0).sum(axis=1)
+        return positive * low + negative * high, positive * high + negative * low
+
+    def write(self, graph: GraphBuilder, result: Integers) -> None:
+        """Add the node and its weights to the graph."""
+        title = self.node.output[0]
+        values = self.weights.integers
+        is_matrix = values.ndim == 2
+        name = graph.constant(f"{title}_weights", values.T if is_matrix else values, self.weights.datatype)
+        op_type = "MatMul" if is_matrix else "Conv"
+        output = (result.name, self.shape, result.datatype)
+        graph.node(op_type, [self.x.name, name], output, **self.attributes)
+
+
+def quantized_integers(name: str, shape: tuple[int, ...], quantizer: Quantizer) -> Integers:
+    """Return the integers a quantizer gives."""
+    return Integers(
+        name=name,
+        shape=shape,
+        datatype=quantizer.datatype,
+        scale=np.full(1, quantizer.scale),
+        bias=np.zeros(1) - quantizer.zero_point * quantizer.scale,
+        low=np.full(1, float(quantizer.low)),
+        high=np.full(1, float(quantizer.high)),
+    )
+
+
+def exact_thresholds(x: Integers, quantizer: Quantizer) -> np.ndarray:
+    """Return the integer thresholds (C or 1, steps) at which the output of `quantizer` rises, reading `x`.
+
+    Step k (from low + 1 to high) is taken where ``round_half_even(real / step) >= k``, that is at
+    ``real >= (k - 1/2) * step``, the bound itself included if k is even: 2.5 rounds to 2, 3.5 to 4.
+    """
+    steps = np.arange(quantizer.low + 1, quantizer.high + 1)
+    scale, bias, low, high = (_column(values) for values in (x.scale, x.bias, x.low, x.high))
+    bounds = (steps - 0.5 - quantizer.zero_point) * quantizer.scale  # (steps,), of the real value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (bounds - bias) / scale
+        noise = _FLOAT64_NOISE * np.maximum(1.0, (np.abs(bounds) + np.abs(bias)) / scale)
+        is_near = np.abs(ratio - np.round(ratio)) <= noise
+    tie_rises = steps % 2 == 0
+    thresholds = np.ceil(ratio)
+    for row, column in np.argwhere(is_near):
+        line = (float(values[min(row, len(values) - 1), 0]) for values in (scale, bias))
+        thresholds[row, column] = _first_integer(*line, quantizer, int(steps[column]))
+    constant = np.broadcast_to(scale == 0, thresholds.shape)
+    risen = np.where(tie_rises, bias >= bounds, bias > bounds)
+    thresholds = np.where(constant, np.where(risen, -np.inf, np.inf), thresholds)
+    if x.relu:  # the real value is at least 0
+        always = np.where(tie_rises, bounds <= 0, bounds < 0)
+        thresholds = np.where(always, -np.inf, thresholds)
+    return _upper_float32(np.clip(thresholds, low, high + 1.0))
+
+
+def _first_integer(scale: float, bias: float, quantizer: Quantizer, step: int) -> int:
+    """Return the first integer to reach a step, in rational arithmetic: for those too near to a bound for floats."""
+    bound = (Fraction(2 * step - 1, 2) - quantizer.zero_point) * Fraction(quantizer.scale)
+    ratio = (bound - Fraction(bias)) / Fraction(scale)
+    if ratio.denominator > 1:
+        return math.ceil(ratio)
+    return int(ratio) if step % 2 == 0 else int(ratio) + 1
+
+
+def _upper_float32(values: np.ndarray) -> np.ndarray:
+    """Round integers up to what float32, FINN's container of integers, can hold: it has gaps beyond 2**24."""
+    rounded = values.astype(np.float32)
+    too_low = rounded.astype(np.float64) < values
+    return np.where(too_low, np.nextafter(rounded, np.float32(np.inf)), rounded).astype(np.float32)
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float64).reshape(-1, 1)

@@ -1,0 +1,279 @@
+"""What each operation of a QONNX graph does to integers and their scale and bias.
+
+Shapes: feature maps (1, C, H, W), vectors (1, C).
+
+A handler reads the integers of a node's inputs, writes integer nodes where there is something to compute, and returns
+the integers of the node's output. Convolutions and sums make integers of integers, batch normalization only changes
+scale and bias, a quantizer turns both into thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .errors import UnsupportedError
+from .integer_graph import IntegerGraph, node_title
+from .integers import Integers, exact_thresholds, quantized_integers
+from .model import QONNX_DOMAIN, attributes, range_datatype
+from .qonnx_graph import read_quantizer
+
+
+def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    quantizer = read_quantizer(node, graph.constants)
+    if node.input[0] == graph.input.name:
+        return graph.quantize_input(node, quantizer)
+    x = graph.input_of(node)
+    if np.any(x.scale < 0):
+        raise UnsupportedError(
+            f"{node_title(node)}: reads a negative scale that no convolution can absorb; "
+            "keep the gamma of a batch normalization after a max-pool positive"
+        )
+    thresholds = exact_thresholds(x, quantizer)
+    datatype = quantizer.datatype
+    name = graph.new.constant(
+        f"{node.output[0]}_thresholds", thresholds, range_datatype(thresholds.min(), thresholds.max())
+    )
+    output = graph.new.node(
+        "MultiThreshold",
+        [graph.materialize(x).name, name],
+        (node.output[0], x.shape, datatype),
+        domain=QONNX_DOMAIN,
+        out_dtype=datatype.name,
+        out_scale=1.0,
+        out_bias=float(quantizer.low),
+        data_layout="NCHW" if len(x.shape) == 4 else "NC",
+    )
+    return quantized_integers(output, x.shape, quantizer)
+
+
+def _convolve(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    x = graph.linear_input(node)
+    weights = graph.weights_of(node)
+    if weights.integers.ndim != 4:
+        raise UnsupportedError(f"{node_title(node)}: convolves in {weights.integers.ndim - 2} dimensions, expected 2")
+    given = attributes(node)
+    groups = given.get("group", 1)
+    kernel = list(weights.integers.shape[2:])
+    strides = list(given.get("strides", [1, 1]))
+    pads = _pads(node, given)
+    if any(step != 1 for step in given.get("dilations", [1, 1])):
+        raise UnsupportedError(f"{node_title(node)}: is dilated; use dilation 1")
+    size = _output_size(x.shape[2:], kernel, strides, pads)
+    shape = (1, weights.integers.shape[0], *size)
+    bias = graph.constants[node.input[2]].astype(np.float64) if len(node.input) > 2 else np.zeros(1)
+    return graph.product(node, x, weights, (shape, bias), kernel_shape=kernel, strides=strides, pads=pads, group=groups)
+
+
+def _multiply_matrix(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    x = graph.linear_input(node)
+    weights = graph.weights_of(node)
+    given = attributes(node)
+    bias = np.zeros(1)
+    if node.op_type == "Gemm":
+        if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0 or given.get("transA", 0):
+            raise UnsupportedError(f"{node_title(node)}: uses alpha, beta or transA; export a plain linear layer")
+        if not given.get("transB", 0):
+            weights = weights.transposed((1, 0))
+        if len(node.input) > 2:
+            bias = graph.constants[node.input[2]].astype(np.float64).reshape(-1)
+    else:
+        weights = weights.transposed((1, 0))
+    if len(x.shape) != 2 or weights.integers.shape[1] != x.channels:
+        raise UnsupportedError(f"{node_title(node)}: multiplies {list(x.shape)} by {weights.integers.shape[::-1]}")
+    return graph.product(node, x, weights, ((1, weights.integers.shape[0]), bias))
+
+
+def _normalize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    """Batch normalization: ``gamma * (y - mean) / sqrt(variance + epsilon) + beta``."""
+    x = graph.input_of(node)
+    gamma, beta, mean, variance = (graph.constants[name].astype(np.float64) for name in node.input[1:5])
+    factor = gamma / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    return graph.scaled(node, x, factor, beta - mean * factor)
+
+
+def _multiply(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    x = graph.input_of(node, 1 if node.input[0] in graph.constants else 0)
+    value, constant_first = graph.constant_of(node, x)
+    if node.op_type == "Div":
+        if constant_first:
+            raise UnsupportedError(f"{node_title(node)}: divides by a feature map; the accelerator cannot")
+        value = 1.0 / value
+    return graph.scaled(node, x, value, np.zeros(1))
+
+
+def _add(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    if any(name in graph.constants for name in node.input):
+        x = graph.input_of(node, 1 if node.input[0] in graph.constants else 0)
+        value, constant_first = graph.constant_of(node, x)
+        if node.op_type == "Sub":
+            return graph.scaled(
+                node, x, np.full(1, -1.0 if constant_first else 1.0), value * (1 if constant_first else -1)
+            )
+        return graph.scaled(node, x, np.ones(1), value)
+    if node.op_type == "Sub":
+        raise UnsupportedError(f"{node_title(node)}: subtracts feature maps; the accelerator only adds them")
+    return _join(graph, node)
+
+
+def _join(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    left, right = (graph.materialize(graph.input_of(node, position)) for position in (0, 1))
+    for side in (left, right):
+        if side.relu or side.scale.size > 1 or np.any(side.bias != 0):
+            raise UnsupportedError(
+                f"{node_title(node)}: adds '{side.name}', which is not quantized; put the join's "
+                "quantizer on both inputs"
+            )
+    if left.scale != right.scale:
+        raise UnsupportedError(
+            f"{node_title(node)}: its inputs have the scales {left.scale[0]:.6g} and {right.scale[0]:.6g}; "
+            "let both inputs of an addition share one quantizer"
+        )
+    if left.shape != right.shape:
+        raise UnsupportedError(f"{node_title(node)}: adds shapes {list(left.shape)} and {list(right.shape)}")
+    low, high = left.low + right.low, left.high + right.high
+    datatype = range_datatype(low.min(), high.max())
+    name = graph.new.node("Add", [left.name, right.name], (node.output[0], left.shape, datatype))
+    return replace(left, name=name, datatype=datatype, low=low, high=high)
+
+
+def _rectify(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    return replace(graph.input_of(node), relu=True)
+
+
+def _max_pool(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    x = graph.materialize(graph.input_of(node))
+    given = attributes(node)
+    kernel = list(given["kernel_shape"])
+    strides, pads = list(given.get("strides", [1, 1])), _pads(node, given)
+    if given.get("ceil_mode", 0) or any(step != 1 for step in given.get("dilations", [1, 1])):
+        raise UnsupportedError(f"{node_title(node)}: uses ceil_mode or dilation; the accelerator cannot")
+    if any(pads) and np.any(x.low < 0):
+        raise UnsupportedError(
+            f"{node_title(node)}: pads a signed tensor with zeros, which would win over negative values; "
+            "pool an unsigned one"
+        )
+    if np.any(x.scale <= 0):
+        raise UnsupportedError(f"{node_title(node)}: pools a tensor of negative scale")
+    if min(kernel[0] - strides[0], kernel[1] - strides[1]) < 0:
+        raise UnsupportedError(f"{node_title(node)}: its stride {strides} exceeds its kernel {kernel}")
+    shape = (*x.shape[:2], *_output_size(x.shape[2:], kernel, strides, pads))
+    name = graph.new.node(
+        "MaxPool",
+        [x.name],
+        (node.output[0], shape, x.datatype),
+        kernel_shape=kernel,
+        strides=strides,
+        pads=pads,
+    )
+    return replace(x, name=name, shape=shape)
+
+
+def _concatenate(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    parts = [graph.materialize(graph.input_of(node, i)) for i in range(len(node.input))]
+    if attributes(node)["axis"] not in (1, 1 - len(parts[0].shape)):
+        raise UnsupportedError(f"{node_title(node)}: concatenates along another axis than the channels")
+    if any(part.relu != parts[0].relu or part.datatype != parts[0].datatype for part in parts):
+        raise UnsupportedError(f"{node_title(node)}: concatenates tensors of different quantizers")
+    channels = sum(part.channels for part in parts)
+    shape = (1, channels, *parts[0].shape[2:])
+
+    def joined(read: Callable[[Integers], np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.broadcast_to(read(part), part.channels) for part in parts])
+
+    name = graph.new.node("Concat", [part.name for part in parts], (node.output[0], shape, parts[0].datatype), axis=1)
+    return replace(
+        parts[0],
+        name=name,
+        shape=shape,
+        scale=_collapsed(joined(lambda part: part.scale)),
+        bias=_collapsed(joined(lambda part: part.bias)),
+        low=_collapsed(joined(lambda part: part.low)),
+        high=_collapsed(joined(lambda part: part.high)),
+    )
+
+
+def _pool_globally(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    """The mean over all positions: a sum of integers, and a scale."""
+    x = graph.materialize(graph.input_of(node))
+    height, width = x.shape[2:]
+    if node.op_type == "AveragePool":
+        given = attributes(node)
+        if list(given["kernel_shape"]) != [height, width] or any(_pads(node, given)):
+            raise UnsupportedError(f"{node_title(node)}: averages over less than the whole map; pool globally")
+    if node.op_type == "ReduceMean" and not _reduces_positions(graph, node):
+        raise UnsupportedError(f"{node_title(node)}: averages over other axes than the positions")
+    if x.relu:
+        raise UnsupportedError(f"{node_title(node)}: reads a ReLU that is not quantized; put a quantizer before it")
+    count = height * width
+    low, high = x.low * count, x.high * count
+    datatype = range_datatype(low.min(), high.max())
+    axes = graph.new.axes(f"{node.output[0]}_axes", [2, 3])
+    shape = (1, x.channels, 1, 1)
+    name = graph.new.node("ReduceSum", [x.name, axes], (node.output[0], shape, datatype), keepdims=1)
+    return replace(x, name=name, shape=shape, datatype=datatype, scale=x.scale / count, low=low, high=high)
+
+
+def _reduces_positions(graph: IntegerGraph, node: onnx.NodeProto) -> bool:
+    given = attributes(node)
+    axes = given.get("axes") or (graph.constants[node.input[1]].tolist() if len(node.input) > 1 else [])
+    return sorted(axis % 4 for axis in axes) == [2, 3] and given.get("keepdims", 1) == 1
+
+
+def _flatten(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    x = graph.materialize(graph.input_of(node))
+    if len(x.shape) == 2:
+        return x
+    if x.shape[2:] != (1, 1):
+        raise UnsupportedError(f"{node_title(node)}: flattens {list(x.shape)}; pool globally before the classifier")
+    shape = (1, x.channels)
+    name = graph.new.node("Flatten", [x.name], (node.output[0], shape, x.datatype), axis=1)
+    return replace(x, name=name, shape=shape)
+
+
+def _pass(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    return graph.input_of(node)
+
+
+HANDLERS: dict[str, Callable[[IntegerGraph, onnx.NodeProto], Integers]] = {
+    "Add": _add,
+    "AveragePool": _pool_globally,
+    "BatchNormalization": _normalize,
+    "Concat": _concatenate,
+    "Conv": _convolve,
+    "Div": _multiply,
+    "Dropout": _pass,
+    "Flatten": _flatten,
+    "Gemm": _multiply_matrix,
+    "GlobalAveragePool": _pool_globally,
+    "Identity": _pass,
+    "MatMul": _multiply_matrix,
+    "MaxPool": _max_pool,
+    "Mul": _multiply,
+    "Quant": _quantize,
+    "ReduceMean": _pool_globally,
+    "Relu": _rectify,
+    "Reshape": _flatten,
+    "Squeeze": _flatten,
+    "Sub": _add,
+}
+
+
+def _collapsed(values: np.ndarray) -> np.ndarray:
+    return values[:1] if np.all(values == values[0]) else values
+
+
+def _pads(node: onnx.NodeProto, given: dict[str, Any]) -> list[int]:
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UnsupportedError(f"{node_title(node)}: uses auto_pad; export explicit pads")
+    return list(given.get("pads", [0, 0, 0, 0]))
+
+
+def _output_size(size: tuple[int, ...], kernel: list[int], strides: list[int], pads: list[int]) -> tuple[int, int]:
+    height = (size[0] + pads[0] + pads[2] - kernel[0]) // strides[0] + 1
+    width = (size[1] + pads[1] + pads[3] - kernel[1]) // strides[1] + 1
+    return height, width
