@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 import torch
@@ -83,13 +82,13 @@ def iteration(width: int, gradient: str, *, is_reference: bool) -> Callable[[Ten
 
 
 def seconds(run: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor, repeats: int) -> float:
-    """Return the median time of a call; the first, which sets things up, does not count."""
+    """Return the shortest time of a call, which other load disturbs least; the first sets things up."""
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
         run(x, y)
         times.append(time.perf_counter() - started)
-    return median(times[1:])
+    return min(times[1:])
 
 
 def main() -> None:
