@@ -262,6 +262,26 @@ def test_alphas_that_are_not_sampled_keep_their_probability(supernet: Supernet, 
         assert (change[sampled] != 0).all()
 
 
+def test_pairs_are_drawn_without_replacement(supernet: Supernet) -> None:
+    row = torch.tensor([0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
+    with torch.no_grad():
+        supernet.alpha.copy_(row.log().expand(9, 6))
+    generator, counts, num_draws = torch.Generator().manual_seed(0), Counter(), 400
+    for _ in range(num_draws):
+        counts.update(tuple(sorted(pair)) for pair in Architect(supernet).sample(generator).wanted)
+    expected = 0.4 * 0.3 * (1 / 0.6 + 1 / 0.7)
+    assert counts[0, 1] / (9 * num_draws) == pytest.approx(expected, abs=0.03)
+    assert all(a != b for a, b in counts)
+
+
+def test_pairs_are_drawn_when_one_alpha_dwarfs_the_rest(supernet: Supernet) -> None:
+    with torch.no_grad():
+        supernet.alpha[:, 3] = 1e4
+    path = Architect(supernet).sample(torch.Generator().manual_seed(0))
+    assert all(3 in pair and pair[0] != pair[1] for pair in path.wanted)
+    assert path.active_index == [3] * 9
+
+
 def test_unknown_gradient_is_refused(supernet: Supernet) -> None:
     with pytest.raises(ValueError, match="expected one of two-path, full"):
         Architect(supernet, "three-path")  # type: ignore[arg-type]

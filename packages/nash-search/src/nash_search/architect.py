@@ -72,7 +72,9 @@ class Architect:
 
     def _sample_two(self, generator: torch.Generator) -> Path:
         logits = self.supernet.logits()
-        pair = torch.multinomial(logits.detach().softmax(-1), 2, generator=generator)
+        # the two largest of logits + Gumbel noise: two draws without replacement, however small a probability is
+        noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+        pair = (logits.detach() + noise).topk(2).indices
         gates = logits.gather(1, pair).softmax(-1)
         active = pair.gather(1, torch.multinomial(gates.detach(), 1, generator=generator))
         return Path(active[:, 0].tolist(), pair.tolist(), gates)
