@@ -1,4 +1,4 @@
-"""Command line of nash-qat."""
+"""Command line of nash-qat: parse, call, print."""
 
 from __future__ import annotations
 
@@ -17,36 +17,102 @@ app = typer.Typer(
     add_completion=False,
     help="Train a searched CNN with quantization and export it as QONNX.",
 )
+Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")]
+Data = Annotated[Path | None, typer.Option(help="Folder the dataset lies in; digits needs none.")]
 Preset = Annotated[str | None, typer.Option(help="Bit widths: wNaM, v1..v4 or resnet34-v3. [default: w4a4]")]
+Quantization = Annotated[Path | None, typer.Option(help="JSON file with bit widths, instead of --preset.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 
 
-@app.callback(invoke_without_command=True)
-def _version() -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"nash-qat {version('nash-qat')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
     pass
 
 
 @app.command()
-def export(
-    source: Annotated[Path, typer.Argument(help="genotype.json, or the folder of a training run.")],
-    out: Annotated[Path, typer.Option(help="Folder for model.json, model.onnx and golden.npz.")],
+def train(
+    genotype: Annotated[Path, typer.Argument(help="genotype.json, as nash-search writes it.")],
+    out: Out,
+    dataset: Dataset = "digits",
+    data: Data = None,
     preset: Preset = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    quantization: Quantization = None,
+    recipe: Annotated[str, typer.Option(help="quick, paper or a JSON file.")] = "quick",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides all chance of the run.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     json: Json = False,
 ) -> None:
-    """Write QONNX, reference outputs and model.json."""
-    from . import calibrate, genotype, manifest, presets
-    from . import export as exports
+    """Train a network with quantization; ends with the export."""
+    from . import commands
 
-    parsed = genotype.load(source)
-    network = exports.untrained(parsed, presets.preset(preset or "w4a4"), seed=seed)
-    pictures = calibrate.noise_pictures(32, parsed.input_shape, seed=seed + 1)
-    model = exports.export(network, pictures, out, exports.Provenance(genotype_path=source))
-    manifest.save(out / "model.json", model, "model")
-    console.print_result(
-        {"model": str(out / "model.json"), "onnx": model["onnx"]},
-        f"{out / 'model.json'}: {model['onnx']}",
-        as_json=json,
+    result, text = commands.train(
+        genotype,
+        out=out,
+        dataset=dataset,
+        data_dir=data,
+        preset=preset,
+        quantization_path=quantization,
+        recipe=recipe,
+        epochs=epochs,
+        seed=seed,
+        resume=resume,
     )
+    console.print_result(result, text, as_json=json)
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of a training run, or genotype.json for the untrained network.")
+    ],
+    out: Out,
+    preset: Preset = None,
+    quantization: Quantization = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="For the untrained network's weights. [default: 0]")] = None,
+    json: Json = False,
+) -> None:
+    """Write model.onnx (QONNX), golden.npz and model.json."""
+    from . import commands
+
+    result, text = commands.export(source, out=out, preset=preset, quantization_path=quantization, seed=seed)
+    console.print_result(result, text, as_json=json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model.json")],
+    dataset: Dataset = "digits",
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Measure the accuracy of an exported network on a test split."""
+    from . import commands
+
+    result, text = commands.evaluate(model, dataset=dataset, data_dir=data)
+    console.print_result(result, text, as_json=json)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="model (written here) or genotype (read here).")] = "model",
+    json: Json = False,
+) -> None:
+    """Print a JSON Schema."""
+    from . import commands
+
+    result, text = commands.schema(kind)
+    console.print_result(result, text, as_json=json)
 
 
 def main() -> None:

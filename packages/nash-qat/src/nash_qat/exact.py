@@ -75,7 +75,8 @@ def _run(node: onnx.NodeProto, inputs: list[Tensor]) -> Tensor:
 
 
 def _quant(x: Tensor, scale: Tensor, zero_point: Tensor, bits: Tensor, **attributes: Any) -> Tensor:
-    assert not zero_point.any() and attributes["rounding_mode"] == b"ROUND"
+    assert not zero_point.any()
+    assert attributes["rounding_mode"] == b"ROUND"
     steps, narrow = 2 ** int(bits.item()), attributes["narrow"]
     low, high = (-steps // 2 + narrow, steps // 2 - 1) if attributes["signed"] else (0, steps - 1 - narrow)
     return (x / scale).round().clamp(low, high) * scale

@@ -135,11 +135,25 @@ class _Pixels(UintQuant, _PerTensor, ActQuantSolver):
     bit_width = 8
 
 
+class _Conv2d(qnn.QuantConv2d):
+    """A convolution whose strided 1x1 form reads every second pixel first, while gradients are recorded.
+
+    The weight gradient of a strided 1x1 convolution on a channels-last input with few channels writes past its
+    buffer in oneDNN (uxlfoundation/oneDNN issue 6035).
+    """
+
+    def inner_forward_impl(self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None) -> Tensor:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1) or not torch.is_grad_enabled():
+            return super().inner_forward_impl(x, quant_weight, quant_bias)
+        down, right = self.stride
+        return nn.functional.conv2d(x[:, :, ::down, ::right], quant_weight, quant_bias, groups=self.groups)
+
+
 def conv(
     in_channels: int, out_channels: int, kernel: int, *, bits: int, stride: int = 1, padding: int, groups: int = 1
 ) -> nn.Conv2d:
     """Return a convolution without bias whose weights have one scale an output channel."""
-    return qnn.QuantConv2d(
+    return _Conv2d(
         in_channels,
         out_channels,
         kernel,
@@ -225,6 +239,13 @@ def best_scale(values: Tensor, low: int, high: int) -> float:
     scales = [largest * step / 64 / high for step in range(8, 65)]
     errors = [float(((values / s).round().clamp(low, high) * s - values).square().sum()) for s in scales]
     return _OFF_GRID * scales[min(range(len(scales)), key=errors.__getitem__)]
+
+
+def set_enabled(network: nn.Module, enabled: bool) -> None:
+    """Switch all quantizers of a network on, or off to run it in float."""
+    for module in network.modules():
+        if hasattr(module, "disable_quant"):
+            module.disable_quant = not enabled
 
 
 class _FixedQuantizer(nn.Module):

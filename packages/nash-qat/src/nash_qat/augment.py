@@ -1,0 +1,42 @@
+"""Random changes of training pictures.
+
+Shapes: pictures (B, C, H, W) uint8. Each change is one affine map of the picture's plane, applied once, bilinear.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .recipe import Augmentation
+
+_LOG_ASPECT = math.log(4 / 3)
+
+
+def augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return changed copies of pictures (B, C, H, W) uint8; all chance comes from `generator`."""
+    if settings.is_identity:
+        return pictures
+    maps = _affine_maps(len(pictures), settings, generator)
+    grid = functional.affine_grid(maps, list(pictures.shape), align_corners=False)
+    changed = functional.grid_sample(pictures.float(), grid, align_corners=False, padding_mode="zeros")
+    return changed.round().clamp(0, 255).to(torch.uint8)
+
+
+def _affine_maps(num_pictures: int, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return (B, 2, 3) maps from output to input coordinates, both in [-1, 1]."""
+    draw = torch.rand(7, num_pictures, generator=generator)
+    area = settings.min_area + (1 - settings.min_area) * draw[0]
+    aspect = torch.exp((2 * draw[1] - 1) * _LOG_ASPECT) if settings.min_area < 1 else torch.ones(num_pictures)
+    width = (area * aspect).sqrt().clamp(max=1)
+    height = (area / aspect).sqrt().clamp(max=1)
+    mirror = torch.where(draw[2] < 0.5, -1.0, 1.0) if settings.flip else torch.ones(num_pictures)
+    centre_x = (1 - width) * (2 * draw[3] - 1) + 2 * settings.shift * (2 * draw[4] - 1)
+    centre_y = (1 - height) * (2 * draw[5] - 1) + 2 * settings.shift * (2 * draw[6] - 1)
+    maps = torch.zeros(num_pictures, 2, 3)
+    maps[:, 0, 0], maps[:, 0, 2] = width * mirror, centre_x
+    maps[:, 1, 1], maps[:, 1, 2] = height, centre_y
+    return maps

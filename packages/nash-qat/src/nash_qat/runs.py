@@ -1,0 +1,110 @@
+"""A training run's folder: what it was asked to do, where it stands, and its export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint, export
+from . import genotype as genotypes
+from . import manifest as manifests
+from .errors import IntegrityError, UsageError
+from .network import Network
+from .presets import QuantizationSpec
+from .recipe import Recipe
+
+CHECKPOINT, GENOTYPE, HISTORY, MODEL = "checkpoint.safetensors", "genotype.json", "history.jsonl", "model.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that decides a run's outcome beside its data; a resumed run must have the same."""
+
+    genotype_sha256: str
+    quantization: QuantizationSpec
+    dataset: str
+    recipe_name: str
+    recipe: Recipe
+    epochs: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """Where a run stands: `step` of `epoch` is the next to take. `seconds` is the time spent so far."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    is_calibrated: bool = False
+    is_trained: bool = False
+    float_top1: float | None = None
+    accuracy: dict[str, Any] | None = None
+    seconds: float = 0.0
+    class_names: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def refuse_other_settings(saved: dict[str, Any], asked: dict[str, Any], out: Path) -> None:
+    """Compare the settings of a saved run with those asked for.
+
+    Raises:
+        UsageError: they differ; every differing key is named with both values.
+    """
+    before, now = _flat(saved), _flat(asked)
+    differences = [
+        f"{key}: got {now.get(key)!r}, expected {before.get(key)!r} as the run has"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise UsageError(f"{out}: {' | '.join(differences[:8])}; pass the run's own options, or another --out")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def training_record(settings: dict[str, Any], state: RunState) -> dict[str, Any]:
+    """Return the `training` entry of a model manifest."""
+    return {
+        "dataset": settings["dataset"],
+        "recipe": settings["recipe_name"],
+        "epochs": state.epoch,
+        "seed": settings["seed"],
+        "seconds": round(state.seconds, 1),
+        "settings": settings["recipe"],
+    }
+
+
+def export_run(run_dir: Path, out: Path) -> dict[str, Any]:
+    """Write the network of a run's last checkpoint, and return its manifest.
+
+    Raises:
+        IntegrityError: the folder holds no run, or a damaged one.
+        UsageError: the run has no quantized epoch yet.
+    """
+    saved = checkpoint.load(run_dir / CHECKPOINT)
+    settings, state = saved.state["settings"], RunState(**saved.state["run"])
+    if not state.is_calibrated:
+        raise UsageError(f"{run_dir}: stopped before its first quantized step; go on with nash-qat train --resume")
+    genotype_path = run_dir / GENOTYPE
+    if manifests.file_sha256(genotype_path) != settings["genotype_sha256"]:
+        raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
+    network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
+    network.load_state_dict(saved.part("network"))
+    provenance = export.Provenance(
+        genotype_path=genotype_path,
+        class_names=tuple(state.class_names),
+        training=training_record(settings, state),
+    )
+    manifest = export.export(network, saved.part("golden")["pictures"], out, provenance)
+    return {**manifest, "accuracy": state.accuracy}
