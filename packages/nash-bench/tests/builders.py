@@ -235,6 +235,7 @@ def write_hardware(
     latency_us: float | None = 2500.0,
     resources: dict[str, float | None] | None = None,
     measured: dict[str, Any] | None = None,
+    target_fps: float | None = 1000.0,
 ) -> Path:
     """Write a hardware manifest as nash-hw does, for the model at `model_path`; return its path."""
     used = {"LUT": 50_000, "FF": None, "BRAM_18K": 120, "URAM": 0, "DSP": 64} | (resources or {})
@@ -252,6 +253,7 @@ def write_hardware(
             "board": board,
             "fpga_part": "xcu250-figd2104-2L-e",
             "clock_mhz": clock_mhz,
+            "target": {"target_fps": target_fps, "max_utilization": 0.7 if target_fps is None else None},
             "folding": "folding.json",
             "estimated": {
                 "throughput_fps": throughput_fps,
@@ -259,6 +261,7 @@ def write_hardware(
                 "ii_cycles": max(1, round(clock_mhz * 1e6 / throughput_fps)),
                 "bottleneck": "MVAU_rtl_3",
                 "resources": used,
+                "not_counted": ["stream FIFOs"],
                 "utilization": {k: None if used[k] is None else used[k] / totals[k] for k in totals},
             },
             "measured": measured,

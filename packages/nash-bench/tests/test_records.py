@@ -7,6 +7,7 @@ import pytest
 
 from nash_bench.errors import DataError, ManifestError
 from nash_bench.records import (
+    RESOURCES,
     Accuracy,
     CpuThroughput,
     Hardware,
@@ -108,6 +109,20 @@ def test_measured_figures_replace_the_estimate_whole() -> None:
     synthesized = manifest | {"measured": manifest["measured"] | {"origin": "synthesized"}}
     assert Hardware.from_manifest(synthesized).origin == "synthesized"
     assert Hardware.from_manifest(manifest | {"measured": None}).throughput_fps == 1000
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ({"target_fps": 1500.0, "max_utilization": None}, "1500 fps"),
+        ({"target_fps": None, "max_utilization": 0.7}, "70% of the board"),
+        (None, None),
+    ],
+)
+def test_target_is_kept_in_words(target: dict[str, float | None] | None, text: str | None) -> None:
+    figures = {"throughput_fps": 1, "latency_us": 1, "resources": dict.fromkeys(RESOURCES)}
+    manifest = {"board": "U250", "clock_mhz": 200, "estimated": figures, "measured": None, "target": target}
+    assert Hardware.from_manifest(manifest).target == text
 
 
 def test_hardware_round_trips() -> None:

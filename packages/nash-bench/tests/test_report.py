@@ -101,6 +101,7 @@ def test_page_shows_points_rows_and_pairs(report: Path) -> None:
     tip = json.loads(points[0]["data-tip"])
     assert tip["title"].startswith("resnet18")
     assert ["board", "U250, 200 MHz, estimated"] in tip["lines"]
+    assert "The figures leave out: stream FIFOs." in (report / "index.html").read_text()
     ids = {attributes["id"] for tag, attributes in page.tags if tag == "tr" and attributes.get("id")}
     assert {point["data-row"] for point in points} == ids
     assert len(page.classes("delta")) == 2 * 6  # each pair's seven figures but DSP

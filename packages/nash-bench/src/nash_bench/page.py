@@ -55,6 +55,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         pairs=[_pair_view(pair, ids) for pair in pairs],
         pair_figures=[BY_KEY[delta.key] for delta in pairs[0].deltas] if pairs else [],
         cards=_cards(collection.rows, pairs),
+        not_counted=_not_counted(collection.rows),
         published=published["points"],
         warnings=collection.warnings,
         errors=[str(error) for error in collection.errors],
@@ -85,6 +86,11 @@ def _networks(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if row.label not in found[key]["members"]:
             found[key]["members"].append(row.label)
     return list(found.values())
+
+
+def _not_counted(rows: Sequence[Row]) -> list[str]:
+    parts = [part for row in rows if row.record.hardware for part in row.record.hardware.not_counted]
+    return list(dict.fromkeys(parts))
 
 
 def _styles_used(rows: Sequence[Row]) -> list[Style]:
@@ -248,7 +254,7 @@ def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:
         gain, pair = max(gains, key=lambda entry: entry[0])
         text = f"{pair.candidate.label} over {pair.baseline.label}"
         value = f"{BY_KEY['top1'].delta_text(gain)} pp"
-        cards.append({"title": "Largest top-1 gain", "value": value, "text": text})
+        cards.append({"title": "Best top-1 difference", "value": value, "text": text})
         num_better = sum(gain > 0 for gain, _ in gains)
         mean = sum(gain for gain, _ in gains) / len(gains)
         text = f"NASH above its baseline; mean {BY_KEY['top1'].delta_text(mean)} pp"

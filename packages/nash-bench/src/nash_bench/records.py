@@ -117,6 +117,7 @@ class Hardware:
     DSP: float | None
     utilization: Mapping[str, float | None] | None = None
     target: str | None = None
+    not_counted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.origin in _ORIGINS, "hardware.origin", self.origin, f"one of {', '.join(_ORIGINS)}")
@@ -140,6 +141,7 @@ class Hardware:
             latency_us=value["latency_us"],
             utilization=value.get("utilization"),
             target=value.get("target"),
+            not_counted=tuple(value.get("not_counted") or ()),
             **{key: value["resources"][key] for key in RESOURCES},
         )
 
@@ -158,6 +160,7 @@ class Hardware:
                 "resources": figures["resources"],
                 "utilization": figures.get("utilization"),
                 "target": _target(manifest),
+                "not_counted": figures.get("not_counted"),
             }
         )
 
@@ -172,14 +175,15 @@ class Hardware:
             "resources": {key: getattr(self, key) for key in RESOURCES},
             "utilization": dict(self.utilization or {}),
             "target": self.target,
+            "not_counted": list(self.not_counted),
         }
 
 
 def _target(manifest: Mapping[str, Any]) -> str | None:
     """Return in words what the accelerator was folded for, if its manifest says so."""
     target = manifest.get("target") or {}
-    if target.get("fps") is not None:
-        return f"{target['fps']:g} fps"
+    if target.get("target_fps") is not None:
+        return f"{target['target_fps']:g} fps"
     if target.get("max_utilization") is not None:
         return f"{target['max_utilization']:.0%} of the board"
     return None
