@@ -271,6 +271,25 @@ def write_hardware(
     )
 
 
+def write_runs(root: Path) -> Path:
+    """Write a baseline and a NASH network at two bit widths, built for one board; return the folder."""
+    accuracies = {(None, "w2a2"): 88.0, ("v3", "w2a2"): 90.0, (None, "w4a4"): 94.0, ("v3", "w4a4"): 95.5}
+    for seed, ((variant, preset), top1) in enumerate(accuracies.items()):
+        name = "-".join(filter(None, ("resnet18", variant, preset)))
+        model = write_model(
+            root / name / "qat",
+            name=name,
+            variant=variant,
+            preset=preset,
+            seed=seed,
+            accuracy=ACCURACY | {"top1": top1},
+            has_files=False,
+        )
+        luts = int(preset[1]) * 10_000 + (1_500 if variant else 0)
+        write_hardware(root / name / "hw", model, resources={"LUT": luts, "DSP": None if variant else 8})
+    return root
+
+
 def write_json(path: Path, value: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), "utf-8")

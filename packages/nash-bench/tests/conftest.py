@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from builders import ACCURACY, write_hardware, write_model
+from builders import write_model, write_runs
 
 from nash_bench import cli
+from nash_bench.report import write_report
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,13 @@ def shared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """Folders as a demo leaves them: a baseline and a NASH network at two bit widths, built for one board."""
-    root = tmp_path / "runs"
-    accuracies = {(None, "w2a2"): 88.0, ("v3", "w2a2"): 90.0, (None, "w4a4"): 94.0, ("v3", "w4a4"): 95.5}
-    for seed, ((variant, preset), top1) in enumerate(accuracies.items()):
-        name = "-".join(filter(None, ("resnet18", variant, preset)))
-        model = write_model(
-            root / name / "qat",
-            name=name,
-            variant=variant,
-            preset=preset,
-            seed=seed,
-            accuracy=ACCURACY | {"top1": top1},
-            has_files=False,
-        )
-        luts = int(preset[1]) * 10_000 + (1_500 if variant else 0)
-        write_hardware(root / name / "hw", model, resources={"LUT": luts, "DSP": None if variant else 8})
-    return root
+    """Folders as a demo leaves them, to be changed by the test."""
+    return write_runs(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def shared_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of such folders, to be read only."""
+    place = tmp_path_factory.mktemp("report")
+    write_report([write_runs(place / "runs")], place / "out")
+    return place / "out"

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nash_bench.report import write_report
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
@@ -27,9 +25,8 @@ Browse = Callable[..., str]
 
 
 @pytest.fixture
-def page(run_folder: Path, tmp_path: Path) -> Path:
-    write_report([run_folder], tmp_path / "report")
-    return tmp_path / "report" / "index.html"
+def page(shared_report: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(shared_report / "index.html", tmp_path))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from builders import ACCURACY, change_json, genotype, write_hardware, write_json, write_model
+from builders import ACCURACY, change_json, genotype, write_hardware, write_json, write_model, write_runs
 
 from nash_bench.cells import draw_cells
 from nash_bench.chart import make_plot, place_labels, scale_of, staircase, tick_text
@@ -47,10 +47,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def report(run_folder: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "report"
-    write_report([run_folder], out)
-    return out
+def report(shared_report: Path) -> Path:
+    return shared_report
 
 
 def test_report_writes_every_file(report: Path) -> None:
@@ -78,9 +76,9 @@ def test_tables_hold_the_same_figures(report: Path) -> None:
     assert pair["figures"]["top1"]["delta"] == 2
 
 
-def test_report_is_reproducible(run_folder: Path, report: Path, tmp_path: Path) -> None:
+def test_report_is_reproducible(report: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    write_report([run_folder], again)
+    write_report([write_runs(tmp_path / "runs")], again)
     for path in report.rglob("*.*"):
         if path.is_file():
             assert path.read_bytes() == (again / path.relative_to(report)).read_bytes(), path.name
