@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nash_search.primitives import PRIMITIVES, BatchNorm, Conv3x3, MaxPool, Nothing, SignState, SkipConnect, State
+from nash_search.primitives import (
+    PRIMITIVES,
+    BatchNorm,
+    Conv2d,
+    Conv3x3,
+    MaxPool,
+    Nothing,
+    SignState,
+    SkipConnect,
+    State,
+)
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
@@ -105,3 +118,30 @@ def test_batch_norm_of_a_scaled_tensor() -> None:
     before = norm.running_mean.clone()
     norm(x + 1)
     assert torch.equal(norm.running_mean, before)
+
+
+def test_strided_pointwise_convolution_equals_torch() -> None:
+    torch.manual_seed(0)
+    ours = Conv2d(3, 5, 1, 2, bias=False).double()
+    plain = nn.Conv2d(3, 5, 1, 2, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    x, y = (torch.randn(2, 3, 7, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    y.data.copy_(x.data)
+    ours(x).square().sum().backward()
+    plain(y).square().sum().backward()
+    torch.testing.assert_close(ours(x), plain(y))
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+
+
+def test_strided_pointwise_convolution_survives_odd_batches() -> None:
+    code = """
+import torch
+from nash_search.primitives import Conv2d
+torch.set_num_threads(2)
+conv = Conv2d(8, 16, 1, 2, bias=False).to(memory_format=torch.channels_last)
+for _ in range(10):
+    x = torch.randn(29, 8, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    conv(x).sum().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

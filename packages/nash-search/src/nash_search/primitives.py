@@ -115,7 +115,21 @@ class BatchNorm(nn.BatchNorm2d):
         )
 
 
-class BinaryConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """Convolution that hands a strided 1x1 kernel only the pixels it reads.
+
+    torch 2.13 on several CPU threads, channels last, up to 8 channels and an odd batch: the backward pass of the
+    strided form writes past its memory and the process dies.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1):
+            return super()._conv_forward(x, weight, bias)
+        rows, columns = self.stride
+        return F.conv2d(x[:, :, ::rows, ::columns], weight, bias, groups=self.groups)
+
+
+class BinaryConv2d(Conv2d):
     """Convolution of a state's signs with the signs of its weights; `scale()` is the factor still to be applied."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, groups: int = 1) -> None:

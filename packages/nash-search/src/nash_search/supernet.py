@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .genotype import Cell, Edge, Genotype, decode, refusal
-from .primitives import PRIMITIVES, BatchNorm, BinaryConv2d, State
+from .primitives import PRIMITIVES, BatchNorm, BinaryConv2d, Conv2d, State
 from .variants import NONE, VARIANTS, Variant
 
 __all__ = ["VARIANTS", "MixedOperation", "Path", "Supernet", "Variant"]
@@ -51,7 +51,7 @@ class Supernet(nn.Module):
         self.variant = variant
         edges = list(backbone.edges())
         stem = backbone.stem
-        self.stem = nn.Conv2d(
+        self.stem = Conv2d(
             backbone.input.channels, stem.channels, stem.kernel, stem.stride, stem.kernel // 2, bias=False
         )
         self.stem_bn = BatchNorm(stem.channels)
@@ -163,9 +163,9 @@ class SearchLayer(nn.Module):
         self.activation = torch.tanh if variant.activation == "tanh" else None
         before = cell.channels(target - 1)
         if self.is_binary:
-            self.conv: nn.Conv2d = BinaryConv2d(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
+            self.conv: Conv2d = BinaryConv2d(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
         else:
-            self.conv = nn.Conv2d(
+            self.conv = Conv2d(
                 before, layer.channels, layer.kernel, layer.stride, layer.kernel // 2, groups=layer.groups, bias=False
             )
         self.bn = BatchNorm(layer.channels)
@@ -200,7 +200,7 @@ def _projection(cell: Cell, target: int) -> nn.Module:
     source = cell.layers[target - 1].residual_from or 0
     channels = cell.channels(target)
     return nn.Sequential(
-        nn.Conv2d(cell.channels(source), channels, 1, cell.stride(source, target), bias=False), BatchNorm(channels)
+        Conv2d(cell.channels(source), channels, 1, cell.stride(source, target), bias=False), BatchNorm(channels)
     )
 
 
