@@ -32,6 +32,10 @@ def run(app: Callable[[], None]) -> None:
         sys.stdout.flush()
     except NashError as error:
         _fail(error)
+    except ImportError as error:  # a signal while a compiled module loads comes out of it in disguise
+        if not isinstance(error.__cause__ or error.__context__, Interrupted):
+            raise
+        _fail(Interrupted("stopped while starting"))
     except BrokenPipeError:  # the reader of our output has left: `nash-x ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -69,6 +69,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
 def _session(model: onnx.ModelProto) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # no fusion: the arithmetic stays that of the file
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -28,6 +28,11 @@ OPSET = 13
 NUM_GOLDEN = 8
 _NUM_CANDIDATES = 32
 _EXACT_TOLERANCE = 1e-9  # of the largest logit, in float64
+_INPUT_ROLES = {
+    "Quant": ("weight", "scale", "zero_point", "bit_width"),
+    "BipolarQuant": ("weight", "scale"),
+    "BatchNormalization": ("input", "gamma", "beta", "mean", "variance"),
+}
 _TOLERANCE = 1e-5  # of the largest logit, in float32
 
 
@@ -130,7 +135,22 @@ def _clean_up(raw: Path, path: Path) -> None:
     ):  # qonnx's renaming of tensors would break a node that reads the same tensor twice
         model = model.transform(transformation)
     execute.snap_weights(model.model)
+    _name_parameters(model.graph)
     model.save(str(path))
+
+
+def _name_parameters(graph: Any) -> None:
+    """Name every constant after the node that reads it; qonnx draws names at random, which makes files differ."""
+    names = {tensor.name for tensor in graph.initializer}
+    new_names: dict[str, str] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in names:
+                new_names[name] = node.input[index] = f"{node.name}/{_INPUT_ROLES[node.op_type][index]}"
+    for value in (*graph.initializer, *graph.value_info):
+        value.name = new_names.get(value.name, value.name)
+    for annotation in graph.quantization_annotation:
+        annotation.tensor_name = new_names.get(annotation.tensor_name, annotation.tensor_name)
 
 
 @torch.no_grad()

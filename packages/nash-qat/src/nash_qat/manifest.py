@@ -100,7 +100,7 @@ def _validator(kind: str) -> Any:
 def _problem(error: Any) -> str:
     path = error.json_path.removeprefix("$").removeprefix(".") or "(top)"
     if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
+        missing = error.message.split("'")[1]  # there is one error a key, which only its message names
         return f"{path}: misses the key '{missing}'".removeprefix("(top): ")
     if error.validator in ("anyOf", "oneOf") and error.context:
         expected = " or ".join(dict.fromkeys(_expected(inner) for inner in error.context))

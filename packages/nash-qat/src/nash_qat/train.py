@@ -82,6 +82,7 @@ class Trainer:
         self.network.load_state_dict(saved.part("network"))
         self.state = RunState(**saved.state["run"])
         quantizers.set_enabled(self.network, self.state.is_calibrated or self._num_float_epochs == 0)
+        self._optimizer = self._new_optimizer()  # loading has made new parameter objects of the activation scales
         checkpoint.restore_optimizer(self._optimizer, self.network, saved.part("optimizer"))
 
     def train(self) -> None:
