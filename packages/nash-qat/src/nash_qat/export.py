@@ -145,7 +145,7 @@ def _name_parameters(graph: Any) -> None:
     new_names: dict[str, str] = {}
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name in names:
+            if name in names and "." not in name:  # with a dot: a parameter that torch has named
                 new_names[name] = node.input[index] = f"{node.name}/{_INPUT_ROLES[node.op_type][index]}"
     for value in (*graph.initializer, *graph.value_info):
         value.name = new_names.get(value.name, value.name)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import doctest
+
+import networks
+import pytest
+import torch
+
+from nash_qat import calibrate, export, quantizers
+from nash_qat.presets import preset
+
+
+def test_doctests() -> None:
+    results = doctest.testmod(quantizers)
+    assert results.attempted >= 2
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_weights_have_one_scale_a_channel_and_the_right_levels(bits: int) -> None:
+    torch.manual_seed(0)
+    conv = quantizers.conv(8, 6, 3, bits=bits, padding=1)
+    quantized = conv.quant_weight()
+    integers = quantized.value / quantized.scale
+    assert quantized.scale.shape == (6, 1, 1, 1)
+    torch.testing.assert_close(integers, integers.round(), atol=1e-4, rtol=0)
+    allowed = {-1, 1} if bits == 1 else set(range(-(2 ** (bits - 1)) + 1, 2 ** (bits - 1)))
+    assert set(integers.round().int().flatten().tolist()) <= allowed
+
+
+def test_binary_weight_is_mean_magnitude_and_zero_is_positive() -> None:
+    conv = quantizers.conv(1, 2, 2, bits=1, padding=0)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[[[1.0, -3.0], [2.0, 2.0]]], [[[0.0, 0.5], [-0.5, 0.5]]]]))
+    expected = torch.tensor([[[[2.0, -2.0], [2.0, 2.0]]], [[[0.5, 0.5], [-0.5, 0.5]]]])
+    torch.testing.assert_close(conv.quant_weight().value.detach(), expected)
+
+
+def test_classifier_has_one_scale() -> None:
+    for bits in (1, 2, 8):
+        assert quantizers.linear(8, 4, bits=bits).quant_weight().scale.numel() == 1
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_activation_is_unsigned_at_every_width(bits: int) -> None:
+    relu = quantizers.relu(bits=bits).eval()
+    assert quantizers.levels(relu) == (0, 2**bits - 1)
+    quantizers.set_act_scale(relu, 0.5)
+    assert quantizers.act_scale(relu).item() == pytest.approx(0.5, rel=1e-6)
+    out = relu(torch.tensor([-1.0, 0.0, 0.5, 1000.0])).detach()
+    torch.testing.assert_close(out, torch.tensor([0.0, 0.0, 0.5, 0.5 * (2**bits - 1)]))
+
+
+def test_join_is_signed_and_uses_both_ends() -> None:
+    join = quantizers.signed(bits=8).eval()
+    quantizers.set_act_scale(join, 0.25)
+    out = join(torch.tensor([-1000.0, 0.0, 1000.0])).detach()
+    torch.testing.assert_close(out, torch.tensor([-32.0, 0.0, 31.75]))
+
+
+def test_pixels_keep_every_value() -> None:
+    x = calibrate.to_input(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16))
+    torch.testing.assert_close(quantizers.pixels().eval()(x), x, rtol=1e-6, atol=1e-7)
+
+
+def test_scales_learn_and_stay_positive() -> None:
+    relu = quantizers.relu(bits=2).train()
+    relu(torch.rand(64) * 9).sum().backward()
+    (scale,) = relu.parameters()
+    assert scale.grad is not None
+    assert scale.grad.abs() > 0
+    with torch.no_grad():
+        scale.fill_(-40.0)
+    assert quantizers.act_scale(relu) > 0
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gradients_pass_weight_quantizers(bits: int) -> None:
+    torch.manual_seed(0)
+    conv = quantizers.conv(3, 4, 3, bits=bits, padding=1)
+    conv(torch.rand(2, 3, 5, 5)).square().sum().backward()
+    assert conv.weight.grad is not None
+    assert (conv.weight.grad != 0).float().mean() > 0.9
+
+
+def test_frozen_copy_is_the_same_function() -> None:
+    network = export.untrained(networks.parsed(networks.NASH), preset("w2a2"), seed=0)
+    pictures = calibrate.noise_pictures(4, (1, 8, 8), seed=3)
+    frozen = quantizers.frozen(network, torch.float32)
+    x = calibrate.to_input(pictures)
+    torch.testing.assert_close(frozen(x), network(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_disabled_quantizers_are_the_float_network() -> None:
+    network = export.untrained(networks.parsed(networks.BASELINE), preset("w1a1"), seed=0)
+    x = calibrate.to_input(calibrate.noise_pictures(2, (1, 8, 8), seed=3))
+    quantized = network(x)
+    quantizers.set_enabled(network, False)
+    cell = network.cells[0].layers[0].main
+    plain = cell.bn(torch.nn.functional.conv2d(torch.ones(1, 4, 8, 8), cell.conv.weight, padding=1))
+    torch.testing.assert_close(cell(torch.ones(1, 4, 8, 8)), plain)
+    quantizers.set_enabled(network, True)
+    assert torch.equal(network(x), quantized)
+
+
+def test_strided_1x1_convolution_is_the_same_with_gradients() -> None:
+    conv = quantizers.conv(4, 6, 1, bits=4, stride=2, padding=0)
+    x = torch.rand(3, 4, 7, 7).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = conv(x)
+    torch.testing.assert_close(conv(x).detach(), expected)
