@@ -6,7 +6,7 @@ import networks
 import pytest
 import torch
 
-from nash_qat import calibrate, export, quantizers
+from nash_qat import calibrate, export, frozen, quantizers
 from nash_qat.presets import preset
 
 
@@ -86,9 +86,9 @@ def test_gradients_pass_weight_quantizers(bits: int) -> None:
 def test_frozen_copy_is_the_same_function() -> None:
     network = export.untrained(networks.parsed(networks.NASH), preset("w2a2"), seed=0)
     pictures = calibrate.noise_pictures(4, (1, 8, 8), seed=3)
-    frozen = quantizers.frozen(network, torch.float32)
+    plain = frozen.freeze(network, torch.float32)
     x = calibrate.to_input(pictures)
-    torch.testing.assert_close(frozen(x), network(x).detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain(x), network(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_disabled_quantizers_are_the_float_network() -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import calibrate, complexity, exact, execute, quantizers
+from . import calibrate, complexity, exact, execute, frozen, quantizers
 from . import manifest as manifests
 from .data import Preprocessing
 from .errors import OutputError, VerificationError
@@ -156,7 +156,7 @@ def _name_parameters(graph: Any) -> None:
 @torch.no_grad()
 def reference_logits(network: Network, pictures: Tensor) -> NDArray[np.float64]:
     """Return the logits of the float64 reference, run picture by picture."""
-    reference = quantizers.frozen(network, torch.float64)
+    reference = frozen.freeze(network, torch.float64)
     inputs = calibrate.to_input(pictures).double()
     return torch.cat([reference(inputs[index : index + 1]) for index in range(len(inputs))]).numpy()
 

@@ -7,7 +7,6 @@ learned scale a tensor, kept positive by its logarithm: unsigned behind a ReLU, 
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -149,6 +148,20 @@ class _Conv2d(qnn.QuantConv2d):
         return nn.functional.conv2d(x[:, :, ::down, ::right], quant_weight, quant_bias, groups=self.groups)
 
 
+class _Conv2d(qnn.QuantConv2d):
+    """Convolution that hands a strided 1x1 kernel only the pixels it reads; it is exported as the strided one it is.
+
+    torch 2.13 on several CPU threads, channels last, up to 8 channels and an odd batch: the backward pass of the
+    strided form writes past its memory and the process dies.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1) or torch.onnx.is_in_onnx_export():
+            return super()._conv_forward(x, weight, bias)
+        rows, columns = self.stride
+        return nn.functional.conv2d(x[:, :, ::rows, ::columns], weight, bias, groups=self.groups)
+
+
 def conv(
     in_channels: int, out_channels: int, kernel: int, *, bits: int, stride: int = 1, padding: int, groups: int = 1
 ) -> nn.Conv2d:
@@ -197,9 +210,9 @@ def signed(*, bits: int) -> nn.Module:
 
 def is_learned(module: nn.Module) -> bool:
     """Say whether a module is an activation quantizer with a learned scale."""
-    return isinstance(module, qnn.QuantReLU | qnn.QuantIdentity) and "scaling_impl.value" in "".join(
-        name for name, _ in module.named_parameters()
-    )
+    if not isinstance(module, qnn.QuantReLU | qnn.QuantIdentity):
+        return False
+    return any(name.endswith("scaling_impl.value") for name, _ in module.named_parameters())
 
 
 def levels(quantizer: nn.Module) -> tuple[int, int]:
@@ -246,58 +259,6 @@ def set_enabled(network: nn.Module, enabled: bool) -> None:
     for module in network.modules():
         if hasattr(module, "disable_quant"):
             module.disable_quant = not enabled
-
-
-class _FixedQuantizer(nn.Module):
-    """A quantizer whose scale is a number: round(x / scale) held to low..high, times scale."""
-
-    def __init__(self, scale: Tensor, low: int, high: int) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-        self._low, self._high = low, high
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x / self.scale).round().clamp(self._low, self._high) * self.scale
-
-
-@torch.no_grad()
-def frozen(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return an inference copy in plain torch layers that uses exactly the scales and weights of the exported file.
-
-    Scales and weights are those of the float32 network, converted to `dtype` only then: in float64 the copy is the
-    reference to which every other execution is compared.
-    """
-    result = copy.deepcopy(network).eval()
-    for name, module in network.eval().named_modules():
-        replacement = _frozen_layer(module, dtype)
-        if replacement is not None:
-            parent, _, child = name.rpartition(".")
-            setattr(result.get_submodule(parent), child, replacement)
-    return result.to(dtype)
-
-
-def _frozen_layer(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    if isinstance(module, qnn.QuantConv2d):
-        layer: nn.Module = nn.Conv2d(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,
-            stride=module.stride,
-            padding=module.padding,
-            groups=module.groups,
-            bias=False,
-        )
-    elif isinstance(module, qnn.QuantLinear):
-        layer = nn.Linear(module.in_features, module.out_features, bias=False)
-    elif isinstance(module, qnn.QuantReLU | qnn.QuantIdentity):
-        quantizer = _FixedQuantizer(act_scale(module), *levels(module))
-        return nn.Sequential(nn.ReLU(), quantizer) if isinstance(module, qnn.QuantReLU) else quantizer
-    else:
-        return None
-    quantized = module.quant_weight()
-    integers = (quantized.value / quantized.scale).round()
-    layer.weight = nn.Parameter(integers.to(dtype) * quantized.scale.to(dtype), requires_grad=False)
-    return layer
 
 
 class _ActHandler(BrevitasActQuantProxyHandler):

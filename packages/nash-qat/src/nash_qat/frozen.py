@@ -1,0 +1,63 @@
+"""A quantized network as plain torch layers, for inference in any precision."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from . import quantizers
+from .quantizers import qnn
+
+
+class _FixedQuantizer(nn.Module):
+    """A quantizer whose scale is a number: round(x / scale) held to low..high, times scale."""
+
+    def __init__(self, scale: Tensor, low: int, high: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self._low, self._high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.scale).round().clamp(self._low, self._high) * self.scale
+
+
+@torch.no_grad()
+def freeze(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return an inference copy in plain torch layers that uses exactly the scales and weights of the exported file.
+
+    Scales and weights are those of the float32 network, converted to `dtype` only then: in float64 the copy is the
+    reference to which every other execution is compared.
+    """
+    result = copy.deepcopy(network).eval()
+    for name, module in network.eval().named_modules():
+        replacement = _frozen_layer(module, dtype)
+        if replacement is not None:
+            parent, _, child = name.rpartition(".")
+            setattr(result.get_submodule(parent), child, replacement)
+    return result.to(dtype)
+
+
+def _frozen_layer(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    if isinstance(module, qnn.QuantConv2d):
+        layer: nn.Module = nn.Conv2d(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            groups=module.groups,
+            bias=False,
+        )
+    elif isinstance(module, qnn.QuantLinear):
+        layer = nn.Linear(module.in_features, module.out_features, bias=False)
+    elif isinstance(module, qnn.QuantReLU | qnn.QuantIdentity):
+        quantizer = _FixedQuantizer(quantizers.act_scale(module), *quantizers.levels(module))
+        return nn.Sequential(nn.ReLU(), quantizer) if isinstance(module, qnn.QuantReLU) else quantizer
+    else:
+        return None
+    quantized = module.quant_weight()
+    integers = (quantized.value / quantized.scale).round()
+    layer.weight = nn.Parameter(integers.to(dtype) * quantized.scale.to(dtype), requires_grad=False)
+    return layer
