@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import doctest
+import subprocess
+import sys
+from pathlib import Path
 
 import networks
 import pytest
@@ -109,3 +112,17 @@ def test_strided_1x1_convolution_is_the_same_with_gradients() -> None:
     with torch.no_grad():
         expected = conv(x)
     torch.testing.assert_close(conv(x).detach(), expected)
+
+
+def test_strided_1x1_convolution_of_few_channels_trains(tmp_path: Path) -> None:
+    code = (
+        "import torch\n"
+        "from nash_qat import quantizers\n"
+        "torch.set_num_threads(2)\n"
+        "conv = quantizers.conv(8, 16, 1, bits=4, stride=2, padding=0).to(memory_format=torch.channels_last)\n"
+        "for _ in range(8):\n"
+        "    x = torch.rand(29, 8, 32, 32).contiguous(memory_format=torch.channels_last)\n"
+        "    conv(x).square().sum().backward()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

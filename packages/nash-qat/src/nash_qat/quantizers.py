@@ -137,8 +137,8 @@ class _Pixels(UintQuant, _PerTensor, ActQuantSolver):
 class _Conv2d(qnn.QuantConv2d):
     """A convolution whose strided 1x1 form reads every second pixel first, while gradients are recorded.
 
-    The weight gradient of a strided 1x1 convolution on a channels-last input with few channels writes past its
-    buffer in oneDNN (uxlfoundation/oneDNN issue 6035).
+    With a channels-last input of few channels, the weight gradient of the strided form writes past its buffer and may
+    end the process (oneDNN in torch 2.13; uxlfoundation/oneDNN issue 6035). The export has the strided form.
     """
 
     def inner_forward_impl(self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None) -> Tensor:
@@ -146,20 +146,6 @@ class _Conv2d(qnn.QuantConv2d):
             return super().inner_forward_impl(x, quant_weight, quant_bias)
         down, right = self.stride
         return nn.functional.conv2d(x[:, :, ::down, ::right], quant_weight, quant_bias, groups=self.groups)
-
-
-class _Conv2d(qnn.QuantConv2d):
-    """Convolution that hands a strided 1x1 kernel only the pixels it reads; it is exported as the strided one it is.
-
-    torch 2.13 on several CPU threads, channels last, up to 8 channels and an odd batch: the backward pass of the
-    strided form writes past its memory and the process dies.
-    """
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.kernel_size != (1, 1) or self.stride == (1, 1) or torch.onnx.is_in_onnx_export():
-            return super()._conv_forward(x, weight, bias)
-        rows, columns = self.stride
-        return nn.functional.conv2d(x[:, :, ::rows, ::columns], weight, bias, groups=self.groups)
 
 
 def conv(
