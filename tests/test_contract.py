@@ -59,12 +59,33 @@ def test_help_imports_nothing_heavy(package: str, python: Any) -> None:
     assert python(package, code).strip() == "[]"
 
 
+def _objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return [part for part in (schema, *schema.get("anyOf", [])) if "properties" in part]
+
+
+def _unpromised(reads: dict[str, Any], writes: dict[str, Any], path: str = "$") -> list[str]:
+    """Return the keys that a reader's schema asks for or describes and the writer's does not."""
+    found = []
+    for asked in _objects(reads):
+        (promised,) = _objects(writes)
+        required = set(asked.get("required", [])) - set(promised.get("required", []))
+        found += [f"{path}.{key}: may be missing" for key in sorted(required)]
+        for key, inner in asked["properties"].items():
+            if key in promised["properties"]:
+                found += _unpromised(inner, promised["properties"][key], f"{path}.{key}")
+            else:
+                found.append(f"{path}.{key}: is not described")
+    if "items" in reads:
+        found += _unpromised(reads["items"], writes["items"], f"{path}[]")
+    return found
+
+
 @pytest.mark.parametrize(("package", "kind"), READERS)
 def test_reader_asks_for_no_more_than_the_writer_promises(package: str, kind: str) -> None:
-    reads, writes = _schema(package, kind), _schema(WRITERS[kind], kind)
-    assert set(reads["required"]) <= set(writes["required"])
-    for key, promised in reads["properties"].items():
-        assert promised == writes["properties"][key], key
+    promised = _schema(WRITERS[kind], kind)
+    if kind == "model":  # it holds a whole genotype
+        promised["properties"]["genotype"]["properties"]["copy"] = _schema("search", "genotype")
+    assert _unpromised(_schema(package, kind), promised) == []
 
 
 @pytest.mark.parametrize("kind", WRITERS)
