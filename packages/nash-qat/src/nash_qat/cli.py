@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +117,4 @@ def schema(
 
 def main() -> None:
     """Run the command line."""
-    # Waiting OpenMP threads that spin make training many times slower on a machine that does something else too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console.run(app)

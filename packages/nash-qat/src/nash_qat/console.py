@@ -24,6 +24,7 @@ def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 def run(app: Callable[[], None]) -> None:
     """Run a command line and leave with the exit code of what happened (the table stands in errors.py)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine, spinning threads take ten times as long
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     warnings.showwarning = _show_warning
