@@ -53,6 +53,7 @@ import nox  # noqa: E402
 PACKAGES = ("search", "qat", "hw", "bench")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 DEMO = ROOT / "runs" / "demo"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # enough for small networks, and the result is the same on every machine
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -142,14 +143,13 @@ def _executable(package: str) -> str:
 @nox.session(requires=[f"install({package})" for package in PACKAGES])
 def integration(session: nox.Session) -> None:
     """Test the contract between the packages and the chain of their command lines."""
-    session.install("pytest>=8", "jsonschema>=4.20", "numpy>=2")
-    env = {f"NASH_{package.upper()}": _executable(package) for package in PACKAGES}
-    session.run("pytest", "-q", "tests", *session.posargs, env=env)
+    session.install("pytest>=8", "pytest-xdist>=3.6", "jsonschema>=4.20")
+    env = {f"NASH_{package.upper()}": _executable(package) for package in PACKAGES} | ONE_THREAD
+    session.run("pytest", "-q", "-n", "auto", "tests", *session.posargs, env=env)
 
 
 def _run(session: nox.Session, package: str, *arguments: str | Path) -> None:
-    one_thread = {"OMP_NUM_THREADS": "1"}  # enough for networks this small, and the result is the same on every machine
-    session.run(_executable(package), *map(str, arguments), env=one_thread, external=True)
+    session.run(_executable(package), *map(str, arguments), env=ONE_THREAD, external=True)
 
 
 @nox.session(requires=[f"install({package})" for package in PACKAGES])
