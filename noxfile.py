@@ -63,8 +63,9 @@ nox.options.sessions = ["lint", "tests", "build", "integration"]
 
 
 def _hand_pip_settings_to_uv() -> None:
-    """Pass pip's index and local wheel folders on to uv, which reads no pip configuration."""
-    for key, variable in (("index-url", "UV_DEFAULT_INDEX"), ("find-links", "UV_FIND_LINKS")):
+    """Pass pip's index, wheel folders and certificates on to uv, which reads no pip configuration."""
+    handed = {"index-url": "UV_DEFAULT_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE"}
+    for key, variable in handed.items():
         values = os.environ.get(f"PIP_{key.replace('-', '_').upper()}", "").split()
         for scope in ("global", "install", "user", "site") if not values else ():
             command = [sys.executable, "-m", "pip", "config", "get", f"{scope}.{key}"]
