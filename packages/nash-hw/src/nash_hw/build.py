@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,13 +115,10 @@ class _Build:
 
     @contextmanager
     def _start(self) -> Iterator[str]:
-        finn = contained_finn()
-        with self._step("start FINN"):
-            version = finn.__enter__()
-        try:
+        with ExitStack() as stack:
+            with self._step("start FINN"):
+                version = stack.enter_context(contained_finn())
             yield version
-        finally:
-            finn.__exit__(None, None, None)
 
     def _convert(self, onnx_path: Path, golden_path: Path, board: Board) -> None:
         from . import steps
