@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from nash_bench.pareto import pareto_front
+from nash_bench.collect import collect
+from nash_bench.families import dominated
+from nash_bench.pareto import hypervolume, pareto_front
 
 
 def dominates(a: list[float], b: list[float], maximize: list[bool]) -> bool:
@@ -37,3 +41,29 @@ def test_unknown_figure_is_refused() -> None:
 def test_wrong_number_of_axes_is_refused() -> None:
     with pytest.raises(ValueError, match="got shape"):
         pareto_front([(1, 2, 3)], maximize=(True, True))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_hypervolume_equals_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    maximize = tuple(rng.integers(0, 2, 2).astype(bool).tolist())
+    points = rng.integers(-3, 13, (int(rng.integers(0, 20)), 2)).tolist()
+    reference = tuple(rng.integers(-2, 12, 2).tolist())
+    gains = [[(p - r) if up else (r - p) for p, r, up in zip(q, reference, maximize, strict=True)] for q in points]
+    expected = sum(any(x < a and y < b for a, b in gains) for x in range(16) for y in range(16))  # unit squares
+    assert hypervolume(points, reference=reference, maximize=maximize) == expected
+
+
+def test_hypervolume_of_unknown_figure_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        hypervolume([(1, float("nan"))], reference=(0, 0), maximize=(True, True))
+
+
+def test_report_states_the_reference_point_of_its_hypervolumes(run_folder: Path) -> None:
+    rows = collect([run_folder]).rows
+    found = dominated(rows, "LUT")  # 20,000 to 41,500 LUT, 88 to 95.5 %
+    assert (found.reference_top1, found.reference_figure) == (87.0, pytest.approx(45_650))
+    assert found.area["baseline"] == pytest.approx((88 - 87) * 25_650 + (94 - 88) * 5_650)
+    assert found.area["nash"] == pytest.approx((90 - 87) * 24_150 + (95.5 - 90) * 4_150)
+    assert found.share["nash"] == pytest.approx(found.area["nash"] / (8.5 * 25_650))
+    assert dominated(rows, "FF") is None

@@ -56,7 +56,7 @@ def test_report_writes_every_file(report: Path) -> None:
     plots = {
         f"plots/pareto_{axis}_digits-test-360_U250_estimated{suffix}" for axis in AXES for suffix in (".svg", ".png")
     }
-    assert names == {"results.csv", "results.json", "results.md", "index.html", *plots}
+    assert names == {"results.csv", "results.json", "results.md", "results.tex", "index.html", *plots}
 
 
 def test_tables_hold_the_same_figures(report: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nash_bench import throughput
-from nash_bench.throughput import describe_environment, measure_throughput
+from nash_bench.throughput import describe_environment, measure_latency, measure_throughput
 
 BATCH = np.zeros((4, 1, 2, 2), dtype=np.uint8)
 
@@ -48,3 +48,16 @@ def test_environment_names_no_machine() -> None:
     assert (environment["num_threads"], environment["num_cores"]) == (2, 4)
     assert {"cpu", "python", "numpy", "onnx", "onnxruntime", "qonnx"} <= set(environment)
     assert platform.node() not in map(str, environment.values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "num_runs", "p99"), [(0.005, 200, pytest.approx(5000)), (0.1, 30, None), (1e-6, 1000, pytest.approx(1))]
+)
+def test_latency_is_of_runs_after_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, num_runs: int, p99: object
+) -> None:
+    clock = Clock([9.0] * 4 + [seconds] * (1 + num_runs))
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock.now)
+    found = measure_latency(clock.run, BATCH)
+    assert found["latency_p50_us"] == pytest.approx(1e6 * seconds, rel=1e-4)
+    assert (found["latency_num_runs"], found["latency_p99_us"]) == (num_runs, p99)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from .collect import Row
 from .families import front, points
-from .figures import BY_KEY
+from .figures import AT_LEAST, BY_KEY
 
 Point = tuple[float, float]
 _LOG_FROM = 30  # largest over smallest value from which an axis is logarithmic
@@ -136,6 +136,7 @@ class Plot:
     known: tuple[tuple[Row, float, float], ...]
     fronts: dict[str, list[Point]]
     num_left_out: int
+    is_of_bounds: bool  # some figures are lower bounds
 
 
 def make_plot(rows: Sequence[Row], axis: str) -> Plot | None:
@@ -143,6 +144,7 @@ def make_plot(rows: Sequence[Row], axis: str) -> Plot | None:
     known = points(rows, axis)
     if not known:
         return None
+    is_of_bounds = any(BY_KEY[axis].is_lower_bound(row.record) for row, _, _ in known)
     x = scale_of([value for _, value, _ in known], may_be_log=True)
     y = scale_of([value for _, _, value in known], may_be_log=False, at_most=100)
     end = x.low if BY_KEY[axis].is_high_good else x.high
@@ -150,12 +152,13 @@ def make_plot(rows: Sequence[Row], axis: str) -> Plot | None:
     members = {kind: [p for p in known if p[0].record.identity.is_baseline is flag] for kind, flag in kinds.items()}
     return Plot(
         axis=axis,
-        title=AXIS_TITLES[axis],
+        title=AXIS_TITLES[axis] + (f" ({AT_LEAST}, lower bounds)" if is_of_bounds else ""),
         x=x,
         y=y,
         known=tuple(known),
         fronts={kind: staircase(front(own, axis), axis, end) for kind, own in members.items() if own},
         num_left_out=len(rows) - len(known),
+        is_of_bounds=is_of_bounds,
     )
 
 

@@ -56,12 +56,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and CPU throughput of a network on the test split of a dataset."""
-    from . import manifest
-    from .evaluate import evaluate as measure
+    from .evaluate import evaluate_to
     from .progress import reporting
 
     with reporting("evaluating") as progress:
-        benchmark = measure(
+        benchmark = evaluate_to(
+            out,
             model,
             dataset=dataset,
             data_dir=data,
@@ -71,7 +71,6 @@ def evaluate(
             num_repeats=repeats,
             progress=progress,
         )
-    manifest.save(out, benchmark, "benchmark")
     print_result(benchmark | {"path": str(out)}, _evaluation_text(benchmark, out), as_json=as_json)
 
 
@@ -88,10 +87,17 @@ def _evaluation_text(benchmark: dict[str, Any], out: Path) -> str:
             f"  top-1 {accuracy['top1']:.2f} %{top5}",
             f"  CPU {cpu['throughput_fps']:,.0f} frames/s ({cpu['min_fps']:,.0f} to {cpu['max_fps']:,.0f} in "
             f"{cpu['num_repeats']} repeats), batch {cpu['batch_size']}, {cpu['num_threads']} threads",
+            _latency_text(cpu),
             f"  logits: {'; '.join(checks)}",
             f"written: {out}",
         ]
     )
+
+
+def _latency_text(cpu: dict[str, Any]) -> str:
+    p99 = "" if cpu["latency_p99_us"] is None else f", p99 {cpu['latency_p99_us']:,.0f} \N{MICRO SIGN}s"
+    p50 = f"{cpu['latency_p50_us']:,.0f} \N{MICRO SIGN}s"
+    return f"  CPU latency {p50} for one picture (median of {cpu['latency_num_runs']} runs{p99})"
 
 
 @app.command()

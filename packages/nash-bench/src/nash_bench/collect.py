@@ -14,6 +14,7 @@ from typing import Any
 
 from . import manifest
 from .errors import IntegrityError, ManifestError, NashError, UsageError
+from .outcomes import load_outcomes
 from .records import Hardware, Record, hardware_from_manifest
 
 KINDS = ("model", "benchmark", "hardware")
@@ -135,7 +136,8 @@ def _rows_of_model(model: _File | None, benchmarks: list[_File], built: list[_Fi
         if rival is not None:
             notes.warnings.append(f"{file.path}: left out, {rival.path} is of the same model and dataset")
             continue
-        evaluated.append(("benchmark", record, file))
+        outcomes = _try(lambda file=file, own=record: load_outcomes(file.path, file.content, own.accuracy), notes)
+        evaluated.append(("benchmark", replace(record, outcomes=outcomes), file))
     if not evaluated and model is not None:
         record = _try(lambda: Record.from_model(model.content, model.sha256, source=model.path), notes)
         if record is not None:
@@ -171,7 +173,7 @@ def _is_only_here(hardware: Hardware | None, file: _File, hashes: set[str]) -> b
 def _try(make: Any, notes: _Notes) -> Any:
     try:
         return make()
-    except ManifestError as error:
+    except (ManifestError, IntegrityError) as error:
         notes.errors.append(error)
         return None
 

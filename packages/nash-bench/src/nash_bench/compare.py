@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from . import manifest
-from .figures import BY_KEY, COMPARED, NOT_KNOWN, Delta, delta_json, deltas
+from .figures import (
+    BOUNDS_LEGEND,
+    BY_KEY,
+    COMPARED,
+    NOT_KNOWN,
+    OF_BOUNDS,
+    Delta,
+    delta_json,
+    deltas,
+    lower_bounds,
+)
+from .outcomes import load_outcomes, paired_differences
+from .paired import PairedDifference
 from .records import Record, require_comparable
 
 
@@ -17,11 +30,14 @@ def load_record(path: Path) -> Record:
 
     Raises:
         ManifestError: the file is neither, or malformed.
+        IntegrityError: the outcomes beside a benchmark have changed or are not its own.
     """
     if _kind(path) == "model":
         model = manifest.load(path, "model")
         return Record.from_model(model, manifest.file_sha256(path), source=path)
-    return Record.from_benchmark(manifest.load(path, "benchmark"), source=path)
+    benchmark = manifest.load(path, "benchmark")
+    record = Record.from_benchmark(benchmark, source=path)
+    return replace(record, outcomes=load_outcomes(path, benchmark, record.accuracy))
 
 
 def _kind(path: Path) -> str | None:
@@ -47,7 +63,10 @@ def compare(baseline_path: Path, candidate_paths: Sequence[Path]) -> dict[str, A
         "baseline": _summary(baseline_path, baseline),
         "candidates": [
             _summary(path, candidate)
-            | {"figures": {delta.key: delta_json(delta) for delta in deltas(baseline, candidate)}}
+            | {
+                "figures": {delta.key: delta_json(delta) for delta in deltas(baseline, candidate)},
+                "paired": paired_json(paired_differences(baseline.outcomes, candidate.outcomes)),
+            }
             for path, candidate in candidates
         ],
     }
@@ -63,7 +82,27 @@ def _summary(path: Path, record: Record) -> dict[str, Any]:
         "num_samples": None if accuracy is None else accuracy.num_samples,
         "board": None if hardware is None else hardware.board,
         "origin": None if hardware is None else hardware.origin,
+        "lower_bounds": lower_bounds(record),
     }
+
+
+def paired_json(paired: Mapping[str, PairedDifference | None]) -> dict[str, Any]:
+    """Return paired differences for a machine."""
+    return {key: None if found is None else asdict(found) for key, found in paired.items()}
+
+
+def interval_text(paired: PairedDifference | None) -> str:
+    """Return the 95 % interval of a difference to read."""
+    if paired is None:
+        return NOT_KNOWN
+    return f"{paired.low:+.2f} to {paired.high:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_text(paired: PairedDifference | None) -> str:
+    """Return the p value to read."""
+    if paired is None:
+        return NOT_KNOWN
+    return "< 0.001" if paired.p_value < 0.001 else f"{paired.p_value:.3f}"
 
 
 def comparison_table(result: dict[str, Any]) -> Any:
@@ -78,15 +117,37 @@ def comparison_table(result: dict[str, Any]) -> Any:
         table.add_column(candidate["name"], justify="right")
         table.add_column("difference", justify="right")
     for key in COMPARED:
+        found = [_delta_of(key, result["baseline"], candidate) for candidate in candidates]
         figure = BY_KEY[key]
         unit = f" [{figure.unit}]".replace("[", r"\[") if figure.unit else ""
-        cells = [figure.label + unit, figure.text(candidates[0]["figures"][key]["baseline"])]
-        for candidate in candidates:
-            values = candidate["figures"][key]
-            delta = Delta(key=key, baseline=values["baseline"], candidate=values["candidate"])
-            cells += [figure.text(delta.candidate), difference_text(delta)]
+        cells = [figure.label + unit, figure.text(found[0].baseline, is_lower_bound=found[0].is_baseline_bound)]
+        for delta in found:
+            text = figure.text(delta.candidate, is_lower_bound=delta.is_candidate_bound)
+            cells += [text, difference_text(delta)]
         table.add_row(*cells)
+        if figure.is_percentage:
+            paired = [_paired_of(candidate, key) for candidate in candidates]
+            table.add_row("  95 % interval", "", *(text for one in paired for text in ("", interval_text(one))))
+            table.add_row("  McNemar's p", "", *(text for one in paired for text in ("", p_text(one))))
+    if any(network["lower_bounds"] for network in (result["baseline"], *candidates)):
+        table.caption, table.caption_justify, table.caption_style = BOUNDS_LEGEND, "left", ""
     return table
+
+
+def _delta_of(key: str, baseline: dict[str, Any], candidate: dict[str, Any]) -> Delta:
+    values = candidate["figures"][key]
+    return Delta(
+        key=key,
+        baseline=values["baseline"],
+        candidate=values["candidate"],
+        is_baseline_bound=key in baseline["lower_bounds"],
+        is_candidate_bound=key in candidate["lower_bounds"],
+    )
+
+
+def _paired_of(candidate: dict[str, Any], key: str) -> PairedDifference | None:
+    found = candidate["paired"][key]
+    return None if found is None else PairedDifference(**found)
 
 
 def difference_text(delta: Delta) -> str:
@@ -95,7 +156,9 @@ def difference_text(delta: Delta) -> str:
     if delta.difference is None:
         return NOT_KNOWN
     text = figure.delta_text(delta.difference) + (" pp" if figure.is_percentage else "")
-    return text if delta.relative is None else f"{text} ({delta.relative:+.1%})".replace("(-", "(\N{MINUS SIGN}")
+    if delta.relative is not None:
+        text = f"{text} ({delta.relative:+.1%})".replace("(-", "(\N{MINUS SIGN}")
+    return f"{text} {OF_BOUNDS}" if delta.is_of_bounds else text
 
 
 def _title(baseline: dict[str, Any]) -> str:

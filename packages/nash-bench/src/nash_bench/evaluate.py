@@ -5,9 +5,10 @@ Shapes: pixels (N, C, H, W) uint8, logits (N, K) float32, labels (N,) int64.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from zipfile import BadZipFile
@@ -19,8 +20,9 @@ from . import data, manifest
 from .convert import read_onnx
 from .errors import DataError, IntegrityError, ManifestError, UnsupportedError, VerificationError
 from .execute import Reference, Runtime, num_available_cores
+from .outcomes import Outcomes, save_benchmark
 from .records import Accuracy, ClassAccuracy, Hardware, Identity, hardware_from_manifest
-from .throughput import describe_environment, measure_throughput
+from .throughput import describe_environment, measure_latency, measure_throughput
 
 _NOISE = 1e-4  # of the largest logit: what the order of float32 sums may change
 _FLIP = 0.1  # of the logits' span: what values on a threshold, rounded to the other side, may change
@@ -39,7 +41,21 @@ class Verification:
     max_abs_error: float
 
 
-def evaluate(
+def evaluate(model_path: Path, **options: Any) -> dict[str, Any]:
+    """Return the benchmark manifest of a model on the test split of a dataset, without writing it; see `measure`."""
+    return measure(model_path, **options)[0]
+
+
+def evaluate_to(out: Path, model_path: Path, **options: Any) -> dict[str, Any]:
+    """Write the benchmark manifest of a model and its outcomes beside it, and return it; see `measure`.
+
+    Raises:
+        OutputError: a file cannot be written; none is left.
+    """
+    return save_benchmark(out, *measure(model_path, **options))
+
+
+def measure(
     model_path: Path,
     *,
     dataset: str,
@@ -49,8 +65,8 @@ def evaluate(
     num_threads: int | None = None,
     num_repeats: int = 9,
     progress: Progress = lambda done, total: None,
-) -> dict[str, Any]:
-    """Return the benchmark manifest of a model on the test split of a dataset.
+) -> tuple[dict[str, Any], Outcomes]:
+    """Return the benchmark manifest of a model on the test split of a dataset, and which pictures it got right.
 
     Raises:
         ManifestError: a manifest is malformed, or disagrees with its own network.
@@ -75,12 +91,15 @@ def evaluate(
         _check_golden(model_path, runtime, *golden),
         _check_reference(model_path, runtime, Reference(network, scale=model["input"]["scale"]), split),
     ]
-    logits = _run_all(runtime, split, batch_size, progress)
+    logits, pixels_sha256 = _run_all(runtime, split, batch_size, progress)
     accuracy = measure_accuracy(logits, split)
+    rank = _ranks(logits, split)
+    outcomes = Outcomes.of(split, pixels_sha256, top1=rank == 0, top5=None if accuracy.top5 is None else rank < 5)
     batch = split.images[np.arange(batch_size) % len(split)]
     cpu = measure_throughput(runtime, batch, num_threads=runtime.num_threads, num_repeats=num_repeats)
+    cpu = replace(cpu, **measure_latency(runtime, batch[:1]))
     identity = Identity.from_model(model, sha256)
-    return {
+    benchmark = {
         **manifest.header("benchmark", inputs=inputs),
         "name": identity.name,
         "model": {"sha256": sha256},
@@ -93,6 +112,7 @@ def evaluate(
         "verification": [asdict(check) for check in verification],
         "environment": describe_environment(runtime.num_threads, num_available_cores()),
     }
+    return benchmark, outcomes
 
 
 def _hardware_of(built: dict[str, Any], path: Path, sha256: str, model_path: Path) -> Hardware:
@@ -215,26 +235,28 @@ def _tolerance(expected: NDArray[np.float32]) -> float:
     return _NOISE * max(1.0, float(np.abs(expected).max()))
 
 
-def _run_all(runtime: Runtime, split: data.Split, batch_size: int, progress: Progress) -> NDArray[np.float32]:
+def _run_all(
+    runtime: Runtime, split: data.Split, batch_size: int, progress: Progress
+) -> tuple[NDArray[np.float32], str]:
+    """Return the logits of all pictures, and the hash of the pictures."""
     logits = []
+    pixels = hashlib.sha256()
     done = 0
     for images, _ in split.batches(batch_size):
         logits.append(runtime(images))
+        pixels.update(np.ascontiguousarray(images))
         done += len(images)
         progress(done, len(split))
     joined = np.concatenate(logits)
     if not np.isfinite(joined).all():
         num_bad = int((~np.isfinite(joined)).any(axis=1).sum())
         raise VerificationError(f"logits: got NaN or infinity on {num_bad} of {len(joined)} pictures; train anew")
-    return joined
+    return joined, pixels.hexdigest()
 
 
 def measure_accuracy(logits: NDArray[np.float32], split: data.Split) -> Accuracy:
-    """Return top-1, top-5 and per-class accuracy in percent; of equal logits the lower class ranks first."""
-    labels = split.labels
-    own = logits[np.arange(len(labels)), labels][:, None]
-    is_before = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
-    rank = is_before.sum(axis=1)
+    """Return top-1, top-5 and per-class accuracy in percent."""
+    labels, rank = split.labels, _ranks(logits, split)
     per_class = []
     for label, name in enumerate(split.class_names):
         hits = (rank == 0)[labels == label]
@@ -250,6 +272,14 @@ def measure_accuracy(logits: NDArray[np.float32], split: data.Split) -> Accuracy
         top5=100 * float((rank < 5).mean()) if logits.shape[1] > 5 else None,
         per_class=tuple(per_class),
     )
+
+
+def _ranks(logits: NDArray[np.float32], split: data.Split) -> NDArray[np.int64]:
+    """Return how many classes come before the right one (N,); of equal logits the lower class ranks first."""
+    labels = split.labels
+    own = logits[np.arange(len(labels)), labels][:, None]
+    is_before = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
+    return is_before.sum(axis=1)
 
 
 def _float_top1(model: dict[str, Any], accuracy: Accuracy) -> float | None:

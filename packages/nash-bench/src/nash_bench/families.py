@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from .collect import Row
 from .figures import BY_KEY, Delta, deltas
-from .pareto import pareto_front
+from .outcomes import paired_differences
+from .paired import PairedDifference
+from .pareto import hypervolume, pareto_front
 
 AXES = ("LUT", "BRAM_18K", "DSP", "throughput_fps")
 PanelKey = tuple[str, str, int, str, str]
@@ -24,6 +27,11 @@ class Pair:
     def deltas(self) -> tuple[Delta, ...]:
         return deltas(self.baseline.record, self.candidate.record)
 
+    @cached_property
+    def paired(self) -> dict[str, PairedDifference | None]:
+        """Return the differences of top-1 and top-5 with their intervals, None where outcomes are missing."""
+        return paired_differences(self.baseline.record.outcomes, self.candidate.record.outcomes)
+
 
 def find_pairs(rows: Sequence[Row]) -> list[Pair]:
     """Return every NASH row with each of its baselines."""
@@ -32,8 +40,16 @@ def find_pairs(rows: Sequence[Row]) -> list[Pair]:
         for candidate in rows
         if not candidate.record.identity.is_baseline
         for baseline in rows
-        if baseline.record.identity.is_baseline and _terms(baseline) == _terms(candidate) is not None
+        if baseline.record.identity.is_baseline
+        and _terms(baseline) == _terms(candidate) is not None
+        and _has_same_samples(baseline, candidate)
     ]
+
+
+def _has_same_samples(baseline: Row, candidate: Row) -> bool:
+    """Tell whether nothing says that two rows were measured on other pictures."""
+    known, own = baseline.record.outcomes, candidate.record.outcomes
+    return known is None or own is None or known.is_of_same_samples(own)
 
 
 def _terms(row: Row) -> tuple[object, ...] | None:
@@ -76,3 +92,48 @@ def fronts_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
             for row, _, _ in front(points(members, axis), axis):
                 found[id(row)].append(axis)
     return [tuple(found[id(row)]) for row in rows]
+
+
+COSTS = ("LUT", "FF", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dominated:
+    """The area that baselines and NASH networks of one panel dominate over top-1 and one figure.
+
+    The area is in percentage points of top-1 times the figure's unit, from the reference point: 1 point under the
+    panel's lowest top-1 and a tenth worse than its worst figure. A share is of the box from there to the best of both.
+    """
+
+    axis: str
+    reference_top1: float
+    reference_figure: float
+    area: dict[str, float]
+    share: dict[str, float]
+    is_of_bounds: bool
+
+
+def dominated(rows: Sequence[Row], axis: str) -> Dominated | None:
+    """Return the area that each kind of network of a panel dominates, None if no row has both figures."""
+    known = points(rows, axis)
+    if not known:
+        return None
+    figure = BY_KEY[axis]
+    values, accuracies = [x for _, x, _ in known], [y for _, _, y in known]
+    worst, best = (min(values), max(values)) if figure.is_high_good else (max(values), min(values))
+    reference = (max(0.0, min(accuracies) - 1), worst * (0.9 if figure.is_high_good else 1.1) or 1.0)
+    box = (max(accuracies) - reference[0]) * abs(best - reference[1])
+    kinds = {"baseline": True, "nash": False}
+    area = {}
+    for kind, is_baseline in kinds.items():
+        own = [(y, x) for row, x, y in known if row.record.identity.is_baseline is is_baseline]
+        if own:
+            area[kind] = hypervolume(own, reference=reference, maximize=(True, figure.is_high_good))
+    return Dominated(
+        axis=axis,
+        reference_top1=reference[0],
+        reference_figure=reference[1],
+        area=area,
+        share={kind: found / box if box else 0.0 for kind, found in area.items()},
+        is_of_bounds=any(figure.is_lower_bound(row.record) for row, _, _ in known),
+    )

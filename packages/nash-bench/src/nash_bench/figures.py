@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from .records import RESOURCES, Record
 
 NOT_KNOWN = "n/a"
+AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
+OF_BOUNDS = "\N{DAGGER}"
+BOUNDS_LEGEND = (
+    f"{AT_LEAST}: a lower bound, the sum over the layers whose figure is known; "
+    f"{OF_BOUNDS}: a difference that involves such a sum compares known parts only, and may point the other way."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +28,18 @@ class Figure:
     num_decimals: int = 0
     is_percentage: bool = False
 
-    def text(self, value: float | None) -> str:
+    def text(self, value: float | None, *, is_lower_bound: bool = False) -> str:
         """Return a value to read, 'n/a' for one that is not known."""
-        return NOT_KNOWN if value is None else f"{value:,.{self.num_decimals}f}"
+        sign = AT_LEAST if is_lower_bound else ""
+        return NOT_KNOWN if value is None else f"{sign}{value:,.{self.num_decimals}f}"
+
+    def is_lower_bound(self, record: Record) -> bool:
+        """Return whether the record's value is a sum that leaves out layers of which nobody knows a figure."""
+        return self.key in RESOURCES and record.hardware is not None and record.hardware.is_lower_bound(self.key)
+
+    def text_of(self, record: Record) -> str:
+        """Return a record's value to read, marked if it is a lower bound."""
+        return self.text(self.value(record), is_lower_bound=self.is_lower_bound(record))
 
     def delta_text(self, delta: float | None) -> str:
         """Return a difference with its sign."""
@@ -81,6 +96,13 @@ class Delta:
     key: str
     baseline: float | None
     candidate: float | None
+    is_baseline_bound: bool = False
+    is_candidate_bound: bool = False
+
+    @property
+    def is_of_bounds(self) -> bool:
+        """Return whether one of the two is a lower bound, so that nobody knows the difference of the totals."""
+        return self.difference is not None and (self.is_baseline_bound or self.is_candidate_bound)
 
     @property
     def difference(self) -> float | None:
@@ -97,7 +119,7 @@ class Delta:
     @property
     def is_better(self) -> bool | None:
         """Return whether the candidate is better; None if it is equal or unknown."""
-        if not self.difference:
+        if not self.difference or self.is_of_bounds:
             return None
         return (self.difference > 0) == BY_KEY[self.key].is_high_good
 
@@ -105,8 +127,20 @@ class Delta:
 def deltas(baseline: Record, candidate: Record, keys: tuple[str, ...] = COMPARED) -> tuple[Delta, ...]:
     """Return the differences of two comparable records."""
     return tuple(
-        Delta(key=key, baseline=BY_KEY[key].value(baseline), candidate=BY_KEY[key].value(candidate)) for key in keys
+        Delta(
+            key=key,
+            baseline=BY_KEY[key].value(baseline),
+            candidate=BY_KEY[key].value(candidate),
+            is_baseline_bound=BY_KEY[key].is_lower_bound(baseline),
+            is_candidate_bound=BY_KEY[key].is_lower_bound(candidate),
+        )
+        for key in keys
     )
+
+
+def lower_bounds(record: Record) -> list[str]:
+    """Return the figures of a record that are lower bounds."""
+    return [figure.key for figure in FIGURES if figure.is_lower_bound(record)]
 
 
 def delta_json(delta: Delta) -> dict[str, float | None]:

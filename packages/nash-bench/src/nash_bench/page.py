@@ -11,8 +11,10 @@ from typing import Any
 from .cells import OPERATION_LABELS, draw_cells
 from .chart import STYLES, Plot, Point, Style, make_plot, place_labels, short_labels, style_of, tick_text
 from .collect import Collection, Row
-from .families import AXES, Pair, find_pairs, fronts_of, panels
-from .figures import BY_KEY, Delta, Figure
+from .compare import interval_text, p_text
+from .families import AXES, Dominated, Pair, dominated, find_pairs, fronts_of, panels
+from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, OF_BOUNDS, Delta, lower_bounds
+from .paired import PairedDifference
 from .records import nas_operations
 
 _CHART = (520.0, 340.0)  # the drawing's size in its own units
@@ -56,6 +58,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         pair_figures=[BY_KEY[delta.key] for delta in pairs[0].deltas] if pairs else [],
         cards=_cards(collection.rows, pairs),
         not_counted=_not_counted(collection.rows),
+        bounds_legend=BOUNDS_LEGEND if any(lower_bounds(row.record) for row in collection.rows) else None,
         published=published["points"],
         warnings=collection.warnings,
         errors=[str(error) for error in collection.errors],
@@ -107,7 +110,9 @@ def _row_view(index: int, row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
         "identity": identity,
         "style": style_of(row),
         "marker": marker_path(style_of(row), (8, 8), 5.6),
-        "cells": [(BY_KEY[key], BY_KEY[key].value(row.record)) for key in TABLE_FIGURES],
+        "cells": [
+            (BY_KEY[key], BY_KEY[key].value(row.record), BY_KEY[key].text_of(row.record)) for key in TABLE_FIGURES
+        ],
         "utilization": _utilization(row),
         "hardware": hardware,
         "accuracy": accuracy,
@@ -129,11 +134,25 @@ def _panel_view(key: tuple[Any, ...], members: list[Row], ids: dict[int, str]) -
         "num_samples": num_samples,
         "board": board,
         "origin": origin,
-        "charts": [chart_view(plot, ids) for plot in plots if plot is not None],
+        "charts": [
+            chart_view(plot, ids) | {"dominated": _dominated_text(dominated(members, plot.axis))}
+            for plot in plots
+            if plot is not None
+        ],
         "styles": _styles_used(members),
         "has_both": len({row.record.identity.is_baseline for row in members}) == 2,
         "has_nash": any(not row.record.identity.is_baseline for row in members),
     }
+
+
+def _dominated_text(found: Dominated | None) -> str | None:
+    """Return the share of the box that each front dominates."""
+    if found is None:
+        return None
+    names = {"nash": "NASH", "baseline": "baseline"}
+    shares = ", ".join(f"{names[kind]} {found.share[kind]:.0%}" for kind in names if kind in found.share)
+    figure = BY_KEY[found.axis].text(found.reference_figure)
+    return f"Hypervolume: {shares} (reference point {found.reference_top1:.2f} %, {figure})"
 
 
 def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
@@ -167,11 +186,11 @@ def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
                 "style": style_of(row),
                 "path": marker_path(style_of(row), anchor, _MARKER_RADIUS),
                 "tooltip": json.dumps(_tooltip(row), ensure_ascii=False),
-                "name": f"{row.label}: top-1 {y:.2f} %, {plot.title} {BY_KEY[plot.axis].text(x)}",
+                "name": f"{row.label}: top-1 {y:.2f} %, {plot.title} {BY_KEY[plot.axis].text_of(row.record)}",
                 "text": text if corner else None,
                 "corner": None if corner is None else (round(corner[0] + left, 1), round(corner[1] + top, 1)),
             }
-            for (row, x, y), anchor, text, corner in zip(plot.known, anchors, texts, corners, strict=True)
+            for (row, _, y), anchor, text, corner in zip(plot.known, anchors, texts, corners, strict=True)
         ],
         "num_left_out": plot.num_left_out,
     }
@@ -192,16 +211,14 @@ def _tooltip(row: Row) -> dict[str, Any]:
     lines = [("bits", identity.preset or identity.bits), ("width", identity.width)]
     for key in ("top1", "top5", "LUT", "BRAM_18K", "DSP", "throughput_fps", "latency_us"):
         figure = BY_KEY[key]
-        lines.append((figure.label, with_unit(figure, figure.value(row.record))))
+        if figure.value(row.record) is None:
+            lines.append((figure.label, NOT_KNOWN))
+            continue
+        lines.append((figure.label, f"{figure.text_of(row.record)} {figure.unit}".strip()))
     if hardware is not None:
         lines.append(("board", f"{hardware.board}, {hardware.clock_mhz:g} MHz, {hardware.origin}"))
     known = [(name, str(value)) for name, value in lines if value is not None]
     return {"title": row.label, "kind": style_of(row).label, "lines": known}
-
-
-def with_unit(figure: Figure, value: float | None) -> str:
-    """Return a value to read with its unit."""
-    return f"{figure.text(value)} {figure.unit}".strip() if value is not None else figure.text(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +227,7 @@ class _DeltaCell:
     detail: str
     tone: str
     sort: float | None
+    interval: str
 
 
 def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
@@ -223,20 +241,26 @@ def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
         "terms": ", ".join(
             filter(None, (identity.preset or identity.bits, f"width {identity.width}", hardware and hardware.board))
         ),
-        "cells": [_delta_cell(delta) for delta in pair.deltas],
+        "cells": [_delta_cell(delta, pair.paired.get(delta.key)) for delta in pair.deltas],
     }
 
 
-def _delta_cell(delta: Delta) -> _DeltaCell:
+def _delta_cell(delta: Delta, paired: PairedDifference | None) -> _DeltaCell:
     figure = BY_KEY[delta.key]
+    interval = f"95 %: {interval_text(paired)}" + ("" if paired is None else f"; p = {p_text(paired)}")
+    interval = interval.replace("= <", "<") if figure.is_percentage else ""
     tone = {True: "better", False: "worse", None: "same"}[delta.is_better]
     if delta.difference is None:
-        return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None)
-    detail = f"{figure.text(delta.baseline)} \N{RIGHTWARDS ARROW} {figure.text(delta.candidate)}"
+        return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None, interval="")
+    before = figure.text(delta.baseline, is_lower_bound=delta.is_baseline_bound)
+    after = figure.text(delta.candidate, is_lower_bound=delta.is_candidate_bound)
+    detail = f"{before} \N{RIGHTWARDS ARROW} {after}"
+    mark = f" {OF_BOUNDS}" if delta.is_of_bounds else ""
     if delta.relative is not None:
         text = f"{delta.relative:+.1%}".replace("-", "\N{MINUS SIGN}")
-        return _DeltaCell(text=text, detail=detail, tone=tone, sort=delta.relative)
-    return _DeltaCell(text=figure.delta_text(delta.difference), detail=detail, tone=tone, sort=delta.difference)
+        return _DeltaCell(text=text + mark, detail=detail, tone=tone, sort=delta.relative, interval=interval)
+    text = figure.delta_text(delta.difference) + mark
+    return _DeltaCell(text=text, detail=detail, tone=tone, sort=delta.difference, interval=interval)
 
 
 def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:

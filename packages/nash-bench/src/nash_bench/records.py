@@ -10,9 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .errors import DataError, ManifestError
+
+if TYPE_CHECKING:
+    from .outcomes import Outcomes
 
 RESOURCES = ("LUT", "FF", "BRAM_18K", "URAM", "DSP")
 Origin = Literal["estimated", "synthesized", "measured"]
@@ -82,7 +85,10 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class CpuThroughput:
-    """Frames a second of the model on a CPU through onnxruntime: median of repeated measurements and their spread."""
+    """Speed of the model on a CPU through onnxruntime.
+
+    Throughput is the median of repeated measurements with their spread; latency is of one picture at a time.
+    """
 
     throughput_fps: float
     batch_size: int
@@ -91,6 +97,9 @@ class CpuThroughput:
     min_fps: float | None = None
     max_fps: float | None = None
     iqr_fps: float | None = None
+    latency_p50_us: float | None = None
+    latency_p99_us: float | None = None
+    latency_num_runs: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.throughput_fps > 0, "cpu.throughput_fps", self.throughput_fps, "more than 0")
@@ -118,12 +127,17 @@ class Hardware:
     utilization: Mapping[str, float | None] | None = None
     target: str | None = None
     not_counted: tuple[str, ...] = ()
+    num_unknown: Mapping[str, int] | None = None  # for each resource, the layers that its sum leaves out
 
     def __post_init__(self) -> None:
         _check(self.origin in _ORIGINS, "hardware.origin", self.origin, f"one of {', '.join(_ORIGINS)}")
         _check(self.clock_mhz > 0, "hardware.clock_mhz", self.clock_mhz, "more than 0")
         for key in ("throughput_fps", "latency_us", *RESOURCES):
             _check(_is_amount(getattr(self, key)), f"hardware.{key}", getattr(self, key), "0 or more, or null")
+
+    def is_lower_bound(self, resource: str) -> bool:
+        """Return whether a resource's figure is known to leave out layers."""
+        return getattr(self, resource, None) is not None and bool((self.num_unknown or {}).get(resource))
 
     @property
     def key(self) -> tuple[str, str]:
@@ -142,6 +156,7 @@ class Hardware:
             utilization=value.get("utilization"),
             target=value.get("target"),
             not_counted=tuple(value.get("not_counted") or ()),
+            num_unknown=value.get("num_unknown"),
             **{key: value["resources"][key] for key in RESOURCES},
         )
 
@@ -161,6 +176,7 @@ class Hardware:
                 "utilization": figures.get("utilization"),
                 "target": _target(manifest),
                 "not_counted": figures.get("not_counted"),
+                "num_unknown": figures.get("num_unknown"),
             }
         )
 
@@ -176,6 +192,7 @@ class Hardware:
             "utilization": dict(self.utilization or {}),
             "target": self.target,
             "not_counted": list(self.not_counted),
+            "num_unknown": None if self.num_unknown is None else dict(self.num_unknown),
         }
 
 
@@ -273,6 +290,7 @@ class Record:
     accuracy: Accuracy | None = None
     cpu: CpuThroughput | None = None
     hardware: Hardware | None = None
+    outcomes: Outcomes | None = None
 
     @classmethod
     def from_model(cls, manifest: Mapping[str, Any], sha256: str, *, source: object) -> Self:
@@ -341,6 +359,11 @@ def require_comparable(baseline: Record, candidate: Record, *, names: tuple[obje
     if baseline.hardware is not None and candidate.hardware is not None:
         keys = ("hardware.board", "hardware.origin")
         pairs += zip(keys, baseline.hardware.key, candidate.hardware.key, strict=True)
+    if baseline.outcomes is not None and candidate.outcomes is not None:
+        known, own = baseline.outcomes, candidate.outcomes
+        if not known.is_of_same_samples(own):
+            key = "labels_sha256" if known.labels_sha256 != own.labels_sha256 else "pixels_sha256"
+            pairs.append((f"outcomes.{key}", getattr(known, key)[:12], getattr(own, key)[:12]))
     different = [f"{key}: got {got!r}, expected {expected!r}" for key, expected, got in pairs if got != expected]
     if different:
         raise DataError(

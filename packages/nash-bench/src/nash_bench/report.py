@@ -6,14 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
 from .collect import Collection, Row, collect
-from .compare import difference_text
-from .families import Pair, find_pairs, fronts_of
-from .figures import BY_KEY, FIGURES, NOT_KNOWN, delta_json
+from .compare import difference_text, interval_text, p_text, paired_json
+from .families import COSTS, Pair, dominated, find_pairs, fronts_of, panels
+from .figures import BOUNDS_LEGEND, BY_KEY, FIGURES, NOT_KNOWN, delta_json, lower_bounds
+from .latex import escape, tabular
 from .manifest import PACKAGE, atomic_path
 from .page import render_page
 from .plots import write_plots
@@ -23,7 +25,7 @@ TITLE = "NASH report"
 
 
 def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> tuple[Collection, dict[str, Any]]:
-    """Write results.csv, .json, .md, the plots and index.html into `out`; return what was found and the results.
+    """Write results.csv, .json, .md, .tex, the plots and index.html into `out`; return what was found and the results.
 
     Raises:
         UsageError: a folder does not exist, or they hold no manifest.
@@ -35,6 +37,7 @@ def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> 
         _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"),
         _write(out / "results.csv", _csv_text(results["rows"])),
         _write(out / "results.md", _markdown(collection, title)),
+        _write(out / "results.tex", _latex(collection, title)),
         *write_plots(collection.rows, out / "plots"),
     ]
     page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title)
@@ -57,14 +60,26 @@ def results_json(collection: Collection) -> dict[str, Any]:
                 "baseline": pair.baseline.label,
                 "candidate": pair.candidate.label,
                 "figures": {delta.key: delta_json(delta) for delta in pair.deltas},
+                "paired": paired_json(pair.paired),
             }
             for pair in find_pairs(collection.rows)
         ],
+        "hypervolumes": _hypervolumes(collection.rows),
         "warnings": list(collection.warnings),
         "errors": [
             {"kind": error.kind, "message": str(error), "exit_code": error.exit_code} for error in collection.errors
         ],
     }
+
+
+def _hypervolumes(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    names = ("dataset", "split", "num_samples", "board", "origin")
+    return [
+        dict(zip(names, key, strict=True)) | asdict(found)
+        for key, members in panels(rows).items()
+        for axis in COSTS
+        if (found := dominated(members, axis)) is not None
+    ]
 
 
 def _row_json(row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
@@ -86,6 +101,9 @@ def _row_json(row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
         "clock_mhz": hardware and hardware.clock_mhz,
         "target": hardware and hardware.target,
         **{figure.key: figure.value(record) for figure in FIGURES},
+        "cpu_latency_p50_us": record.cpu and record.cpu.latency_p50_us,
+        "cpu_latency_p99_us": record.cpu and record.cpu.latency_p99_us,
+        "lower_bounds": lower_bounds(record),
         "pareto_front": list(axes),
         "folder": row.folder,
         "hardware_folder": row.hardware_folder,
@@ -97,14 +115,15 @@ def _csv_text(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row | {"pareto_front": " ".join(row["pareto_front"])} for row in rows)
+    lists = ("pareto_front", "lower_bounds")
+    writer.writerows(row | {key: " ".join(row[key]) for key in lists} for row in rows)
     return text.getvalue()
 
 
 def _cells(row: Row) -> list[str]:
     """Return a row as the short tables show it."""
     identity, hardware = row.record.identity, row.record.hardware
-    figures = [BY_KEY[key].text(BY_KEY[key].value(row.record)) for key in _SHOWN]
+    figures = [BY_KEY[key].text_of(row.record) for key in _SHOWN]
     built = NOT_KNOWN if hardware is None else f"{hardware.board}, {hardware.origin}"
     return [row.label, identity.preset or identity.bits or NOT_KNOWN, *figures, built]
 
@@ -133,26 +152,32 @@ def results_table(collection: Collection) -> Any:
 
 def pairs_text(collection: Collection) -> list[str]:
     """Return a line for each NASH network and its baseline."""
-    return [
+    lines = [
         f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in find_pairs(collection.rows)
     ]
+    return [*lines, BOUNDS_LEGEND] if _has_bounds(collection) else lines
+
+
+def _has_bounds(collection: Collection) -> bool:
+    return any(lower_bounds(row.record) for row in collection.rows)
 
 
 def _pair_text(pair: Pair) -> str:
     known = [delta for delta in pair.deltas if delta.difference is not None]
-    return ", ".join(f"{BY_KEY[delta.key].label} {difference_text(delta)}" for delta in known)
+    intervals = {key: f" ({interval_text(found)})" for key, found in pair.paired.items() if found is not None}
+    return ", ".join(
+        f"{BY_KEY[delta.key].label} {difference_text(delta)}{intervals.get(delta.key, '')}" for delta in known
+    )
 
 
 def _markdown(collection: Collection, title: str) -> str:
     lines = [f"# {title}", "", *_markdown_table(_heads(), [_cells(row) for row in collection.rows])]
     pairs = find_pairs(collection.rows)
     if pairs:
-        heads = ["NASH network", "baseline", *(BY_KEY[delta.key].label for delta in pairs[0].deltas)]
-        cells = [
-            [pair.candidate.label, pair.baseline.label, *(difference_text(delta) for delta in pair.deltas)]
-            for pair in pairs
-        ]
+        heads, cells = _pair_table(pairs)
         lines += ["", "## NASH against its baseline", "", *_markdown_table(heads, cells)]
+    if _has_bounds(collection):
+        lines += ["", BOUNDS_LEGEND]
     published = [
         [point["name"], point.get("dataset"), point.get("board"), *_published_accuracy(point), point["source"]]
         for point in published_results()["points"]
@@ -163,6 +188,36 @@ def _markdown(collection: Collection, title: str) -> str:
         heads, [[NOT_KNOWN if cell is None else str(cell) for cell in cells] for cells in published]
     )
     return "\n".join(lines) + "\n"
+
+
+def _pair_table(pairs: Sequence[Pair]) -> tuple[list[str], list[list[str]]]:
+    """Return heads and cells of the pairs, an interval and a p value beside each difference of an accuracy."""
+    heads = ["NASH network", "baseline"]
+    for delta in pairs[0].deltas:
+        heads.append(BY_KEY[delta.key].label)
+        heads += _INTERVAL_HEADS if delta.key in pairs[0].paired else []
+    cells = []
+    for pair in pairs:
+        cells.append([pair.candidate.label, pair.baseline.label])
+        for delta in pair.deltas:
+            cells[-1].append(difference_text(delta))
+            if delta.key in pair.paired:
+                found = pair.paired[delta.key]
+                cells[-1] += [interval_text(found), p_text(found)]
+    return heads, cells
+
+
+def _latex(collection: Collection, title: str) -> str:
+    """Return the results and the pairs as tables to \\input into a paper that uses booktabs."""
+    heads = _heads()
+    tables = [tabular(heads, [_cells(row) for row in collection.rows], is_right=[h in _RIGHT for h in heads])]
+    pairs = find_pairs(collection.rows)
+    if pairs:
+        heads, cells = _pair_table(pairs)
+        tables.append(tabular(heads, cells, is_right=[head in _RIGHT for head in heads]))
+    notes = [escape(BOUNDS_LEGEND)] if _has_bounds(collection) else []
+    preamble = f"% {escape(title)}\n% needs \\usepackage{{booktabs}}"
+    return "\n\n".join([preamble, *tables, *notes]) + "\n"
 
 
 def _published_accuracy(point: dict[str, Any]) -> list[Any]:
@@ -177,7 +232,8 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (heads, ruler, *rows)]
 
 
-_RIGHT = {*_heads()[2:-1], *(figure.label for figure in FIGURES), "top-1 (%)", "top-5 (%)"}
+_INTERVAL_HEADS = ["95 % interval", "p"]
+_RIGHT = {*_heads()[2:-1], *(figure.label for figure in FIGURES), *_INTERVAL_HEADS, "top-1 (%)", "top-5 (%)"}
 
 
 def _write(path: Path, text: str) -> Path:

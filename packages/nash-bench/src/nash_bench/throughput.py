@@ -1,4 +1,4 @@
-"""Measure frames a second on the CPU, and describe the machine they were measured on."""
+"""Measure frames a second and latency on the CPU, and describe the machine they were measured on."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from .records import CpuThroughput
 _NUM_WARMUP = 2
 _MIN_SECONDS_A_REPEAT = 0.2
 _MAX_BATCHES_A_REPEAT = 64
+_NUM_LATENCY_WARMUP = 5
+_LATENCY_SECONDS = 1.0
+_MIN_LATENCY_RUNS, _MAX_LATENCY_RUNS = 30, 1000
+_MIN_RUNS_OF_P99 = 100
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "qonnx")
 
 
@@ -40,6 +44,22 @@ def measure_throughput(
         max_fps=max(fps),
         iqr_fps=high - low,
     )
+
+
+def measure_latency(run: Callable[[NDArray[np.uint8]], object], picture: NDArray[np.uint8]) -> dict[str, float | None]:
+    """Time `run` on one picture (1, C, H, W) again and again, after a warm-up; the `latency_*` of a CpuThroughput.
+
+    There are 30 to 1,000 runs, about a second of them; a 99th percentile of fewer than 100 is None.
+    """
+    seconds = min(_seconds(run, picture, 1) for _ in range(_NUM_LATENCY_WARMUP))
+    num_runs = min(_MAX_LATENCY_RUNS, max(_MIN_LATENCY_RUNS, round(_LATENCY_SECONDS / max(seconds, 1e-9))))
+    times = [1e6 * _seconds(run, picture, 1) for _ in range(num_runs)]
+    p50, p99 = np.percentile(times, (50, 99)).tolist()
+    return {
+        "latency_p50_us": p50,
+        "latency_p99_us": p99 if num_runs >= _MIN_RUNS_OF_P99 else None,
+        "latency_num_runs": num_runs,
+    }
 
 
 def _seconds(run: Callable[[NDArray[np.uint8]], object], batch: NDArray[np.uint8], num_batches: int) -> float:
