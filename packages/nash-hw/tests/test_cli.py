@@ -83,7 +83,7 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
     assert code == 0
     result = json.loads(stdout)
     assert result == json.loads((tmp_path / "hw" / "hardware.json").read_text())
-    assert result["target"] == {"target_fps": None, "max_utilization": 0.7}  # the default
+    assert result["target"] == {"target_fps": None, "max_utilization": 0.7, "gap": 0.0}  # the default
 
 
 def test_boards(run):

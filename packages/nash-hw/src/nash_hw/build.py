@@ -149,7 +149,8 @@ class _Build:
             model = steps.minimize_bit_widths(steps.partition(model))
             model = steps.specialize(model, board.fpga_part)
         with self._step("fold"):
-            self._folding_config = to_finn_config(model, self._fold(FoldingSpace(model, board)).settings)
+            self._folding = self._fold(FoldingSpace(model, board))
+            self._folding_config = to_finn_config(model, self._folding.settings)
             model = apply_finn_config(model, self._folding_config)
         with self._step("estimate"):
             self._estimate = estimate(model, board)
@@ -187,7 +188,11 @@ class _Build:
             "board": board.name,
             "fpga_part": board.fpga_part,
             "clock_mhz": config.clock_mhz,
-            "target": {"target_fps": config.target_fps, "max_utilization": config.utilization_limit},
+            "target": {
+                "target_fps": config.target_fps,
+                "max_utilization": config.utilization_limit,
+                "gap": self._folding.gap,
+            },
             "folding": "folding.json",
             "interface": self._interface(),
             "estimated": _estimated(self._estimate, board, config.clock_mhz),

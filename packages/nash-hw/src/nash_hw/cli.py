@@ -139,6 +139,7 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         )
     lines.append(_columns(table))
     lines.append(f"not counted: {', '.join(estimated['not_counted'])}")
+    lines.append(_target_text(result["target"]))
     for record in result["verification"]:
         lines.append(
             f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
@@ -146,6 +147,16 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         )
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
     return "\n".join(lines)
+
+
+def _target_text(target: dict[str, Any]) -> str:
+    if target["target_fps"] is not None:
+        wanted, better = f"the cheapest design of {target['target_fps']:g} fps or more", "cheaper"
+    else:
+        wanted, better = f"the fastest design within {target['max_utilization']:.0%} of each resource", "faster"
+    if target["gap"] == 0:
+        return f"folded to {wanted}: proven"
+    return f"folded to {wanted}, up to proof: none is {better} by more than {target['gap']:.2%}"
 
 
 def _columns(table: list[list[str]]) -> str:

@@ -2,7 +2,8 @@
 
 FINN answers 0 for a resource it has no model of. `_FINN_MODELS` lists what it does model; a 0 for anything else
 is reported as unknown (None), unless the layer's structure rules the resource out (`_ABSENT`: no memory, no
-multiplier). DSPs of the RTL matrix-vector unit are corrected to the lanes that its RTL packs.
+multiplier). DSPs of the RTL matrix-vector unit are corrected to the lanes that its RTL packs, and where its weights
+lie in LUTs, the LUTs are those of the weights.
 """
 
 from __future__ import annotations
@@ -115,7 +116,18 @@ def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, *, narrow
     if node.op_type == "MVAU_rtl":
         resources["DSP"] = float(mvau_dsps(instance, fpga_part, narrow_weights=narrow_weights))
         origins["DSP"] = "finn" if resources["DSP"] == told["DSP"] else "corrected"
+        if instance.get_nodeattr("ram_style") == "distributed":
+            resources["LUT"], origins["LUT"] = float(_weight_luts(instance)), "modelled"
     return Figures(resources=resources, origins=origins)
+
+
+def _weight_luts(instance: Any) -> int:
+    """Return the LUTs that hold the weights of a matrix-vector unit, 64 bits each.
+
+    FINN counts them in the HLS form (MVAU_hls.lut_estimation, c2) but not in the RTL form, which has the same memory.
+    """
+    width = instance.get_nodeattr("PE") * instance.get_nodeattr("SIMD") * instance.get_input_datatype(1).bitwidth()
+    return width * -(-instance.calc_wmem() // 64)
 
 
 def mvau_dsps(instance: Any, fpga_part: str, *, narrow_weights: bool) -> int:

@@ -1,9 +1,9 @@
-"""Choose how much of each layer works in parallel (PE, SIMD), by price, exactly.
+"""Choose how much of each layer works in parallel (PE, SIMD) and where its weights lie, by price, exactly.
 
 The accelerator is a pipeline: a frame leaves every II cycles, II being the cycles of its slowest layer. So the
-layers are independent once II is given, and the cheapest design is the cheapest folding of each that takes at most
-II cycles. All foldings of a layer are priced once; two questions then cost a look-up each: the cheapest design for a
-frame rate, and the highest frame rate that fits a part of the board.
+layers are independent once II is given, but for the board they share. All options of a layer are priced once; the
+cheapest design for a frame rate is then a choice within the board (choice.py), and the highest frame rate that fits a
+part of the board is searched for among the cycles that options have: what fits at an II fits at any longer one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .boards import RESOURCES, Board
+from .choice import Choice, Chooser, fits
 from .errors import CapacityError
 from .estimate import sum_known
 from .model import Model, custom_op
@@ -29,7 +30,7 @@ _EXPORTED = (
     "depth_trigger_uram",
     "depth_trigger_bram",
 )
-Settings = dict[str, dict[str, int]]  # layer name -> attribute -> value
+Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Folding:
     settings: Settings
     ii_cycles: int
     resources: Mapping[str, float | None]
+    gap: float  # no design is cheaper (for a frame rate) or faster (for a utilization) by more than this part
 
 
 class FoldingSpace:
@@ -47,38 +49,18 @@ class FoldingSpace:
     def __init__(self, model: Model, board: Board) -> None:
         self._board = board
         self._groups = price_groups(model, board)
+        self._chooser = Chooser(self._groups)
 
     @property
     def fastest_cycles(self) -> int:
         """The smallest II any folding reaches."""
         return max(group.options[0].cycles for group in self._groups)
 
-    def for_cycles(self, max_cycles: int) -> Folding:
-        """Return the cheapest folding of at most that many cycles.
-
-        Raises:
-            CapacityError: a layer needs more, fully unfolded.
-        """
-        chosen = [(group, group.cheapest(max_cycles)) for group in self._groups]
-        slow = max((group for group, option in chosen if option is None), key=_fastest, default=None)
-        if slow is not None:
-            raise CapacityError(
-                f"layer {slow.title}: takes {_fastest(slow)} cycles a frame fully unfolded, "
-                f"expected at most {max_cycles}; lower --target-fps or raise --clock-mhz"
-            )
-        settings = {
-            name: dict(values)
-            for group, option in chosen
-            for name, values in zip(group.names, option.settings, strict=True)
-        }
-        resources = {name: sum_known(option.resources[name] for _, option in chosen) for name in RESOURCES}
-        return Folding(settings=settings, ii_cycles=max(option.cycles for _, option in chosen), resources=resources)
-
     def for_fps(self, target_fps: float, clock_mhz: float) -> Folding:
-        """Return the cheapest folding that reaches a frame rate.
+        """Return the cheapest folding that reaches a frame rate and fits the board.
 
         Raises:
-            CapacityError: no folding does, or the board does not hold it.
+            CapacityError: no folding does.
         """
         max_cycles = int(clock_mhz * 1e6 / target_fps)
         if max_cycles < self.fastest_cycles:
@@ -88,15 +70,16 @@ class FoldingSpace:
                 f"{clock_mhz:g} MHz; the bottleneck is {slow.title} with {self.fastest_cycles:,} cycles a frame, "
                 "fully unfolded"
             )
-        folding = self.for_cycles(max_cycles)
-        excess = self._excess(folding, 1.0)
-        if excess:
+        choice = self._chooser.within(max_cycles, self._limits(1.0))
+        if choice.options is None:
+            needs = self._needs(max_cycles, 1.0)
             best = self.for_utilization(1.0)
             raise CapacityError(
-                f"--target-fps: {target_fps:g} fps need {excess}; {self._board.name} reaches at most "
-                f"{clock_mhz * 1e6 / best.ii_cycles:,.1f} fps: lower --target-fps or choose a larger --board"
+                f"--target-fps: {target_fps:g} fps need {needs}; {self._board.name} reaches at most "
+                f"{clock_mhz * 1e6 * (1 + best.gap) / best.ii_cycles:,.1f} fps: lower --target-fps or choose a larger "
+                "--board"
             )
-        return folding
+        return self._folding(choice, choice.gap)
 
     def for_utilization(self, max_utilization: float) -> Folding:
         """Return the fastest folding that uses at most a part of each resource FINN has a figure of.
@@ -104,33 +87,57 @@ class FoldingSpace:
         Raises:
             CapacityError: none does.
         """
+        limits = self._limits(max_utilization)
         candidates = sorted({option.cycles for group in self._groups for option in group.options})
         candidates = [cycles for cycles in candidates if cycles >= self.fastest_cycles]
-        slowest = self.for_cycles(candidates[-1])
-        excess = self._excess(slowest, max_utilization)
-        if excess:
+        found = self._chooser.within(candidates[-1], limits)
+        if found.options is None:
             raise CapacityError(
-                f"--board {self._board.name}: too small, the slowest design needs {excess}; "
+                f"--board {self._board.name}: too small, the slowest design needs "
+                f"{self._needs(candidates[-1], max_utilization)}; "
                 "choose a larger --board, fewer bits or a narrower network"
             )
-        low, high = 0, len(candidates) - 1  # candidates[high] fits
+        low, high, num_refuted = 0, len(candidates) - 1, 0  # candidates[high] fits
         while low < high:
             middle = (low + high) // 2
-            if self._excess(self.for_cycles(candidates[middle]), max_utilization):
-                low = middle + 1
+            choice = self._chooser.within(candidates[middle], limits, any_price=True)
+            if choice.options is not None:
+                found, high = choice, middle
             else:
-                high = middle
-        return self.for_cycles(candidates[high])
+                low = middle + 1
+                num_refuted = low if choice.is_refuted else num_refuted
+        cheapest = self._chooser.within(candidates[high], limits)
+        found = found if cheapest.options is None else cheapest
+        return self._folding(found, candidates[high] / candidates[num_refuted] - 1)
 
-    def _excess(self, folding: Folding, max_utilization: float) -> str | None:
-        """Return in words what a folding uses too much of, None if it fits."""
-        too_much = []
-        for name in RESOURCES:
-            used, limit = folding.resources[name], self._board.resources[name] * max_utilization
-            if used is not None and used > limit:
-                too_much.append(f"{used:,.0f} {name} of {limit:,.0f}")
-        if not too_much:
-            return None
+    def _limits(self, max_utilization: float) -> dict[str, float]:
+        return {name: self._board.resources[name] * max_utilization for name in RESOURCES}
+
+    def _folding(self, choice: Choice, gap: float) -> Folding:
+        settings = {
+            name: dict(values)
+            for group, option in zip(self._groups, choice.options, strict=True)
+            for name, values in zip(group.names, option.settings, strict=True)
+        }
+        return Folding(
+            settings=settings,
+            ii_cycles=max(option.cycles for option in choice.options),
+            resources={name: sum_known(option.resources[name] for option in choice.options) for name in RESOURCES},
+            gap=gap,
+        )
+
+    def _needs(self, max_cycles: int, max_utilization: float) -> str:
+        """Return in words what a frame rate needs too much of, where no folding fits.
+
+        If each resource suffices by itself, though not all at once, it is what the cheapest folding takes.
+        """
+        limits = self._limits(max_utilization)
+        used = self._chooser.least(max_cycles)
+        if fits(used, limits):
+            used = self._chooser.cheapest(max_cycles).used
+        too_much = [
+            f"{used[name]:,.0f} {name} of {limits[name]:,.0f}" for name in RESOURCES if used[name] > limits[name]
+        ]
         part = "" if max_utilization == 1.0 else f" ({max_utilization:.0%} of the board)"
         return " and ".join(too_much) + part
 

@@ -1,17 +1,20 @@
 """All foldings of a layer, priced, and those worth taking.
 
 The values PE and SIMD may take are the divisors of what they split, as in FINN's SetFolding
-(finn/transformation/fpgadataflow/set_folding.py); cycles and most resources are what FINN's own layer answers.
+(finn/transformation/fpgadataflow/set_folding.py), and the weights of a matrix-vector unit lie in block RAM, in LUTs or
+in UltraRAM; cycles and most resources are what FINN's own layer answers.
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+import numpy as np
 import onnx
 
 from .boards import RESOURCES, Board
@@ -26,7 +29,7 @@ _MAX_HLS_BITS = 8191  # the widest ap_int Vitis HLS takes (finn.util.basic.MAX_A
 class Option:
     """One folding of a group of layers."""
 
-    settings: tuple[tuple[tuple[str, int], ...], ...]  # for each layer of the group
+    settings: tuple[tuple[tuple[str, int | str], ...], ...]  # for each layer of the group
     cycles: int
     resources: Mapping[str, float | None]
     price: float
@@ -34,7 +37,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Layers that can only be folded together, and their foldings worth taking: fewer cycles, higher price."""
+    """Layers that can only be folded together, and their foldings worth taking, the fastest first."""
 
     names: tuple[str, ...]
     source: str  # the operation of the network they belong to
@@ -46,8 +49,8 @@ class Group:
 
     def cheapest(self, max_cycles: int) -> Option | None:
         """Return the cheapest folding of at most that many cycles, None if there is none."""
-        position = bisect_right(self.options, max_cycles, key=lambda option: option.cycles)
-        return self.options[position - 1] if position else None
+        fast_enough = (option for option in self.options if option.cycles <= max_cycles)
+        return min(fast_enough, key=lambda option: option.price, default=None)
 
 
 def price_groups(model: Model, board: Board) -> list[Group]:
@@ -59,8 +62,8 @@ def price_groups(model: Model, board: Board) -> list[Group]:
         narrow = [has_narrow_weights(model, node, instance) for node, instance in zip(nodes, instances, strict=True)]
         key = json.dumps([[node.op_type, *sorted(map(str, node.attribute))] for node in nodes]) + str(narrow)
         if key not in priced:
-            options = _options(nodes, instances, narrow, board)
-            priced[key] = _worth_taking(options)
+            options = sorted(_options(nodes, instances, narrow, board), key=lambda option: option.cycles)
+            priced[key] = undominated(options, with_cycles=True)
         names = tuple(node.name for node in nodes)
         groups.append(Group(names=names, source=layer_source(model, nodes[-1]), options=priced[key]))
     return groups
@@ -81,8 +84,8 @@ def _group_nodes(model: Model) -> list[list[onnx.NodeProto]]:
 def _options(
     nodes: Sequence[onnx.NodeProto], instances: Sequence[Any], narrow: Sequence[bool], board: Board
 ) -> Iterator[Option]:
-    before = [{name: instance.get_nodeattr(name) for name in _folded_attributes(instance)} for instance in instances]
-    for settings in _settings(nodes, instances):
+    before = [deepcopy(list(node.attribute)) for node in nodes]
+    for settings in _settings(nodes, instances, board):
         for instance, values in zip(instances, settings, strict=True):
             for name, value in values.items():
                 instance.set_nodeattr(name, value)
@@ -99,9 +102,9 @@ def _options(
             resources=resources,
             price=_price(resources, instances, board),
         )
-    for instance, values in zip(instances, before, strict=True):
-        for name, value in values.items():
-            instance.set_nodeattr(name, value)
+    for node, attributes in zip(nodes, before, strict=True):
+        del node.attribute[:]
+        node.attribute.extend(attributes)
 
 
 def _price(resources: Mapping[str, float | None], instances: Sequence[Any], board: Board) -> float:
@@ -114,13 +117,19 @@ def _price(resources: Mapping[str, float | None], instances: Sequence[Any], boar
     return known + 1e-9 * width
 
 
-def _worth_taking(options: Iterator[Option]) -> tuple[Option, ...]:
-    """Keep the options that no other beats in cycles and price, by rising cycles."""
-    kept: list[Option] = []
-    for option in sorted(options, key=lambda option: (option.cycles, option.price)):
-        if not kept or option.price < kept[-1].price:
-            kept.append(option)
-    return tuple(kept)
+def undominated(options: Sequence[Option], *, with_cycles: bool = False) -> tuple[Option, ...]:
+    """Keep, in their order, the options that no other equals or beats in price and every resource (and in cycles)."""
+    figures = np.array(
+        [
+            [option.price, *(option.resources[name] or 0.0 for name in RESOURCES), option.cycles * with_cycles]
+            for option in options
+        ]
+    )
+    kept: list[int] = []
+    for position in np.argsort(figures[:, 0], kind="stable"):
+        if not (figures[kept] <= figures[position]).all(axis=1).any():
+            kept.append(int(position))
+    return tuple(options[position] for position in sorted(kept))
 
 
 def _is_buildable(node: onnx.NodeProto, instance: Any) -> bool:
@@ -133,14 +142,35 @@ def _is_buildable(node: onnx.NodeProto, instance: Any) -> bool:
     return max(widths) <= _MAX_HLS_BITS
 
 
-def _settings(nodes: Sequence[onnx.NodeProto], instances: Sequence[Any]) -> Iterator[list[dict[str, int]]]:
+def _settings(
+    nodes: Sequence[onnx.NodeProto], instances: Sequence[Any], board: Board
+) -> Iterator[list[dict[str, int | str]]]:
     if len(nodes) == 2:  # a sliding window and the pool behind it
         for channels in _divisors(instances[1].get_nodeattr("Channels")):
             yield [{"SIMD": channels, "parallel_window": 0}, {"PE": channels}]
         return
     kind = nodes[0].op_type[:-4]
-    for values in _LAYER_SETTINGS.get(kind, _pe_settings)(instances[0]):
-        yield [values]
+    memories = _weight_memories(board) if kind == "MVAU" else [{}]
+    for values, memory in product(_LAYER_SETTINGS.get(kind, _pe_settings)(instances[0]), memories):
+        yield [values | memory]
+
+
+def _weight_memories(board: Board) -> list[dict[str, int | str]]:
+    """Return where weights can lie on a board.
+
+    UltraRAM of an UltraScale+ starts empty; FINN refuses it there unless the host can write the weights
+    (finn/custom_op/fpgadataflow/matrixvectoractivation.py, generate_infra_hdl).
+    """
+    from finn.util.basic import is_versal
+
+    styles = ["block", "distributed"] + (["ultra"] if board.resources["URAM"] else [])
+    return [
+        {
+            "ram_style": style,
+            "runtime_writeable_weights": int(style == "ultra" and not is_versal(board.fpga_part)),
+        }
+        for style in styles
+    ]
 
 
 def _mvau_settings(instance: Any) -> Iterator[dict[str, int]]:
