@@ -61,15 +61,19 @@ def test_options_are_frozen() -> None:
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--json"],
+        "space": [
+            *("--backbone", "--variant", "--out", "--width", "--input-size", "--num-classes", "--json"),
+        ],
+        "export": ["path", "--out", "--seed", "--json"],
         "schema": ["kind", "--json"],
     }
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["schema"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["space"], ["export"], ["schema"]])
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
         "import sys, atexit\n"
-        "heavy = ['torch', 'numpy', 'sklearn', 'jsonschema', 'safetensors', 'PIL']\n"
+        "heavy = ['torch', 'numpy', 'onnx', 'sklearn', 'jsonschema', 'safetensors', 'PIL']\n"
         "atexit.register(lambda: print([name for name in heavy if name in sys.modules], file=sys.stderr))\n"
         f"sys.argv = ['nash-search', *{command!r}, '--help']\n"
         "from nash_search.cli import main; main()"
@@ -88,7 +92,14 @@ def test_version_is_that_of_the_package() -> None:
 def test_zoo_lists_and_writes(tmp_path: Path) -> None:
     assert "resnet34-v3" in _run("zoo").stdout
     listed = json.loads(_run("zoo", "--json").stdout)["zoo"]
-    assert len(listed) == 8
+    assert len(listed) == 14
+    assert listed[-1] == {
+        "name": "mobilenetv1",
+        "backbone": "mobilenetv1",
+        "variant": None,
+        "num_layers": 26,
+        "width": 32,
+    }
     out = tmp_path / "new" / "g.json"
     written = json.loads(_run("zoo", "resnet18-v3", "--width", "8", "--out", out, "--json").stdout)
     assert written == {"genotype": str(out), "name": "resnet18-v3"}
@@ -111,7 +122,39 @@ def test_show_prints_and_draws(tmp_path: Path) -> None:
     assert result["svg"] is None
 
 
-@pytest.mark.parametrize("kind", ["genotype", "recipe"])
+def test_space_writes_a_manifest(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "space.json"
+    done = _run(
+        *("space", "--backbone", "mobilenetv1", "--variant", "v4", "--width", "4", "--input-size", "16"),
+        *("--num-classes", "5", "--out", out, "--json"),
+    )
+    content = manifest.load(out, "space")
+    assert json.loads(done.stdout) == {"space": str(out), "num_candidates": len(content["candidates"])}
+    assert (content["name"], content["num_classes"]) == ("mobilenetv1-v4", 5)
+    assert content["input"] == {"channels": 3, "height": 16, "width": 16}
+    assert content["inputs"] == []
+
+
+def test_space_of_a_file_names_it(tmp_path: Path) -> None:
+    genotype.save(zoo.build("resnet18-v1", width=4), tmp_path / "mine.json")
+    _run("space", "--backbone", tmp_path / "mine.json", "--variant", "v2", "--out", tmp_path / "space.json")
+    content = manifest.load(tmp_path / "space.json", "space")
+    assert [record["path"] for record in content["inputs"]] == ["mine.json"]
+    assert content["name"] == "resnet18-v2"
+
+
+def test_export_writes_the_network(tmp_path: Path) -> None:
+    genotype.save(zoo.build("resnet8", width=2, input_size=8), tmp_path / "g.json")
+    shown = _run("export", tmp_path / "g.json", "--out", tmp_path / "a.onnx", "--seed", "3")
+    assert "resnet8, 1,410 parameters" in shown.stdout
+    result = json.loads(
+        _run("export", tmp_path / "g.json", "--out", tmp_path / "b.onnx", "--seed", "3", "--json").stdout
+    )
+    assert result["input"] == ["batch", 3, 8, 8]
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["genotype", "recipe", "space"])
 def test_schema_prints_what_is_held(kind: str) -> None:
     for arguments in (["schema", kind], ["schema", kind, "--json"]):
         assert json.loads(_run(*arguments).stdout) == manifest.schema(kind)
@@ -169,15 +212,20 @@ def _arguments(kind: str, folder: Path) -> list[str | Path]:
         case "output":
             (folder / "file").write_text("")
             return ["zoo", "resnet8", "--out", folder / "file" / "g.json"]
+        case "toolchain":
+            genotype.save(zoo.build("resnet8", width=2, input_size=8), folder / "g.json")
+            return ["export", folder / "g.json", "--out", out]
         case _:
             return [*run, "--recipe", _diverging(folder)]
 
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [("usage", 2), ("manifest", 3), ("integrity", 4), ("data", 5), ("output", 10), ("diverged", 11)],
+    [("usage", 2), ("manifest", 3), ("integrity", 4), ("data", 5), ("toolchain", 8), ("output", 10), ("diverged", 11)],
 )
-def test_each_kind_of_error_has_its_code(kind: str, code: int, tmp_path: Path) -> None:
+def test_each_kind_of_error_has_its_code(kind: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "toolchain":
+        monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     done = _run(*_arguments(kind, tmp_path), "--json", code=code)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -197,11 +245,13 @@ def test_each_kind_of_error_has_its_code(kind: str, code: int, tmp_path: Path) -
         ([*RUN, "--dataset", "cifar10"], "needs --data"),
         ([*RUN, "--recipe", "quik"], "did you mean quick?"),
         (["run", "--backbone", "g.json", "--variant", "v3", "--width", "8"], "leave it out"),
+        (["space", "--backbone", "g.json", "--variant", "v3", "--num-classes", "8"], "leave it out"),
+        (["space", "--backbone", "mobilenet", "--variant", "v3"], "did you mean mobilenetv1?"),
         (["schema", "model"], "model"),
     ],
 )
 def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_path: Path) -> None:
-    out = ["--out", tmp_path / "out"] if arguments[0] == "run" else []
+    out = ["--out", tmp_path / "out"] if arguments[0] in ("run", "space") else []
     done = _run(*arguments, *out, code=2)
     assert text in done.stderr
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ def supernet() -> Supernet:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ["resnet8", "resnet34", "odd"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet34", "resnet20", "vgg11", "mobilenetv1", "odd"])
 def test_any_network_runs_and_decodes(variant: str, name: str, odd_network: Genotype) -> None:
     network = odd_network if name == "odd" else zoo.build(name, width=2, input_size=8)
     supernet = Supernet(network, VARIANTS[variant])
@@ -31,6 +31,25 @@ def test_any_network_runs_and_decodes(variant: str, name: str, odd_network: Geno
         assert logits.shape == (3, network.num_classes)
         assert logits.isfinite().all()
     assert genotype.check(supernet.genotype()) == []
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet32", 2), ("resnet50", 1), ("resnet50", 3), ("resnet56", 1)])
+def test_deep_backbone_runs_and_decodes(name: str, width: int) -> None:
+    network = zoo.build(name, width=width, input_size=8)
+    supernet = Supernet(network, VARIANTS["v1"])
+    logits = supernet(torch.rand(2, 3, 8, 8), supernet.sample(torch.Generator().manual_seed(0)))
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert genotype.check(supernet.genotype()) == []
+
+
+def test_max_pool_is_left_out_where_a_bottleneck_narrows() -> None:
+    supernet = Supernet(zoo.build("resnet50", width=2, input_size=8), VARIANTS["v1"])
+    pool = supernet.variant.primitives.index("max_pool_3x3")
+    edges = list(supernet.backbone.edges())
+    narrowing = [edge.out_channels < edge.in_channels for edge in edges]
+    assert any(narrowing)
+    assert (supernet.probs()[:, pool] == 0).tolist() == narrowing
 
 
 def test_backbone_of_a_genotype_loses_its_nas_ops() -> None:

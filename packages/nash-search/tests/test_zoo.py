@@ -5,7 +5,7 @@ from importlib import resources
 
 import pytest
 
-from nash_search import genotype, zoo
+from nash_search import backbones, genotype, zoo
 from nash_search.errors import UsageError
 
 PUBLISHED = json.loads(resources.files("nash_search").joinpath("published_genotypes.json").read_text())
@@ -13,7 +13,8 @@ PUBLISHED = json.loads(resources.files("nash_search").joinpath("published_genoty
 
 def test_zoo_lists_the_published_and_the_baselines() -> None:
     names = [entry.name for entry in zoo.entries()]
-    assert names == [*PUBLISHED, "resnet8", "resnet18", "resnet34"]
+    assert names == [*PUBLISHED, *backbones.BACKBONES]
+    assert set(names) >= {"resnet20", "resnet32", "resnet50", "resnet56", "vgg11", "mobilenetv1"}
     assert len(PUBLISHED) == 5
 
 

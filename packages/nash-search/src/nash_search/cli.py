@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Search for the operations to add beside the convolutions of a fixed CNN backbone.",
 )
 
+_WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
+
 
 class VariantName(StrEnum):
     """The variants of the search strategy."""
@@ -44,6 +46,7 @@ class SchemaName(StrEnum):
 
     GENOTYPE = "genotype"
     RECIPE = "recipe"
+    SPACE = "space"
 
 
 def _print_version(*, value: bool) -> None:
@@ -72,7 +75,7 @@ def run_command(
     data: Annotated[Path | None, typer.Option(help="The folder a dataset lies in; digits needs none.")] = None,
     recipe: Annotated[str, typer.Option(help="A recipe's name, or a file (.json).")] = "quick",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Channels of the first cell. [default: 64]")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
     gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
         GradientName.TWO_PATH
@@ -103,16 +106,18 @@ def run_command(
     _print_genotype(path, as_json=as_json)
 
 
-def _backbone(name: str, width: int | None, input_size: int | None) -> tuple[Genotype, Path | None]:
+def _backbone(
+    name: str, width: int | None, input_size: int | None, num_classes: int | None = None
+) -> tuple[Genotype, Path | None]:
     from . import backbones, genotype
     from .errors import UsageError
 
     if not name.endswith(".json"):
-        width, input_size = 64 if width is None else width, 32 if input_size is None else input_size
-        return backbones.build(name, width=width, input_size=input_size, num_classes=10), None
-    if width is not None or input_size is not None:
-        option = "--input-size" if width is None else "--width"
-        raise UsageError(f"{option}: got a value beside --backbone {name}, which has its own; leave it out")
+        input_size, num_classes = 32 if input_size is None else input_size, num_classes or 10
+        return backbones.build(name, width=width, input_size=input_size, num_classes=num_classes), None
+    for option, value in (("--width", width), ("--input-size", input_size), ("--num-classes", num_classes)):
+        if value is not None:
+            raise UsageError(f"{option}: got a value beside --backbone {name}, which has its own; leave it out")
     return genotype.load(Path(name)), Path(name)
 
 
@@ -127,7 +132,7 @@ def _print_genotype(path: Path, *, as_json: bool) -> None:
 @app.command("zoo")
 def zoo_command(
     name: Annotated[str | None, typer.Argument(help="What to write; without it the zoo is listed.")] = None,
-    width: Annotated[int, typer.Option(min=1, help="Channels of the first cell.")] = 64,
+    width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int, typer.Option(min=1, help="Pixels a side; up to 64 the stem is 3x3.")] = 32,
     num_classes: Annotated[int, typer.Option(min=2, help="Classes to tell apart.")] = 10,
     channels: Annotated[int, typer.Option(min=1, help="Of a picture: 3 for colour, 1 for grey.")] = 3,
@@ -181,12 +186,49 @@ def show_command(
     console.print_result(result, "" if as_json else draw.table(found), as_json=as_json)
 
 
+@app.command("space")
+def space_command(
+    backbone: Annotated[str, typer.Option(help="A backbone's name (see zoo), or a genotype file (.json).")],
+    variant: Annotated[VariantName, typer.Option(help="Which variant of the strategy.")],
+    out: Annotated[Path, typer.Option(help="The space file (.json).")],
+    width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
+    input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=2, help="Classes to tell apart. [default: 10]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write every operation that a search could choose, with its shapes."""
+    from . import manifest, space
+    from .variants import VARIANTS
+
+    found, backbone_file = _backbone(backbone, width, input_size, num_classes)
+    inputs = []
+    if backbone_file is not None:
+        inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
+    count = space.save(found, VARIANTS[variant.value], out, inputs=inputs)
+    console.print_result({"space": str(out), "num_candidates": count}, f"{out}: {count} candidates", as_json=as_json)
+
+
+@app.command("export")
+def export_command(
+    path: Annotated[Path, typer.Argument(metavar="GENOTYPE", help="A genotype.json.")],
+    out: Annotated[Path, typer.Option(help="The ONNX file.")],
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the random weights.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a genotype as a float ONNX network with random weights."""
+    from . import export, genotype
+
+    result = export.export(genotype.load(path), out, seed=seed)
+    text = f"{out}: {result['name']}, {result['num_params']:,} parameters, opset {result['opset']}"
+    console.print_result(result, text, as_json=as_json)
+
+
 @app.command("schema")
 def schema_command(
     kind: Annotated[SchemaName, typer.Argument(help="Which schema.")] = SchemaName.GENOTYPE,
     as_json: Json = False,
 ) -> None:
-    """Print a JSON Schema: of the manifest this package writes, or of a recipe."""
+    """Print a JSON Schema: of a manifest this package writes, or of a recipe."""
     import json
 
     from . import manifest

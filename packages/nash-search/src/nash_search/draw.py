@@ -52,9 +52,10 @@ def nas_ops(found: Genotype) -> list[list[dict[str, Any] | None]]:
 
 def zoo_table(entries: Iterable[Entry]) -> str:
     """Return the zoo's list as text."""
-    table = Table("name", "backbone", "variant", "layers", box=None, pad_edge=False)
+    table = Table("name", "backbone", "variant", "layers", "width", box=None, pad_edge=False)
     for entry in entries:
-        table.add_row(entry.name, entry.backbone, entry.variant or "none (baseline)", str(entry.num_layers))
+        variant = entry.variant or "none (baseline)"
+        table.add_row(entry.name, entry.backbone, variant, str(entry.num_layers), str(entry.width))
     return _render(table)
 
 
@@ -66,7 +67,7 @@ def table(found: Genotype) -> str:
         f"stem: {_conv(stem.kernel, stem.stride)}, {stem.channels} channels{', max-pool 3x3 /2' * stem.max_pool}"
     )
     rows = Table("cell", "state", "size", "convolution", "residual", "NAS operation", "p", box=None, pad_edge=False)
-    for number, (cell, sizes) in enumerate(zip(found.cells, _sizes(found), strict=True)):
+    for number, (cell, sizes) in enumerate(zip(found.cells, found.sizes(), strict=True)):
         for target, layer in enumerate(cell.layers, 1):
             size = f"{layer.channels} x {sizes[target][0]} x {sizes[target][1]}"
             first = str(number) if target == 1 else ""
@@ -104,30 +105,12 @@ def _nas_op(cell: Cell, target: int) -> tuple[str, str]:
     return text, "" if nas_op.probability is None else f"{nas_op.probability:.2f}"
 
 
-def _sizes(found: Genotype) -> list[list[tuple[int, int]]]:
-    """Return height and width of every state, cell by cell."""
-    size = (found.input.height, found.input.width)
-    for stride in (found.stem.stride, 2 if found.stem.max_pool else 1):
-        size = _shrunk(size, stride)
-    cells = []
-    for cell in found.cells:
-        cells.append([size])
-        for layer in cell.layers:
-            size = _shrunk(size, layer.stride)
-            cells[-1].append(size)
-    return cells
-
-
-def _shrunk(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
-
-
 def svg(found: Genotype) -> str:
     """Return a drawing of the cells."""
     num_states = max(len(cell.layers) for cell in found.cells) + 1
     width = max(2 * _MARGIN + (num_states - 1) * _PITCH + _STATE_WIDTH, 620)
     top, rows = 92, []
-    for number, (cell, sizes) in enumerate(zip(found.cells, _sizes(found), strict=True)):
+    for number, (cell, sizes) in enumerate(zip(found.cells, found.sizes(), strict=True)):
         height = _cell_height(cell)
         rows.append(f"<rect x='12' y='{top}' width='{width - 24}' height='{height}' rx='10' fill='#fff'/>")
         rows.append(_text(28, top + 22, f"cell {number}", size=13, weight=600))

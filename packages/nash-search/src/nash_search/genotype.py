@@ -139,6 +139,23 @@ class Genotype:
                             out_channels=cell.channels(target),
                         )
 
+    def sizes(self) -> list[list[tuple[int, int]]]:
+        """Return height and width of every state, cell by cell."""
+        size = (self.input.height, self.input.width)
+        for stride in (self.stem.stride, 2 if self.stem.max_pool else 1):
+            size = _shrunk(size, stride)
+        cells = []
+        for cell in self.cells:
+            cells.append([size])
+            for layer in cell.layers:
+                size = _shrunk(size, layer.stride)
+                cells[-1].append(size)
+        return cells
+
+
+def _shrunk(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
+
 
 def refusal(op: str, *, in_channels: int, out_channels: int, stride: int) -> str | None:
     """Return why `op` cannot connect two states of these shapes, or None if it can.

@@ -23,6 +23,7 @@ class Entry:
     backbone: str
     variant: str | None
     num_layers: int
+    width: int  # unless told otherwise
 
 
 @cache
@@ -36,12 +37,14 @@ def entries() -> Iterator[Entry]:
     variants = {name: (found["backbone"], found["variant"]) for name, found in _published().items()}
     baselines = {name: (name, None) for name in backbones.BACKBONES}
     for name, (backbone, variant) in (variants | baselines).items():
-        num_layers = sum(plan.num_layers for plan in backbones.BACKBONES[backbone])
-        yield Entry(name=name, backbone=backbone, variant=variant, num_layers=num_layers)
+        plan = backbones.BACKBONES[backbone]
+        yield Entry(name=name, backbone=backbone, variant=variant, num_layers=plan.num_layers, width=plan.width)
 
 
-def build(name: str, *, width: int = 64, input_size: int = 32, num_classes: int = 10, channels: int = 3) -> Genotype:
-    """Return a genotype of the zoo at this width and input shape.
+def build(
+    name: str, *, width: int | None = None, input_size: int = 32, num_classes: int = 10, channels: int = 3
+) -> Genotype:
+    """Return a genotype of the zoo at this width (by default its backbone's own) and input shape.
 
     Raises:
         UsageError: the zoo holds nothing of that name.

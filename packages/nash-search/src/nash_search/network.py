@@ -1,0 +1,143 @@
+"""The float network of a genotype, as retraining builds it: NAS operations have no ReLU of their own.
+
+Shapes: pictures (B, C, H, W) in [0, 1], logits (B, num_classes).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .genotype import Cell, Genotype, Layer
+
+_CALIBRATION_PICTURES = 8
+
+
+class ConvBN(nn.Sequential):
+    """Convolution and batch normalization."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, groups: int = 1) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(conv, nn.BatchNorm2d(out_channels))
+
+
+class MaxPoolBN(nn.Module):
+    """3x3 max-pool, its channels repeated to fill the output, and batch normalization."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.repeats = out_channels // in_channels
+        self.pool = nn.MaxPool2d(3, stride, 1)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(x)
+        return self.bn(torch.cat([x] * self.repeats, 1) if self.repeats > 1 else x)
+
+
+class FactorizedReduction(nn.Module):
+    """Two 1x1 convolutions of stride 2, the second one pixel further, half of the outputs each, and BN."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(in_channels, out_channels // 2, 1, 2, bias=False) for _ in range(2))
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.padding = (0, size[1] % 2, 0, size[0] % 2)  # an odd size gets a row or column of zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        shifted = x[:, :, 1:, 1:]
+        if any(self.padding):
+            shifted = F.pad(shifted, self.padding)
+        return self.bn(torch.cat([self.convs[0](x), self.convs[1](shifted)], 1))
+
+
+class CellLayer(nn.Module):
+    """One convolution, what is added to it, and the ReLU."""
+
+    def __init__(self, cell: Cell, target: int, sizes: list[tuple[int, int]]) -> None:
+        super().__init__()
+        layer = cell.layers[target - 1]
+        before, channels = cell.channels(target - 1), layer.channels
+        self.conv = ConvBN(before, channels, layer.kernel, layer.stride, groups=layer.groups)
+        self.residual_from = layer.residual_from
+        self.projection = _projection(cell, target) if layer.projection else None
+        self.reads = None if layer.nas_op is None else layer.nas_op.input
+        self.nas_op = None if layer.nas_op is None else _nas_op(cell, layer, target, sizes)
+
+    def forward(self, states: list[Tensor]) -> Tensor:
+        y = self.conv(states[-1])
+        if self.residual_from is not None:
+            residual = states[self.residual_from]
+            y = y + (residual if self.projection is None else self.projection(residual))
+        if self.nas_op is not None:
+            y = y + self.nas_op(states[self.reads])
+        return F.relu(y)
+
+
+def _projection(cell: Cell, target: int) -> ConvBN:
+    source = cell.layers[target - 1].residual_from or 0
+    return ConvBN(cell.channels(source), cell.channels(target), 1, cell.stride(source, target))
+
+
+def _nas_op(cell: Cell, layer: Layer, target: int, sizes: list[tuple[int, int]]) -> nn.Module:
+    source, op = layer.nas_op.input, layer.nas_op.op
+    shape = (cell.channels(source), layer.channels)
+    stride = cell.stride(source, target)
+    if op == "max_pool_3x3":
+        return MaxPoolBN(*shape, stride)
+    if op != "skip_connect":
+        return ConvBN(*shape, {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}[op], stride)
+    if stride == 2:
+        return FactorizedReduction(*shape, size=sizes[source])
+    return nn.Identity() if shape[0] == shape[1] else ConvBN(*shape, 1, 1)
+
+
+class FloatNetwork(nn.Module):
+    """The network of a genotype with float weights, randomly initialized."""
+
+    def __init__(self, genotype: Genotype) -> None:
+        super().__init__()
+        stem = genotype.stem
+        self.stem = ConvBN(genotype.input.channels, stem.channels, stem.kernel, stem.stride)
+        self.stem_pool = nn.MaxPool2d(3, 2, 1) if stem.max_pool else None
+        self.cells = nn.ModuleList(
+            nn.ModuleList(CellLayer(cell, target, sizes) for target in range(1, len(cell.layers) + 1))
+            for cell, sizes in zip(genotype.cells, genotype.sizes(), strict=True)
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(genotype.cells[-1].layers[-1].channels, genotype.num_classes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        if self.stem_pool is not None:
+            x = self.stem_pool(x)
+        for cell in self.cells:
+            states = [x]
+            for layer in cell:
+                states.append(layer(states))
+            x = states[-1]
+        return self.classifier(self.flatten(self.pool(x)))
+
+
+def build(genotype: Genotype, *, seed: int) -> FloatNetwork:
+    """Return the network with weights drawn from `seed`, ready for evaluation.
+
+    The running statistics are those of one batch of random pictures: with none, a deep network's sums explode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = FloatNetwork(genotype)
+        shape = genotype.input
+        pictures = torch.rand(_CALIBRATION_PICTURES, shape.channels, shape.height, shape.width)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network(pictures)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return network.eval()
