@@ -226,3 +226,22 @@ def test_thousand_rows_are_reported(tmp_path: Path) -> None:
         write_json(tmp_path / "runs" / str(index) / "model.json", content)
     _, results = write_report([tmp_path / "runs"], tmp_path / "out")
     assert len(results["rows"]) == 1000
+
+
+def test_axis_title_of_lower_bounds_fits_the_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    widths = []
+
+    def keep(figure: Figure, *arguments: object, save: object = Figure.savefig, **options: object) -> None:
+        box = figure.axes[0].xaxis.label.get_window_extent()
+        widths.append((box.x0 >= 0, box.x1 <= figure.bbox.width))
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    model = write_model(tmp_path / "run", has_files=False)
+    hardware = write_hardware(tmp_path / "run", model, board="Pynq-Z1")
+    unknown = dict.fromkeys(("LUT", "FF", "BRAM_18K", "URAM", "DSP"), 1)
+    change_json(hardware, estimated=json.loads(hardware.read_text())["estimated"] | {"num_unknown": unknown})
+    write_report([tmp_path / "run"], tmp_path / "out")
+    assert widths == [(True, True)] * 8

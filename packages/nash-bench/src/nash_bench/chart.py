@@ -152,7 +152,7 @@ def make_plot(rows: Sequence[Row], axis: str) -> Plot | None:
     members = {kind: [p for p in known if p[0].record.identity.is_baseline is flag] for kind, flag in kinds.items()}
     return Plot(
         axis=axis,
-        title=AXIS_TITLES[axis] + (f" ({AT_LEAST}, lower bounds)" if is_of_bounds else ""),
+        title=AXIS_TITLES[axis] + (f", lower bounds ({AT_LEAST})" if is_of_bounds else ""),
         x=x,
         y=y,
         known=tuple(known),

@@ -151,8 +151,9 @@ def _dominated_text(found: Dominated | None) -> str | None:
         return None
     names = {"nash": "NASH", "baseline": "baseline"}
     shares = ", ".join(f"{names[kind]} {found.share[kind]:.0%}" for kind in names if kind in found.share)
-    figure = BY_KEY[found.axis].text(found.reference_figure)
-    return f"Hypervolume: {shares} (reference point {found.reference_top1:.2f} %, {figure})"
+    label, figure = BY_KEY[found.axis].label, f"{found.reference_figure:,.0f}"
+    figure = figure if found.reference_figure >= 1000 else f"{found.reference_figure:.3g}"
+    return f"Hypervolume: {shares}; reference point {found.reference_top1:.2f} %, {figure} {label}"
 
 
 def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
@@ -227,7 +228,7 @@ class _DeltaCell:
     detail: str
     tone: str
     sort: float | None
-    interval: str
+    intervals: tuple[str, ...]
 
 
 def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
@@ -247,20 +248,25 @@ def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
 
 def _delta_cell(delta: Delta, paired: PairedDifference | None) -> _DeltaCell:
     figure = BY_KEY[delta.key]
-    interval = f"95 %: {interval_text(paired)}" + ("" if paired is None else f"; p = {p_text(paired)}")
-    interval = interval.replace("= <", "<") if figure.is_percentage else ""
+    intervals = _interval_lines(paired) if figure.is_percentage else ()
     tone = {True: "better", False: "worse", None: "same"}[delta.is_better]
     if delta.difference is None:
-        return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None, interval="")
+        return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None, intervals=())
     before = figure.text(delta.baseline, is_lower_bound=delta.is_baseline_bound)
     after = figure.text(delta.candidate, is_lower_bound=delta.is_candidate_bound)
     detail = f"{before} \N{RIGHTWARDS ARROW} {after}"
     mark = f" {OF_BOUNDS}" if delta.is_of_bounds else ""
     if delta.relative is not None:
         text = f"{delta.relative:+.1%}".replace("-", "\N{MINUS SIGN}")
-        return _DeltaCell(text=text + mark, detail=detail, tone=tone, sort=delta.relative, interval=interval)
+        return _DeltaCell(text=text + mark, detail=detail, tone=tone, sort=delta.relative, intervals=intervals)
     text = figure.delta_text(delta.difference) + mark
-    return _DeltaCell(text=text, detail=detail, tone=tone, sort=delta.difference, interval=interval)
+    return _DeltaCell(text=text, detail=detail, tone=tone, sort=delta.difference, intervals=intervals)
+
+
+def _interval_lines(paired: PairedDifference | None) -> tuple[str, ...]:
+    if paired is None:
+        return ("95 %: n/a",)
+    return f"95 %: {interval_text(paired)}", f"p = {p_text(paired)}".replace("= <", "<")
 
 
 def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:

@@ -85,7 +85,8 @@ def _draw(axes: Any, plot: Plot, key: PanelKey) -> None:
     axes.set_xticks(plot.x.ticks, [tick_text(tick) for tick in plot.x.ticks])
     axes.set_xticks([], minor=True)
     axes.set_yticks(plot.y.ticks, [tick_text(tick) for tick in plot.y.ticks])
-    axes.set_xlabel(f"{plot.title}, {origin}, {board}")
+    end = "\n" if plot.is_of_bounds else " "  # with that in its title, a line is too long for the column
+    axes.set_xlabel(f"{plot.title},{end}{origin}, {board}")
     axes.set_ylabel(f"Top-1 accuracy (%), {dataset} {split}")
     axes.grid(color="#e5e7eb", linewidth=0.5)
     axes.set_axisbelow(True)
