@@ -85,8 +85,9 @@ def _folder(package: str) -> Path:
 
 
 def _install(session: nox.Session, package: str, *, wheel: Path | None = None, test: bool = True) -> None:
-    """Install one package into the session's environment: editable, or a wheel that was built from it."""
-    extra = nox.project.load_toml(_folder(package) / "pyproject.toml")["project"]["optional-dependencies"]["test"]
+    """Install one package into the session's environment, editable or as a wheel, with its tests' needs or all others."""
+    optional = nox.project.load_toml(_folder(package) / "pyproject.toml")["project"]["optional-dependencies"]
+    extras = [need for extra, needs in optional.items() if (extra == "test") == test for need in needs]
     target = [str(wheel)] if wheel else ["--editable", str(_folder(package))]
     if package == "hw":  # finn-plus pins a brevitas (never imported) that cannot stand beside torch 2.13
         requirements = _folder("hw") / "requirements"
@@ -95,8 +96,8 @@ def _install(session: nox.Session, package: str, *, wheel: Path | None = None, t
     else:
         session.install(*CONSTRAINTS, *target)
     session.install("--no-deps", "--force-reinstall", *target)
-    if test:
-        session.install(*extra)
+    if extras:
+        session.install(*CONSTRAINTS, *extras)
 
 
 @nox.session

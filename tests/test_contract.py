@@ -95,6 +95,13 @@ def test_schema_command_prints_the_schema_that_is_held(kind: str, nash: Nash) ->
     Draft202012Validator.check_schema(printed)
 
 
+def test_written_space_keeps_its_schema(nash: Nash, tmp_path: Path) -> None:
+    network = ("--backbone", "resnet8", "--variant", "v3", "--width", "4", "--input-size", "16")
+    nash("search", "space", *network, "--out", tmp_path / "space.json")
+    schema = json.loads(nash("search", "schema", "space").stdout)
+    Draft202012Validator(schema).validate(json.loads((tmp_path / "space.json").read_text()))
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("name", ["nash", "baseline"])
 def test_written_manifest_keeps_its_schema(kind: str, name: str, chains: dict[str, Chain]) -> None:
