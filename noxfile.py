@@ -85,7 +85,7 @@ def _folder(package: str) -> Path:
 
 
 def _install(session: nox.Session, package: str, *, wheel: Path | None = None, test: bool = True) -> None:
-    """Install one package into the session's environment, editable or as a wheel, with its tests' needs or all others."""
+    """Install one package, editable or as a wheel, with what its tests need or with every other extra."""
     optional = nox.project.load_toml(_folder(package) / "pyproject.toml")["project"]["optional-dependencies"]
     extras = [need for extra, needs in optional.items() if (extra == "test") == test for need in needs]
     target = [str(wheel)] if wheel else ["--editable", str(_folder(package))]
