@@ -20,6 +20,13 @@ from .model import Model, custom_op, tensor_title
 from .steps import is_layer
 
 _MEMORIES = ("BRAM_18K", "URAM")
+# what FINN's node_res_estimation sums up, less the efficiencies that nobody reads here
+_FINN_METHODS = {
+    "LUT": "lut_estimation",
+    "BRAM_18K": "bram_estimation",
+    "URAM": "uram_estimation",
+    "DSP": "dsp_estimation",
+}
 _FINN_MODELS: dict[str, tuple[str, ...]] = {
     "MVAU_hls": ("LUT", *_MEMORIES, "DSP"),
     "MVAU_rtl": _MEMORIES,
@@ -106,16 +113,15 @@ def utilization(resources: Mapping[str, float | None], board: Board) -> dict[str
 
 def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, *, narrow_weights: bool) -> Figures:
     """Return the resources of a specialized layer as it is folded now."""
-    told = instance.node_res_estimation(fpga_part)
     resources: dict[str, float | None] = dict.fromkeys(RESOURCES)
     origins: dict[str, str | None] = dict.fromkeys(RESOURCES)
     for resource in _FINN_MODELS.get(node.op_type, ()):
-        resources[resource], origins[resource] = float(told[resource]), "finn"
+        resources[resource], origins[resource] = float(getattr(instance, _FINN_METHODS[resource])(fpga_part)), "finn"
     for resource in _ABSENT.get(node.op_type[:-4], ()):
         resources[resource], origins[resource] = 0.0, "modelled"
     if node.op_type == "MVAU_rtl":
         resources["DSP"] = float(mvau_dsps(instance, fpga_part, narrow_weights=narrow_weights))
-        origins["DSP"] = "finn" if resources["DSP"] == told["DSP"] else "corrected"
+        origins["DSP"] = "finn" if resources["DSP"] == instance.dsp_estimation(fpga_part) else "corrected"
         if instance.get_nodeattr("ram_style") == "distributed":
             resources["LUT"], origins["LUT"] = float(_weight_luts(instance)), "modelled"
     return Figures(resources=resources, origins=origins)
