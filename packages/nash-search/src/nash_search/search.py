@@ -264,6 +264,7 @@ def run(
             search.save()
         else:
             search.restore(saved)
+            _remove_leftovers(out)
         with Reporter(search.num_steps, search.step) as reporter:
             search.train(stop, reporter)
         return search.write_genotype(inputs)
@@ -276,6 +277,13 @@ def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:
         advice = "choose another --out" if resume else "go on with --resume, or choose another --out"
         raise OutputError(f"{out / present[0]}: a search lies here already; {advice}")
     return saved
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove the temporary files of a search that was killed while it wrote."""
+    for name in (GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE):
+        for leftover in out.glob(f".{name}.*"):
+            leftover.unlink(missing_ok=True)
 
 
 def _fit_classes(backbone: Genotype, num_classes: int, backbone_file: Path | None) -> Genotype:
