@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-CONFIDENCE = 0.95
 _Z = 1.959963984540054  # the normal distribution's two-sided 5 % point
 _NUM_BISECTIONS = 60
 
