@@ -7,7 +7,7 @@ from networks import cell, layer, manifest, parsed
 from torch import nn
 
 from nash_qat import calibrate, complexity, export, quantizers
-from nash_qat.network import Activation, ConvBN, Join, MaxPoolBN, Network, factorized_reduction
+from nash_qat.network import Activation, ConvBN, MaxPoolBN, Network, factorized_reduction
 from nash_qat.presets import preset
 
 
@@ -32,7 +32,7 @@ def test_network_has_no_bias() -> None:
 def test_factorized_reduction_is_two_shifted_convolutions(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     reduction = factorized_reduction(4, 6, bits=8, reads_bits=8, size=size).eval()
-    quantizers.set_enabled(reduction, False)
+    quantizers.set_mode(reduction, "float")
     x = torch.rand(2, 4, *size)
     weight = reduction.conv.weight.detach()
     tap = 0 if weight.shape[2] == 2 else 1
@@ -70,8 +70,8 @@ def test_max_pool_repeats_its_channels_and_keeps_gamma_positive() -> None:
 
 
 def test_join_puts_all_terms_on_one_grid() -> None:
-    join = Join(bits=8).eval()
-    quantizers.set_act_scale(join.quantizer, 0.1)
+    join = quantizers.signed(bits=8).eval()
+    quantizers.set_act_scale(join, 0.1)
     total = join(torch.randn(50), torch.randn(50), torch.randn(50)).detach() / 0.1
     torch.testing.assert_close(total, total.round(), atol=1e-4, rtol=0)
 

@@ -15,7 +15,7 @@ from nash_qat.presets import preset
 
 def test_doctests() -> None:
     results = doctest.testmod(quantizers)
-    assert results.attempted >= 2
+    assert results.attempted >= 1
     assert results.failed == 0
 
 
@@ -47,7 +47,7 @@ def test_classifier_has_one_scale() -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_activation_is_unsigned_at_every_width(bits: int) -> None:
     relu = quantizers.relu(bits=bits).eval()
-    assert quantizers.levels(relu) == (0, 2**bits - 1)
+    assert relu.levels == (0, 2**bits - 1)
     quantizers.set_act_scale(relu, 0.5)
     assert quantizers.act_scale(relu).item() == pytest.approx(0.5, rel=1e-6)
     out = relu(torch.tensor([-1.0, 0.0, 0.5, 1000.0])).detach()
@@ -98,11 +98,11 @@ def test_disabled_quantizers_are_the_float_network() -> None:
     network = export.untrained(networks.parsed(networks.BASELINE), preset("w1a1"), seed=0)
     x = calibrate.to_input(calibrate.noise_pictures(2, (1, 8, 8), seed=3))
     quantized = network(x)
-    quantizers.set_enabled(network, False)
+    quantizers.set_mode(network, "float")
     cell = network.cells[0].layers[0].main
     plain = cell.bn(torch.nn.functional.conv2d(torch.ones(1, 4, 8, 8), cell.conv.weight, padding=1))
     torch.testing.assert_close(cell(torch.ones(1, 4, 8, 8)), plain)
-    quantizers.set_enabled(network, True)
+    quantizers.set_mode(network, "fused")
     assert torch.equal(network(x), quantized)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import quantizers
-from .network import Join, Network
+from .network import Network
 
 _SCALE = torch.tensor(quantizers.INPUT_SCALE, dtype=torch.float32)
 
@@ -34,15 +34,9 @@ def calibrate(network: Network, pictures: Tensor) -> None:
     network.train()
     with ExitStack() as stack:
         stack.enter_context(_momentum(network, 1.0))
-        shared = {id(module.quantizer) for module in network.modules() if isinstance(module, Join)}
         for module in network.modules():
-            if isinstance(module, Join):
-                hook = module.register_forward_pre_hook(_calibrate_join)
-            elif quantizers.is_learned(module) and id(module) not in shared:
-                hook = module.register_forward_pre_hook(_calibrate_quantizer)
-            else:
-                continue
-            stack.callback(hook.remove)
+            if quantizers.is_learned(module):
+                stack.callback(module.register_forward_pre_hook(_set_best_scale).remove)
         network(to_input(pictures))
     network.train(was_training)
 
@@ -80,16 +74,9 @@ def randomize_batch_norm(network: Network, *, seed: int) -> None:
         module.bias.copy_(torch.rand(module.bias.shape, generator=generator) - 0.5)
 
 
-def _calibrate_join(join: Join, terms: tuple[Tensor, ...]) -> None:
-    _set_best_scale(join.quantizer, torch.cat([term.flatten() for term in terms]))
-
-
-def _calibrate_quantizer(quantizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    _set_best_scale(quantizer, inputs[0])
-
-
-def _set_best_scale(quantizer: nn.Module, values: Tensor) -> None:
-    quantizers.set_act_scale(quantizer, quantizers.best_scale(values, *quantizers.levels(quantizer)))
+def _set_best_scale(quantizer: nn.Module, terms: tuple[Tensor, ...]) -> None:
+    values = torch.cat([term.flatten() for term in terms])
+    quantizers.set_act_scale(quantizer, quantizers.best_scale(values, *quantizer.levels))
 
 
 def _batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:

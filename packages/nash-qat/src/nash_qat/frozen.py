@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 from torch import Tensor, nn
 
-from . import quantizers
-from .quantizers import qnn
+from . import layers, quantizers
 
 
 class _FixedQuantizer(nn.Module):
-    """A quantizer whose scale is a number: round(x / scale) held to low..high, times scale."""
+    """A quantizer whose scale is a number: round(x / scale) held to low..high, times scale; of several x the sum."""
 
     def __init__(self, scale: Tensor, low: int, high: int) -> None:
         super().__init__()
         self.register_buffer("scale", scale)
         self._low, self._high = low, high
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (x / self.scale).round().clamp(self._low, self._high) * self.scale
+    def forward(self, *terms: Tensor) -> Tensor:
+        quantized = [(term / self.scale).round().clamp(self._low, self._high) * self.scale for term in terms]
+        return functools.reduce(torch.add, quantized)
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def freeze(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _frozen_layer(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    if isinstance(module, qnn.QuantConv2d):
+    if isinstance(module, layers.Conv2d):
         layer: nn.Module = nn.Conv2d(
             module.in_channels,
             module.out_channels,
@@ -50,11 +51,11 @@ def _frozen_layer(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
             groups=module.groups,
             bias=False,
         )
-    elif isinstance(module, qnn.QuantLinear):
+    elif isinstance(module, layers.Linear):
         layer = nn.Linear(module.in_features, module.out_features, bias=False)
-    elif isinstance(module, qnn.QuantReLU | qnn.QuantIdentity):
-        quantizer = _FixedQuantizer(quantizers.act_scale(module), *quantizers.levels(module))
-        return nn.Sequential(nn.ReLU(), quantizer) if isinstance(module, qnn.QuantReLU) else quantizer
+    elif isinstance(module, layers.ReLU | layers.Signed | layers.Pixels):
+        quantizer = _FixedQuantizer(quantizers.act_scale(module), *module.levels)
+        return nn.Sequential(nn.ReLU(), quantizer) if isinstance(module, layers.ReLU) else quantizer
     else:
         return None
     quantized = module.quant_weight()

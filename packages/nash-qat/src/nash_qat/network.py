@@ -46,20 +46,6 @@ class Activation(nn.Module):
         return State(fine, coarse) if self._act_is_finer else State(coarse, fine)
 
 
-class Join(nn.Module):
-    """The sum of tensors that went through one shared signed quantizer, so that all have the same scale."""
-
-    def __init__(self, *, bits: int) -> None:
-        super().__init__()
-        self.quantizer = quantizers.signed(bits=bits)
-
-    def forward(self, *terms: Tensor) -> Tensor:
-        total = self.quantizer(terms[0])
-        for term in terms[1:]:
-            total = total + self.quantizer(term)
-        return total
-
-
 class ConvBN(nn.Module):
     """Convolution and batch normalization; `mask` marks the weights that may differ from zero."""
 
@@ -198,7 +184,7 @@ class LayerBlock(nn.Module):
         self.residual = None if layer.residual_from is None else _residual(layer, edge(layer.residual_from), spec)
         self.nas_op = None if layer.nas_op is None else _nas_operation(layer.nas_op, edge(layer.nas_op.input), spec)
         joins = self.residual is not None or self.nas_op is not None
-        self.join = Join(bits=spec.join_bits) if joins else None
+        self.join = quantizers.signed(bits=spec.join_bits) if joins else None
         self.act = Activation(act_bits=spec.act_bits, side_bits=spec.state_bits if side_read else None)
 
     def forward(self, states: list[State]) -> State:

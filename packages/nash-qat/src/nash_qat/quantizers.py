@@ -1,4 +1,4 @@
-"""Quantizers: the only file that knows Brevitas.
+"""Quantizers: the only file that knows Brevitas injection.
 
 Weights (O, I, kH, kW) have one scale an output channel and no zero point: narrow signed integers from 2 bits on (at 2
 bits the scale follows the mean magnitude, above the largest), +-mean|W| at 1 bit. Activations (B, C, H, W) have one
@@ -8,14 +8,17 @@ learned scale a tensor, kept positive by its logarithm: unsigned behind a ReLU, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import fused, layers
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import brevitas.nn as qnn
     from brevitas.core.quant import BinaryQuant
     from brevitas.core.zero_point import ZeroZeroPoint
     from brevitas.export.onnx.qonnx.function import BrevitasQuantOp
@@ -27,21 +30,13 @@ with warnings.catch_warnings():
     from brevitas.quant.solver.act import ActQuantSolver
     from brevitas.quant.solver.weight import WeightQuantSolver
 
-INPUT_SCALE = 1 / 255
-_MIN_SCALE = 1e-8
+INPUT_SCALE = layers.INPUT_SCALE
 # Values before a quantizer are often whole multiples of another scale. A scale with a plain ratio to it would put its
 # rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
 _OFF_GRID = 1.0007
-_TWO_BIT_FACTOR = 1.4  # times mean|W|: the rounding threshold 0.7 mean|W| of ternary weights (arXiv 1605.04711, eq. 6)
 
 
 class _MeanMagnitude(nn.Module):
-    """Mean of |w| over a channel's non-zero weights, so that structural zeros do not count.
-
-    >>> _MeanMagnitude()(torch.tensor([[1.0, -3.0, 0.0], [0.0, 0.0, 0.0]]))
-    tensor([2., 0.])
-    """
-
     def __init__(self, stats_reduce_dim: int | None = 1, factor: float = 1.0) -> None:
         super().__init__()
         self._dim = stats_reduce_dim
@@ -50,13 +45,13 @@ class _MeanMagnitude(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         magnitude = weight.abs()
         if self._dim is None:
-            return self._factor * magnitude.sum() / magnitude.count_nonzero().clamp(min=1)
-        return self._factor * magnitude.sum(self._dim) / magnitude.count_nonzero(self._dim).clamp(min=1)
+            return fused.mean_magnitude(magnitude.flatten(), 0, self._factor)
+        return fused.mean_magnitude(magnitude, self._dim, self._factor)
 
 
 class _TernaryMagnitude(_MeanMagnitude):
     def __init__(self, stats_reduce_dim: int | None = 1) -> None:
-        super().__init__(stats_reduce_dim, _TWO_BIT_FACTOR)
+        super().__init__(stats_reduce_dim, fused.TWO_BIT_FACTOR)
 
 
 class _PerChannel(ExtendedInjector):
@@ -70,7 +65,7 @@ class _PerTensor(ExtendedInjector):
 class _WeightScale(ExtendedInjector):
     scaling_impl_type = ScalingImplType.STATS
     scaling_stats_op = "max"
-    scaling_min_val = _MIN_SCALE
+    scaling_min_val = fused.MIN_SCALE
     restrict_scaling_type = RestrictValueType.FP
 
 
@@ -116,7 +111,7 @@ class _IntPerTensor(NarrowIntQuant, _PerTensor, _WeightScale, WeightQuantSolver)
 class _LearnedScale(_PerTensor):
     scaling_impl_type = ScalingImplType.PARAMETER
     restrict_scaling_type = RestrictValueType.LOG_FP
-    scaling_min_val = _MIN_SCALE
+    scaling_min_val = fused.MIN_SCALE
 
 
 class _UnsignedAct(UintQuant, _LearnedScale, ActQuantSolver):
@@ -134,42 +129,28 @@ class _Pixels(UintQuant, _PerTensor, ActQuantSolver):
     bit_width = 8
 
 
-class _Conv2d(qnn.QuantConv2d):
-    """A convolution whose strided 1x1 form reads every second pixel first, while gradients are recorded.
-
-    With a channels-last input of few channels, the weight gradient of the strided form writes past its buffer and may
-    end the process (oneDNN in torch 2.13; uxlfoundation/oneDNN issue 6035). The export has the strided form.
-    """
-
-    def inner_forward_impl(self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None) -> Tensor:
-        if self.kernel_size != (1, 1) or self.stride == (1, 1) or not torch.is_grad_enabled():
-            return super().inner_forward_impl(x, quant_weight, quant_bias)
-        down, right = self.stride
-        return nn.functional.conv2d(x[:, :, ::down, ::right], quant_weight, quant_bias, groups=self.groups)
-
-
 def conv(
     in_channels: int, out_channels: int, kernel: int, *, bits: int, stride: int = 1, padding: int, groups: int = 1
 ) -> nn.Conv2d:
     """Return a convolution without bias whose weights have one scale an output channel."""
-    return _Conv2d(
+    return layers.Conv2d(
         in_channels,
         out_channels,
         kernel,
         stride=stride,
         padding=padding,
         groups=groups,
-        bias=False,
+        weight_bits=bits,
         **_weight_quant(bits, {1: _BinaryPerChannel, 2: _TernaryPerChannel}.get(bits, _IntPerChannel)),
     )
 
 
 def linear(in_features: int, out_features: int, *, bits: int) -> nn.Linear:
     """Return a classifier without bias whose weights have one scale."""
-    return qnn.QuantLinear(
+    return layers.Linear(
         in_features,
         out_features,
-        bias=False,
+        weight_bits=bits,
         **_weight_quant(bits, {1: _BinaryPerTensor, 2: _TernaryPerTensor}.get(bits, _IntPerTensor)),
     )
 
@@ -181,31 +162,22 @@ def _weight_quant(bits: int, quantizer: type[Any]) -> dict[str, Any]:
 
 def pixels() -> nn.Module:
     """Return the network's input quantizer: uint8 with the scale 1/255."""
-    return qnn.QuantIdentity(act_quant=_Pixels)
+    return layers.Pixels(act_quant=_Pixels)
 
 
 def relu(*, bits: int) -> nn.Module:
     """Return a ReLU with an unsigned quantizer behind it."""
-    return qnn.QuantReLU(act_quant=_UnsignedAct, bit_width=bits)
+    return layers.ReLU(act_quant=_UnsignedAct, bits=bits)
 
 
 def signed(*, bits: int) -> nn.Module:
-    """Return a signed quantizer."""
-    return qnn.QuantIdentity(act_quant=_SignedAct, bit_width=bits)
+    """Return a signed quantizer; called with several tensors it returns the sum of all, each quantized."""
+    return layers.Signed(act_quant=_SignedAct, bits=bits)
 
 
 def is_learned(module: nn.Module) -> bool:
     """Say whether a module is an activation quantizer with a learned scale."""
-    if not isinstance(module, qnn.QuantReLU | qnn.QuantIdentity):
-        return False
-    return any(name.endswith("scaling_impl.value") for name, _ in module.named_parameters())
-
-
-def levels(quantizer: nn.Module) -> tuple[int, int]:
-    """Return the lowest and the highest integer of an activation quantizer."""
-    proxy = quantizer.act_quant
-    bits = int(proxy.bit_width().item())
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if proxy.is_signed else (0, (1 << bits) - 1)
+    return isinstance(module, layers.ReLU | layers.Signed)
 
 
 def act_scale(quantizer: nn.Module) -> Tensor:
@@ -216,10 +188,10 @@ def act_scale(quantizer: nn.Module) -> Tensor:
 @torch.no_grad()
 def set_act_scale(quantizer: nn.Module, scale: float) -> None:
     """Set the learned scale of an activation quantizer."""
-    low, high = levels(quantizer)
+    low, high = quantizer.levels
     threshold = scale * (high if low == 0 else -low)
     scaling = quantizer.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
-    scaling.value.fill_(torch.log2(torch.tensor(max(threshold, _MIN_SCALE), dtype=torch.float64)).item())
+    scaling.value.fill_(torch.log2(torch.tensor(max(threshold, fused.MIN_SCALE), dtype=torch.float64)).item())
 
 
 @torch.no_grad()
@@ -240,11 +212,21 @@ def best_scale(values: Tensor, low: int, high: int) -> float:
     return _OFF_GRID * scales[min(range(len(scales)), key=errors.__getitem__)]
 
 
-def set_enabled(network: nn.Module, enabled: bool) -> None:
-    """Switch all quantizers of a network on, or off to run it in float."""
+def set_mode(network: nn.Module, mode: layers.Mode) -> None:
+    """Let all layers of a network run fused, through Brevitas, or in float without quantizers."""
     for module in network.modules():
-        if hasattr(module, "disable_quant"):
-            module.disable_quant = not enabled
+        if hasattr(module, "mode"):
+            module.mode = mode
+
+
+@contextmanager
+def through_brevitas(network: nn.Module) -> Iterator[None]:
+    """Let a network run through Brevitas' own quantizers within a block, fused again after it."""
+    set_mode(network, "brevitas")
+    try:
+        yield
+    finally:
+        set_mode(network, "fused")
 
 
 class _ActHandler(BrevitasActQuantProxyHandler):
@@ -261,7 +243,7 @@ class _Manager(QONNXManager):
 
 def export_qonnx(network: nn.Module, x: Tensor, path: str, *, opset: int) -> None:
     """Write a network as QONNX, in one file."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), through_brevitas(network):
         warnings.simplefilter("ignore")
         _Manager.export(
             network,

@@ -52,7 +52,7 @@ class Trainer:
             torch.manual_seed(settings.seed)
             self.network = Network(genotype, settings.quantization)
         self.network.to(memory_format=torch.channels_last)
-        quantizers.set_enabled(self.network, self._num_float_epochs == 0)
+        quantizers.set_mode(self.network, "float" if self._num_float_epochs else "fused")
         self._optimizer = self._new_optimizer()
         self._golden = _golden_candidates(splits.test, settings.seed)
         self._clock = time.monotonic()
@@ -81,7 +81,8 @@ class Trainer:
         refuse_other_settings(saved.state["settings"], self._settings.to_dict(), self._out)
         self.network.load_state_dict(saved.part("network"))
         self.state = RunState(**saved.state["run"])
-        quantizers.set_enabled(self.network, self.state.is_calibrated or self._num_float_epochs == 0)
+        is_quantized = self.state.is_calibrated or self._num_float_epochs == 0
+        quantizers.set_mode(self.network, "fused" if is_quantized else "float")
         self._optimizer = self._new_optimizer()  # loading has made new parameter objects of the activation scales
         checkpoint.restore_optimizer(self._optimizer, self.network, saved.part("optimizer"))
 
@@ -176,7 +177,7 @@ class Trainer:
     def _begin_quantized(self) -> None:
         if self._num_float_epochs:
             self.state.float_top1 = self._test_accuracy()
-        quantizers.set_enabled(self.network, True)
+        quantizers.set_mode(self.network, "fused")
         calibrate.calibrate(self.network, self._training_pictures(self._recipe.calibration_pictures))
         self.state.is_calibrated = True
         self._optimizer = self._new_optimizer()

@@ -1,0 +1,130 @@
+"""Brevitas layers with three ways to run: fused fake quantization (`fused`), Brevitas' own, and plain float.
+
+Training and its evaluations run fused; the export runs Brevitas and writes its quantizers. All share the parameters.
+Shapes: activations (B, C, H, W), or (B, C) in the classifier.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import fused
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import brevitas.nn as qnn
+
+Mode = Literal["fused", "brevitas", "float"]
+INPUT_SCALE = 1 / 255
+
+
+class _Switched(nn.Module):
+    mode: Mode = "fused"
+
+
+class _Weighted(_Switched):
+    """Weights of `weight_bits` bits with one scale an output channel, or one for all."""
+
+    weight: nn.Parameter
+    _is_per_channel: bool
+
+    def _active_weight(self) -> Tensor:
+        if self.mode == "float":
+            return self.weight
+        return fused.quantized_weight(self.weight, self.weight_bits, per_channel=self._is_per_channel)
+
+
+class Conv2d(_Weighted, qnn.QuantConv2d):
+    """A convolution whose strided 1x1 form reads every second pixel first, while gradients are recorded.
+
+    With a channels-last input of few channels, the weight gradient of the strided form writes past its buffer and may
+    end the process (oneDNN in torch 2.13; uxlfoundation/oneDNN issue 6035). The export has the strided form.
+    """
+
+    _is_per_channel = True
+
+    def __init__(self, *args: Any, weight_bits: int, **settings: Any) -> None:
+        super().__init__(*args, bias=False, **settings)
+        self.weight_bits = weight_bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "brevitas":
+            return super().forward(x)
+        return self.inner_forward_impl(x, self._active_weight(), None)
+
+    def inner_forward_impl(self, x: Tensor, quant_weight: Tensor, quant_bias: Tensor | None) -> Tensor:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1) or not torch.is_grad_enabled():
+            return super().inner_forward_impl(x, quant_weight, quant_bias)
+        down, right = self.stride
+        return nn.functional.conv2d(x[:, :, ::down, ::right], quant_weight, quant_bias, groups=self.groups)
+
+
+class Linear(_Weighted, qnn.QuantLinear):
+    """A classifier without bias whose weights share one scale."""
+
+    _is_per_channel = False
+
+    def __init__(self, *args: Any, weight_bits: int, **settings: Any) -> None:
+        super().__init__(*args, bias=False, **settings)
+        self.weight_bits = weight_bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "brevitas":
+            return super().forward(x)
+        return nn.functional.linear(x, self._active_weight())
+
+
+class _LearnedScale(_Switched):
+    levels: tuple[int, int]
+
+    def _log2_threshold(self) -> nn.Parameter:
+        return self.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value
+
+
+class ReLU(_LearnedScale, qnn.QuantReLU):
+    """A ReLU with an unsigned quantizer behind it; `levels` are its lowest and its highest integer."""
+
+    def __init__(self, *, act_quant: type[Any], bits: int) -> None:
+        super().__init__(act_quant=act_quant, bit_width=bits)
+        self.levels = (0, (1 << bits) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "brevitas":
+            return super().forward(x)
+        if self.mode == "float":
+            return nn.functional.relu(x)
+        return fused.activation(x, self._log2_threshold(), *self.levels)
+
+
+class Signed(_LearnedScale, qnn.QuantIdentity):
+    """A signed quantizer; `levels` are its lowest and its highest integer."""
+
+    def __init__(self, *, act_quant: type[Any], bits: int) -> None:
+        super().__init__(act_quant=act_quant, bit_width=bits)
+        self.levels = (-(1 << bits - 1), (1 << bits - 1) - 1)
+
+    def forward(self, *terms: Tensor) -> Tensor:
+        """Return the sum of tensors, each quantized."""
+        if self.mode == "fused":
+            return fused.joined(terms, self._log2_threshold(), *self.levels)
+        if self.mode == "brevitas":
+            terms = tuple(super(Signed, self).forward(term) for term in terms)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+
+class Pixels(_Switched, qnn.QuantIdentity):
+    """The network's input: uint8 with the scale 1/255."""
+
+    levels = (0, 255)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "brevitas":
+            return super().forward(x)
+        return x if self.mode == "float" else fused.pixels(x, INPUT_SCALE)
