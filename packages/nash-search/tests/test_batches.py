@@ -76,3 +76,12 @@ def test_too_few_pictures_are_refused(digits: data.Split) -> None:
     few = data.Split(name="few", images=digits.images[:3], labels=digits.labels[:3], class_names=digits.class_names)
     with pytest.raises(DataError, match="got 3 pictures"):
         batches.halve(few, PLAIN, seed=0)
+
+
+def test_only_so_many_pictures_are_drawn(digits: data.Split) -> None:
+    halves = batches.halve(digits, PLAIN, seed=0, num_images=101)
+    drawn = np.concatenate([half.indices for half in halves])
+    assert len(drawn) == len(set(drawn.tolist())) == 101
+    everything = [len(half) for half in batches.halve(digits, PLAIN, seed=0, num_images=10**6)]
+    assert sum(everything) == len(digits)
+    assert drawn.max() > 1000  # from everywhere in the split

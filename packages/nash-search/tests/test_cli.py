@@ -56,8 +56,8 @@ def test_options_are_frozen() -> None:
     }
     assert found == {
         "run": [
-            *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs", "--width"),
-            *("--input-size", "--gradient", "--seed", "--threads", "--resume", "--json"),
+            *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
+            *("--num-images", "--width", "--input-size", "--gradient", "--seed", "--threads", "--resume", "--json"),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--json"],
@@ -165,9 +165,10 @@ RUN = ("run", "--backbone", "resnet8", "--variant", "v3", "--width", "2", "--inp
 
 
 def test_run_prints_one_json_object(tmp_path: Path) -> None:
-    done = _run(*RUN, "--threads", "1", "--out", tmp_path / "run", "--json")
+    done = _run(*RUN, "--threads", "1", "--num-images", "256", "--out", tmp_path / "run", "--json")
     result = json.loads(done.stdout)
     assert result["name"] == "resnet8-v3"
+    assert result["search"]["num_images"] == 256
     assert result["search"]["epochs"] == 1
     assert "epoch 1/1: loss" in done.stderr
     assert "left" in done.stderr

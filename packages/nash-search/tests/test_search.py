@@ -156,6 +156,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "dataset": "digits",
         "recipe": "quick",
         "epochs": 2,
+        "num_images": 1437,
         "seed": 3,
         "gradient": "two-path",
         "accuracy": record["accuracy"],

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from nash_search import genotype, zoo
 from nash_search.genotype import Genotype
@@ -137,3 +139,23 @@ def test_sampling_follows_the_probabilities(supernet: Supernet) -> None:
         supernet.alpha[:, 2] = 20.0
     assert supernet.sample(torch.Generator().manual_seed(0)).active_index == [2] * 9
     assert supernet.most_probable().active_index == [2] * 9
+
+
+@pytest.mark.parametrize("max_pool", [False, True])
+def test_signs_of_the_first_state_are_those_before_its_relu(max_pool: bool) -> None:
+    torch.manual_seed(0)
+    network = zoo.build("resnet18", width=4, input_size=8)
+    network = replace(network, stem=replace(network.stem, max_pool=max_pool))
+    supernet = Supernet(network, VARIANTS["v3"])
+    seen = []
+    supernet.layers[0].register_forward_hook(lambda _, args, __: seen.append(args[0][0]))
+    x = torch.rand(4, 3, 8, 8)
+    supernet(x, supernet.most_probable())
+    before = supernet.stem_bn(supernet.stem(x))
+    after = F.relu(before)
+    if max_pool:
+        before, after = (F.max_pool2d(tensor, 3, 2, 1) for tensor in (before, after))
+    state = seen[0]
+    assert torch.equal(state.x, after)
+    assert torch.equal(state.sign() > 0, before >= 0)
+    assert {-1.0, 1.0} == set(state.sign().unique().tolist())  # of the ReLU's output all are +1

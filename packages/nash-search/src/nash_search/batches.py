@@ -53,16 +53,18 @@ class Half:
         return x, torch.from_numpy(self._split.labels[chosen])
 
 
-def halve(split: Split, augmentation: Augmentation, *, seed: int) -> tuple[Half, Half]:
+def halve(split: Split, augmentation: Augmentation, *, seed: int, num_images: int | None = None) -> tuple[Half, Half]:
     """Return the half that the weights train on and the one that the alphas train on.
+
+    num_images: how many pictures are drawn for the two; None takes all.
 
     Raises:
         DataError: fewer than four pictures.
     """
     if len(split) < 4:
         raise DataError(f"{split.name}: got {len(split)} pictures, expected at least 4 to search on")
-    order = np.random.default_rng([seed, 0]).permutation(len(split))
-    middle = len(split) // 2
+    order = np.random.default_rng([seed, 0]).permutation(len(split))[:num_images]
+    middle = len(order) // 2
     parts = (np.sort(order[:middle]), np.sort(order[middle:]))
     weight_half, alpha_half = (
         Half(split, part, augmentation, key=(seed, number)) for number, part in enumerate(parts, 1)

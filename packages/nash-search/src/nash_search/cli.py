@@ -75,6 +75,9 @@ def run_command(
     data: Annotated[Path | None, typer.Option(help="The folder a dataset lies in; digits needs none.")] = None,
     recipe: Annotated[str, typer.Option(help="A recipe's name, or a file (.json).")] = "quick",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
+    num_images: Annotated[int | None, typer.Option(min=4, help="Search on so many pictures only, drawn by --seed.")] = (
+        None
+    ),
     width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
     gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
@@ -101,6 +104,7 @@ def run_command(
         gradient=gradient.value,
         seed=seed,
         threads=torch.get_num_threads() if threads is None else threads,
+        num_images=num_images,
     )
     path = search.run(settings, out, data_dir=data, backbone_file=backbone_file, resume=resume)
     _print_genotype(path, as_json=as_json)

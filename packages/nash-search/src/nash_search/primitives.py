@@ -70,17 +70,21 @@ def _sign(x: Tensor) -> Tensor:
 
 
 class State:
-    """One state of a cell, with the forms of it that the operations reading it share."""
+    """One state of a cell, with the forms of it that the operations reading it share.
 
-    def __init__(self, x: Tensor) -> None:
+    before: what the signs are taken of instead of x, where x has been through a ReLU: its signs are all +1.
+    """
+
+    def __init__(self, x: Tensor, before: Tensor | None = None) -> None:
         self.x = x
+        self._before = x if before is None else before
         self._sign: Tensor | None = None
         self._pooled: dict[int, Tensor] = {}
 
     def sign(self) -> Tensor:
         """Return the signs, +1 at 0."""
         if self._sign is None:
-            self._sign = SignState.apply(self.x)
+            self._sign = SignState.apply(self._before)
         return self._sign
 
     def pooled(self, stride: int) -> Tensor:

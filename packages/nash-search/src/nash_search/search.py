@@ -43,7 +43,9 @@ class Search:
         self.out = out
         self._flat = settings.flat(split)
         augmentation = recipe.augmentation_of(settings.dataset)
-        self.weight_half, self.alpha_half = batches.halve(split, augmentation, seed=settings.seed)
+        self.weight_half, self.alpha_half = batches.halve(
+            split, augmentation, seed=settings.seed, num_images=settings.num_images
+        )
         self.batch_size = min(recipe.batch_size, len(self.weight_half))
         self.steps_per_epoch = len(self.weight_half) // self.batch_size
         self.num_steps = recipe.epochs * self.steps_per_epoch
@@ -207,6 +209,7 @@ class Search:
             "dataset": self.settings.dataset,
             "recipe": self.settings.recipe.name,
             "epochs": self.settings.recipe.epochs,
+            "num_images": len(self.weight_half) + len(self.alpha_half),
             "seed": self.settings.seed,
             "gradient": self.settings.gradient,
             "accuracy": self.history[-1]["accuracy"],

@@ -25,6 +25,7 @@ class Settings:
     gradient: Gradient
     seed: int
     threads: int
+    num_images: int | None = None  # at most so many of the training pictures
 
     def flat(self, split: data.Split) -> dict[str, Any]:
         """Return the settings as they are compared before a search goes on, the pictures' labels included."""
@@ -38,7 +39,7 @@ class Settings:
             "seed": self.seed,
             "gradient": self.gradient,
             "threads": self.threads,
-            "num_images": len(split),
+            "num_images": min(len(split), self.num_images or len(split)),
             "labels": hashlib.sha256(split.labels.tobytes()).hexdigest()[:12],
             "cells": hashlib.sha256(json.dumps([cells["stem"], cells["cells"]]).encode()).hexdigest()[:12],
         }

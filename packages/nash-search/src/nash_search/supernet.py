@@ -91,18 +91,19 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, path: Path) -> Tensor:
         """Return the logits of the classes, (B, num_classes), along a path."""
-        x = F.relu(self.stem_bn(self.stem(x)))
+        x = self.stem_bn(self.stem(x))
         if self.backbone.stem.max_pool:
-            x = F.max_pool2d(x, 3, 2, 1)
+            x = F.max_pool2d(x, 3, 2, 1)  # before the ReLU, which gives the same
+        state = State(F.relu(x), before=x)
         layers, first_edge = iter(self.layers), 0
         for cell in self.backbone.cells:
-            states = [State(x)]
+            states = [state]
             for _ in cell.layers:
                 layer = next(layers)
                 states.append(layer(states, path, first_edge))
                 first_edge += len(layer.mixed)
-            x = states[-1].x
-        return self.classifier(x.mean((2, 3)))
+            state = states[-1]
+        return self.classifier(state.x.mean((2, 3)))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
