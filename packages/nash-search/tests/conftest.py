@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from nash_search import data, recipe, search, zoo
+from nash_search import data, manifest, recipe, search, space, zoo
 from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
 from nash_search.settings import Settings
+from nash_search.variants import VARIANTS
 
 torch.set_num_threads(1)  # the tensors are tiny
 
@@ -66,3 +69,41 @@ def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..
         return search.Search(replace(settings, **changes), digits, out)
 
     return start
+
+
+@pytest.fixture
+def priced(tmp_path: Path) -> Callable[..., Path]:
+    """Write a space and its costs, as nash-hw does: 100 LUT and 3 a weight, skips' DSP not known."""
+
+    def write(backbone: Genotype, variant: str = "v3", **changes: object) -> Path:
+        space.save(backbone, VARIANTS[variant], tmp_path / "costs" / "space.json")
+        content = json.loads((tmp_path / "costs" / "space.json").read_text())
+        costs = {
+            "schema": "nash.costs/1.0",
+            "created_by": {"package": "nash-hw", "version": "0.1.0"},
+            "inputs": [manifest.input_record(tmp_path / "costs" / "space.json", content)],
+            "artifacts": [],
+            "name": content["name"],
+            "board": "U250",
+            "available": {"LUT": 100_000, "FF": 200_000, "BRAM_18K": 1000, "URAM": 0, "DSP": 500},
+            "candidates": [_price(candidate) for candidate in content["candidates"]],
+        }
+        path = tmp_path / "costs" / "costs.json"
+        path.write_text(json.dumps(costs | changes))
+        return path
+
+    return write
+
+
+def _price(candidate: dict[str, Any]) -> dict[str, Any]:
+    num_weights = candidate["num_weights"]
+    return {key: candidate[key] for key in ("cell", "layer", "input", "op")} | {
+        "cycles": candidate["kernel"] ** 2 * candidate["output_height"] * candidate["output_width"],
+        "resources": {
+            "LUT": 100 + 3 * num_weights,
+            "FF": 50,
+            "BRAM_18K": 2 * (candidate["kernel"] - 1),
+            "URAM": 0,
+            "DSP": None if candidate["op"] == "skip_connect" else num_weights / 100,
+        },
+    }

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,8 @@ def test_options_are_frozen() -> None:
     assert found == {
         "run": [
             *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
-            *("--num-images", "--width", "--input-size", "--gradient", "--seed", "--threads", "--resume", "--json"),
+            *("--num-images", "--width", "--input-size", "--gradient", "--primitives", "--costs", "--cost-weight"),
+            *("--cost-resource", "--budget", "--sweep-cost", "--seed", "--threads", "--resume", "--json"),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--json"],
@@ -174,6 +175,50 @@ def test_run_prints_one_json_object(tmp_path: Path) -> None:
     assert "left" in done.stderr
 
 
+def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    costs = priced(zoo.build("resnet8", width=2, input_size=8))
+    sweep = [*RUN[:-1], "8", "--threads", "1", "--costs", costs, "--sweep-cost", "0,0.3,3", "--cost-resource", "lut"]
+    found = json.loads(_run(*sweep, "--out", tmp_path / "run", "--json").stdout)["sweep"]
+    assert [entry["weight"] for entry in found] == [0.0, 0.3, 3.0]
+    expected = [entry["expected_cost"] for entry in found]
+    assert expected == sorted(expected, reverse=True)
+    assert expected[2] < 0.8 * expected[0]
+    assert found[2]["costs"]["lut"] < found[0]["costs"]["lut"]
+    for entry, name in zip(found, ("cost-0", "cost-0.3", "cost-3"), strict=True):
+        assert entry["genotype"] == str(tmp_path / "run" / name / "genotype.json")
+        written = json.loads(Path(entry["genotype"]).read_text())
+        assert written["search"]["costs"]["genotype"] == entry["costs"]
+        assert [record["schema"] for record in written["inputs"]] == ["nash.costs/1.0"]
+    again = _run(*sweep, "--out", tmp_path / "run", "--resume")
+    assert "cost-0.3/genotype.json" in again.stdout
+    assert "epoch" not in again.stderr  # all of it lies there
+
+
+def test_run_keeps_to_a_budget(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    costs = priced(zoo.build("resnet8", width=2, input_size=8))
+    limits = {}
+    for budget in ("lut=100%", "lut=1500,bram=2%"):
+        _run(*RUN[:-1], "4", "--threads", "1", "--costs", costs, "--budget", budget, "--out", tmp_path / budget)
+        limits[budget] = json.loads((tmp_path / budget / "genotype.json").read_text())["search"]["costs"]["genotype"]
+    assert limits["lut=100%"]["lut"] > 1500  # the budget binds
+    assert limits["lut=1500,bram=2%"]["lut"] <= 1500
+    assert limits["lut=1500,bram=2%"]["bram"] <= 20
+    records = [json.loads(line) for line in (tmp_path / "lut=1500,bram=2%/history.jsonl").read_text().splitlines()]
+    assert records[-1]["multiplier_lut"] > records[0]["multiplier_lut"] > 0
+    assert {"expected_cost", "expected_lut", "expected_bram", "multiplier_bram"} <= records[0].keys()
+
+
+def test_primitives_narrow_and_reorder_the_space(tmp_path: Path) -> None:
+    _run(*RUN, "--threads", "1", "--primitives", "conv_3x3,none,skip_connect", "--out", tmp_path / "run")
+    alphas = json.loads((tmp_path / "run/alphas.json").read_text())
+    assert alphas["primitives"] == ["conv_3x3", "none", "skip_connect"]
+    assert {len(edge["alphas"]) for edge in alphas["edges"]} == {3}
+    found = json.loads((tmp_path / "run/genotype.json").read_text())
+    ops = {layer["nas_op"]["op"] for cell in found["cells"] for layer in cell["layers"]}
+    assert ops <= {"conv_3x3", "skip_connect"}
+    assert found["search"]["primitives"] == alphas["primitives"]
+
+
 def test_error_leaves_the_process_with_its_code(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from nash_search.cli import main; main()", "show", str(tmp_path / "absent.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -194,7 +239,7 @@ def _diverging(folder: Path) -> str:
     return str(folder / "diverging.json")
 
 
-def _arguments(kind: str, folder: Path) -> list[str | Path]:
+def _arguments(kind: str, folder: Path, priced: Callable[..., Path]) -> list[str | Path]:
     """Return a command that must fail in this way."""
     out = folder / "out"
     run = [*RUN, "--threads", "1", "--out", out]
@@ -210,6 +255,9 @@ def _arguments(kind: str, folder: Path) -> list[str | Path]:
             return [*run, "--resume"]
         case "data":
             return ["run", "--backbone", _wrong_backbone(folder), "--variant", "v1", "--out", out]
+        case "capacity":
+            costs = priced(zoo.build("resnet8", width=2, input_size=8))
+            return [*run, "--costs", costs, "--budget", "lut=10"]
         case "output":
             (folder / "file").write_text("")
             return ["zoo", "resnet8", "--out", folder / "file" / "g.json"]
@@ -222,12 +270,17 @@ def _arguments(kind: str, folder: Path) -> list[str | Path]:
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [("usage", 2), ("manifest", 3), ("integrity", 4), ("data", 5), ("toolchain", 8), ("output", 10), ("diverged", 11)],
+    [
+        *(("usage", 2), ("manifest", 3), ("integrity", 4), ("data", 5), ("toolchain", 8), ("capacity", 9)),
+        *(("output", 10), ("diverged", 11)),
+    ],
 )
-def test_each_kind_of_error_has_its_code(kind: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_error_has_its_code(
+    kind: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, priced: Callable[..., Path]
+) -> None:
     if kind == "toolchain":
         monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
-    done = _run(*_arguments(kind, tmp_path), "--json", code=code)
+    done = _run(*_arguments(kind, tmp_path, priced), "--json", code=code)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert json.loads(done.stdout)["error"] == {
@@ -249,6 +302,14 @@ def test_each_kind_of_error_has_its_code(kind: str, code: int, tmp_path: Path, m
         (["space", "--backbone", "g.json", "--variant", "v3", "--num-classes", "8"], "leave it out"),
         (["space", "--backbone", "mobilenet", "--variant", "v3"], "did you mean mobilenetv1?"),
         (["schema", "model"], "model"),
+        ([*RUN, "--cost-weight", "1"], "without --costs"),
+        ([*RUN, "--budget", "lut=3"], "without --costs"),
+        ([*RUN, "--costs", "c.json", "--budget", "luts=3"], "did you mean lut?"),
+        ([*RUN, "--costs", "c.json", "--sweep-cost", "0,0"], "different numbers"),
+        ([*RUN, "--costs", "c.json", "--sweep-cost", "0,1", "--cost-weight", "1"], "leave that out"),
+        ([*RUN, "--primitives", "none,conv_7x7"], "--primitives: got 'conv_7x7'"),
+        ([*RUN, "--primitives", "none,none"], "each once"),
+        ([*RUN, "--primitives", "none,skip_connect"], "v3 can keep none at cells[1].layers[0]; add a convolution"),
     ],
 )
 def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nash_search import genotype, manifest, zoo
+from nash_search.decoding import decode
 from nash_search.errors import ManifestError
 from nash_search.genotype import Genotype, NasOp
 from nash_search.variants import NONE, VARIANTS, Variant
@@ -118,7 +119,7 @@ def test_decoding_follows_the_rule_of_the_variant(name: str) -> None:
     network, variant, rng = zoo.build("resnet18"), VARIANTS[name], random.Random(0)
     for _ in range(20):
         probs = [[rng.random() for _ in variant.primitives] for _ in network.edges()]
-        decoded = genotype.decode(network, probs, variant)
+        decoded = decode(network, probs, variant)
         assert decoded.variant == name
         assert [layer.nas_op for cell in decoded.cells for layer in cell.layers] == _literally(network, probs, variant)
 
@@ -127,7 +128,7 @@ def _first_op(name: str, row: list[float]) -> NasOp | None:
     network = zoo.build("resnet8")
     probs = [[0.1] * len(row) for _ in network.edges()]
     probs[3] = row  # of the strided edge at the head of cell 1
-    return genotype.decode(network, probs, VARIANTS[name]).cells[1].layers[0].nas_op
+    return decode(network, probs, VARIANTS[name]).cells[1].layers[0].nas_op
 
 
 def test_none_is_never_decoded() -> None:
@@ -144,7 +145,7 @@ def test_strided_edge_keeps_what_its_variant_admits(name: str, op: str) -> None:
 def test_decoding_passes_over_what_an_edge_cannot_carry(odd_network: Genotype) -> None:
     # state 2 of the first cell has 6 channels, state 1 has 8: no max-pool leads there
     probs = [[0.0, 0.9, 0.02, 0.03, 0.04, 0.01] for _ in odd_network.edges()]
-    decoded = genotype.decode(odd_network, probs, VARIANTS["v1"])
+    decoded = decode(odd_network, probs, VARIANTS["v1"])
     assert genotype.check(decoded) == []
     assert decoded.cells[0].layers[1].nas_op == NasOp(op="conv_3x3", input=0, probability=0.04)
 
@@ -155,7 +156,7 @@ def test_plain_backbone_drops_nas_ops() -> None:
 
 def test_decoding_needs_a_row_an_edge() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        genotype.decode(zoo.build("resnet8"), [[1.0] * 6], VARIANTS["v1"])
+        decode(zoo.build("resnet8"), [[1.0] * 6], VARIANTS["v1"])
 
 
 def test_genotype_is_immutable() -> None:

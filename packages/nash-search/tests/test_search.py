@@ -161,6 +161,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "gradient": "two-path",
         "accuracy": record["accuracy"],
         "alphas": "alphas.json",
+        "primitives": ["none", "max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5"],
     }
     alphas = json.loads((tmp_path / "run/alphas.json").read_text())
     assert len(alphas["edges"]) == 9

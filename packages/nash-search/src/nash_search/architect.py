@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .penalty import Penalty
 from .supernet import Path, Supernet
 
 Gradient = Literal["two-path", "full"]
@@ -47,12 +48,14 @@ class Architect:
         lr: float = 3e-4,
         betas: tuple[float, float] = (0.0, 0.999),
         weight_decay: float = 1e-3,
+        penalty: Penalty | None = None,
     ) -> None:
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient: got {gradient!r}, expected one of {', '.join(get_args(Gradient))}")
         self.supernet = supernet
         self.gradient = gradient
         self.weight_decay = weight_decay
+        self.penalty = penalty
         self.optimizer = torch.optim.Adam(supernet.alphas(), lr=lr, betas=betas)
         for alpha in supernet.alphas():  # there from the start, so that a checkpoint always has the same tensors
             self.optimizer.state[alpha] = {
@@ -80,16 +83,33 @@ class Architect:
         return Path(active[:, 0].tolist(), pair.tolist(), gates)
 
     def accumulate(self, x: Tensor, target: Tensor, path: Path) -> ArchitectureStep:
-        """Set the alphas' gradient from the cross-entropy of a batch along a path; the weights get none."""
+        """Set the alphas' gradient from a batch's cross-entropy along a path and the penalty; the weights get none."""
         self.optimizer.zero_grad()
+        of_penalty = self._penalty_gradient(path)
         with self.supernet.frozen():
             loss = F.cross_entropy(self.supernet(x, path), target)
             loss.backward()
         gradient = self.supernet.alpha.grad
+        if of_penalty is not None:
+            gradient.add_(of_penalty)
         return ArchitectureStep(loss=loss.item(), gradient_norm=float(torch.linalg.vector_norm(gradient)))
 
+    def _penalty_gradient(self, path: Path) -> Tensor | None:
+        """Return the penalty's gradient in the alphas, taken through the same gates as that of the loss.
+
+        With G its derivative by the probabilities: the full gates make it exact, two gates q_a q_b (G_a - G_b).
+        """
+        if self.penalty is None:
+            return None
+        probs = self.supernet.probs().detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(self.penalty(probs), probs)
+        gated = path.gates * slopes.gather(1, torch.tensor([list(row) for row in path.wanted]))
+        return torch.autograd.grad(gated.sum(), self.supernet.alpha, retain_graph=True)[0]
+
     def update(self, path: Path) -> None:
-        """Move the alphas along their gradient."""
+        """Move the alphas along their gradient, and the multipliers of a budget along theirs."""
+        if self.penalty is not None:
+            self.penalty.update(self.supernet.probs())
         alpha = self.supernet.alpha
         wanted = torch.zeros_like(alpha).scatter_(1, torch.tensor([list(row) for row in path.wanted]), 1.0)
         # Adam would blow the tiny decay of an alpha without a gradient up to a whole step, so only these decay

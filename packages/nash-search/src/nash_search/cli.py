@@ -41,6 +41,18 @@ class GradientName(StrEnum):
     FULL = "full"
 
 
+class CostResource(StrEnum):
+    """What --cost-weight weighs."""
+
+    SUM = "sum"
+    LUT = "lut"
+    FF = "ff"
+    BRAM = "bram"
+    URAM = "uram"
+    DSP = "dsp"
+    CYCLES = "cycles"
+
+
 class SchemaName(StrEnum):
     """The schemas this package owns."""
 
@@ -83,6 +95,14 @@ def run_command(
     gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
         GradientName.TWO_PATH
     ),
+    primitives: Annotated[str | None, typer.Option(help="Of the variant's, these: none,skip_connect,conv_3x3.")] = None,
+    costs: Annotated[Path | None, typer.Option(help="What each operation costs (costs.json of nash-hw).")] = None,
+    cost_weight: Annotated[float, typer.Option(min=0, help="Of the expected cost beside the loss.")] = 0.0,
+    cost_resource: Annotated[CostResource, typer.Option(help="The cost; sum: of the shares of the board.")] = (
+        CostResource.SUM
+    ),
+    budget: Annotated[str | None, typer.Option(help="Of the operations together: lut=20000,bram=5%.")] = None,
+    sweep_cost: Annotated[str | None, typer.Option(help="A search for each of these cost weights: 0,0.1,1.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
@@ -91,10 +111,17 @@ def run_command(
     """Search a genotype for a backbone on a dataset."""
     import torch
 
+    from . import penalty, search, sweep
     from . import recipe as recipes
-    from . import search
+    from .errors import UsageError
     from .settings import Settings
 
+    asked = {"--cost-weight": cost_weight, "--budget": budget, "--sweep-cost": sweep_cost}
+    for option, value in asked.items():
+        if value and costs is None:
+            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
+    if cost_weight and sweep_cost is not None:
+        raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
     found, backbone_file = _backbone(backbone, width, input_size)
     settings = Settings(
         backbone=found,
@@ -105,9 +132,20 @@ def run_command(
         seed=seed,
         threads=torch.get_num_threads() if threads is None else threads,
         num_images=num_images,
+        primitives=None if primitives is None else tuple(primitives.split(",")),
+        costs_file=costs,
+        price=penalty.Price(
+            weight=cost_weight,
+            metric=cost_resource.value,
+            budget={} if budget is None else penalty.parse_budget(budget),
+        ),
     )
-    path = search.run(settings, out, data_dir=data, backbone_file=backbone_file, resume=resume)
-    _print_genotype(path, as_json=as_json)
+    options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume}
+    if sweep_cost is None:
+        _print_genotype(search.run(settings, out, **options), as_json=as_json)
+    else:
+        found = sweep.run(settings, sweep.parse_weights(sweep_cost), out, **options)
+        console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
 
 
 def _backbone(

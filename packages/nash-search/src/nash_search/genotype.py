@@ -15,7 +15,6 @@ from typing import Any
 
 from . import manifest
 from .errors import ManifestError
-from .variants import Variant
 
 _MAX_PROBLEMS = 8
 
@@ -296,22 +295,3 @@ def _check_nas_op(cell: Cell, target: int, nas_op: NasOp) -> Iterator[str]:
     )
     if reason is not None:
         yield f"nas_op: got {nas_op.op} from state {nas_op.input} with {reason}"
-
-
-def decode(backbone: Genotype, probs: Sequence[Sequence[float]], variant: Variant) -> Genotype:
-    """Return the backbone with, at each layer, the most probable operation the variant may keep.
-
-    probs: one row an edge of `backbone.edges()`, one column a primitive of the variant; an operation that an
-    edge cannot carry has probability 0. Of equals the first wins.
-    """
-    best: dict[tuple[int, int], NasOp] = {}
-    for edge, row in zip(backbone.edges(), probs, strict=True):
-        for op, probability in zip(variant.primitives, row, strict=True):
-            shapes = {"in_channels": edge.in_channels, "out_channels": edge.out_channels, "stride": edge.stride}
-            if not variant.keeps(op, edge.stride) or refusal(op, **shapes) is not None:
-                continue
-            leader = best.get((edge.cell, edge.layer))
-            if leader is None or probability > (leader.probability or 0.0):
-                best[edge.cell, edge.layer] = NasOp(op=op, input=edge.input, probability=float(probability))
-    places = ((c, i + 1) for c, cell in enumerate(backbone.cells) for i in range(len(cell.layers)))
-    return replace(backbone.with_nas_ops([best[place] for place in places]), variant=variant.name)

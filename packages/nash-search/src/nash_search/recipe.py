@@ -27,12 +27,16 @@ class WeightRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class AlphaRecipe:
-    """Adam on the alphas, which start normally distributed with standard deviation `std`."""
+    """Adam on the alphas, which start normally distributed with standard deviation `std`.
+
+    multiplier_lr: the rate of the multipliers of a budget.
+    """
 
     lr: float
     betas: tuple[float, float]
     weight_decay: float
     std: float
+    multiplier_lr: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)

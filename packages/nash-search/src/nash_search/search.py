@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import batches, checkpoint, data, genotype, manifest
+from . import batches, checkpoint, cost, data, genotype, manifest
 from .architect import Architect, ArchitectureStep
+from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError
 from .genotype import Genotype
 from .interrupt import Stop
+from .penalty import Penalty
 from .progress import Reporter
 from .recipe import Recipe
 from .settings import Settings
 from .supernet import Supernet
-from .variants import VARIANTS
 
 GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE = "genotype.json", "alphas.json", "history.jsonl"
 _ALPHA_PATHS, _WEIGHT_PATHS = 0, 1  # streams of random numbers
@@ -49,15 +51,22 @@ class Search:
         self.batch_size = min(recipe.batch_size, len(self.weight_half))
         self.steps_per_epoch = len(self.weight_half) // self.batch_size
         self.num_steps = recipe.epochs * self.steps_per_epoch
+        variant = settings.strategy()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.supernet = Supernet(settings.backbone, VARIANTS[settings.variant], alpha_std=recipe.alphas.std)
+            self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std)
+        self.penalty: Penalty | None = None
+        if settings.costs_file is not None and settings.price is not None:
+            costs = cost.load(settings.costs_file, settings.backbone, variant)
+            self.penalty = Penalty(costs, settings.price, multiplier_lr=recipe.alphas.multiplier_lr)
+        self.genotype()  # that there will be one, also within a budget
         self.architect = Architect(
             self.supernet,
             settings.gradient,
             lr=recipe.alphas.lr,
             betas=recipe.alphas.betas,
             weight_decay=recipe.alphas.weight_decay,
+            penalty=self.penalty,
         )
         self.optimizer = _sgd(self.supernet, recipe)
         self.step = 0
@@ -86,8 +95,10 @@ class Search:
         self.step = self._saved_step = saved.state["step"]
         self.history, self._sums = saved.state["history"], saved.state["sums"]
 
-    def _tensors(self) -> Any:
-        return checkpoint.tensors_of(self.supernet, self.optimizer, self.architect.optimizer)
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from checkpoint.tensors_of(self.supernet, self.optimizer, self.architect.optimizer)
+        if self.penalty is not None:
+            yield "penalty.multipliers", self.penalty.multipliers
 
     def train(self, stop: Stop, reporter: Reporter) -> None:
         """Search to the end.
@@ -175,6 +186,7 @@ class Search:
             "alpha_gradient_norm_min": minimum,
             **validation,
             "alpha_entropy": float(torch.special.entr(probs).sum(-1).mean()),
+            **({} if self.penalty is None else self.penalty.record(probs)),
         }
         self.history.append(record)
         self._sums = {}
@@ -199,12 +211,24 @@ class Search:
         self._refuse_unless_finite("validation loss", loss)
         return {"loss": loss / len(self.alpha_half), "accuracy": 100 * num_correct / len(self.alpha_half)}
 
+    def genotype(self) -> Genotype:
+        """Return the most probable genotype, within the budget if there is one.
+
+        Raises:
+            CapacityError: the budget admits none.
+        """
+        if self.penalty is None or not self.penalty.limits:
+            return self.supernet.genotype()
+        tables = {name: self.penalty.costs.table(name).numpy() for name in self.penalty.limits}
+        probs = self.supernet.probs().tolist()
+        return decode_within(self.supernet.backbone, probs, self.supernet.variant, tables, self.penalty.limits)
+
     def write_genotype(self, inputs: list[dict[str, Any]]) -> Path:
         """Write the alphas and the genotype they decode to, and return the latter's path."""
         alphas = self.out / ALPHAS_FILE
         with manifest.atomic_path(alphas) as temporary:
             temporary.write_text(json.dumps(self._alphas(), indent=1) + "\n", "utf-8")
-        found = self.supernet.genotype()
+        found = self.genotype()
         search = {
             "dataset": self.settings.dataset,
             "recipe": self.settings.recipe.name,
@@ -214,7 +238,11 @@ class Search:
             "gradient": self.settings.gradient,
             "accuracy": self.history[-1]["accuracy"],
             "alphas": ALPHAS_FILE,
+            "primitives": list(self.supernet.variant.primitives),
         }
+        if self.penalty is not None:
+            search["costs"] = self.penalty.summary(found, self.supernet.variant, self.supernet.probs())
+            inputs = [*inputs, self.penalty.costs.record]
         found = replace(found, name=f"{found.backbone or found.name}-{found.variant}", search=search)
         path = self.out / GENOTYPE_FILE
         genotype.save(found, path, inputs=inputs, artifacts=[manifest.artifact_record(alphas, self.out, "alphas")])

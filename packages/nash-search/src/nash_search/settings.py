@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from . import data, genotype
+from . import data, genotype, manifest
 from .architect import Gradient
 from .genotype import Genotype
+from .penalty import Price
 from .recipe import Recipe
+from .variants import VARIANTS, Variant, narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,18 @@ class Settings:
     seed: int
     threads: int
     num_images: int | None = None  # at most so many of the training pictures
+    primitives: tuple[str, ...] | None = None  # None: the variant's own
+    costs_file: Path | None = None
+    price: Price | None = None  # what is asked of costs_file
+
+    def strategy(self) -> Variant:
+        """Return the variant with the primitives that were asked for.
+
+        Raises:
+            UsageError: they do not fit it.
+        """
+        variant = VARIANTS[self.variant]
+        return variant if self.primitives is None else narrow(variant, self.primitives)
 
     def flat(self, split: data.Split) -> dict[str, Any]:
         """Return the settings as they are compared before a search goes on, the pictures' labels included."""
@@ -33,6 +48,7 @@ class Settings:
         flat = {
             "backbone": self.backbone.backbone or self.backbone.name,
             "variant": self.variant,
+            "primitives": ",".join(self.strategy().primitives),
             "dataset": self.dataset,
             "width": self.backbone.stem.channels,
             "input": f"{shape.channels}x{shape.height}x{shape.width}",
@@ -43,6 +59,10 @@ class Settings:
             "labels": hashlib.sha256(split.labels.tobytes()).hexdigest()[:12],
             "cells": hashlib.sha256(json.dumps([cells["stem"], cells["cells"]]).encode()).hexdigest()[:12],
         }
+        if self.costs_file is not None and self.price is not None:
+            flat["costs"] = manifest.file_sha256(self.costs_file)[:12]
+            flat |= {"cost_weight": self.price.weight, "cost_resource": self.price.metric}
+            flat["budget"] = ",".join(f"{name}={limit}" for name, limit in self.price.budget.items())
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
 
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .genotype import Cell, Edge, Genotype, decode, refusal
+from .decoding import decode
+from .genotype import Cell, Edge, Genotype, refusal
 from .primitives import PRIMITIVES, BatchNorm, BinaryConv2d, Conv2d, State
 from .variants import NONE, VARIANTS, Variant
 

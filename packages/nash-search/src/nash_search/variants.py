@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from .errors import UsageError
+from .suggest import one_of
 
 NONE = "none"
 OPERATIONS = ("max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5")
@@ -62,3 +66,20 @@ _TABLE = (
     ),
 )
 VARIANTS = {variant.name: variant for variant in _TABLE}
+
+
+def narrow(variant: Variant, primitives: Sequence[str]) -> Variant:
+    """Return the variant with these primitives, in this order.
+
+    Raises:
+        UsageError: one that is not the variant's, one twice, or fewer than two of which one is an operation.
+
+    >>> narrow(VARIANTS["v3"], ["none", "conv_3x3"]).primitives
+    ('none', 'conv_3x3')
+    """
+    for name in primitives:
+        if name not in variant.primitives:
+            raise UsageError(f"--primitives: got '{name}', expected {one_of(name, variant.primitives)}")
+    if len(set(primitives)) < max(2, len(primitives)):
+        raise UsageError(f"--primitives: got {','.join(primitives)}, expected at least two, each once")
+    return replace(variant, primitives=tuple(primitives))

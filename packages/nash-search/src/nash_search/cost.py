@@ -1,0 +1,169 @@
+"""What the operations cost on a board, and what a genotype is expected to cost.
+
+costs.json (manifest nash.costs, of nash-hw) prices each candidate of the search space. Decoding keeps one (edge,
+operation) a layer; so at each layer the expectation weighs the costs with
+
+    q(edge, op) = p(edge, op) / sum of p over every (edge, op) that decoding may keep at that layer,
+
+the probabilities of a genotype drawn layer by layer, each operation as often as p says. `none` and operations that
+the variant never keeps only take weight from the others of their edge. Costs of layers add up.
+
+Shapes: probs and tables are (num_edges, num_primitives).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import manifest, space
+from .decoding import choices
+from .errors import ManifestError
+from .genotype import Genotype
+from .variants import Variant
+
+RESOURCES = {"lut": "LUT", "ff": "FF", "bram": "BRAM_18K", "uram": "URAM", "dsp": "DSP"}
+METRICS = (*RESOURCES, "cycles")
+SUM = "sum"  # of the shares of the board
+_SHAPES = ("in_channels", "out_channels", "kernel", "stride", "input_height", "input_width")
+_ADVICE = "price what 'nash-search space' writes for this --backbone, --variant, --width and --input-size"
+
+Place = tuple[int, int, int, str]  # cell, layer, input, op
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """The prices of a search space.
+
+    tables: by metric (lut, ff, bram, uram, dsp, cycles), (num_edges, num_primitives) float64; 0 for what is free,
+        not known or never kept.
+    keeps: True where decoding may keep the primitive.
+    layer: (num_edges,), the number of the layer an edge leads to.
+    available: by resource, what the board holds.
+    num_unknown: how many of the figures are not known, and count as 0.
+    """
+
+    board: str
+    tables: Mapping[str, Tensor]
+    keeps: Tensor
+    layer: Tensor
+    available: Mapping[str, float]
+    num_unknown: int
+    record: Mapping[str, Any]  # of the file, for those that follow from it
+
+    def table(self, metric: str) -> Tensor:
+        """Return the costs by one metric, or with `sum` the summed shares of the board's resources."""
+        if metric != SUM:
+            return self.tables[metric]
+        shares = [self.tables[name] / self.available[name] for name in RESOURCES if self.available[name]]
+        return torch.stack(shares).sum(0)
+
+    def chosen(self, probs: Tensor) -> Tensor:
+        """Return q: how likely decoding is to keep each (edge, operation); each layer sums to 1."""
+        kept = torch.where(self.keeps, probs, 0.0)
+        layers = kept.new_zeros(int(self.layer.max()) + 1).index_add(0, self.layer, kept.sum(1))
+        return kept / layers.clamp_min(torch.finfo(kept.dtype).tiny)[self.layer, None]
+
+    def expected(self, metric: str, probs: Tensor) -> Tensor:
+        """Return the expected cost of the genotype, a scalar differentiable in the probabilities."""
+        return (self.chosen(probs) * self.table(metric)).sum()
+
+    def largest(self, metric: str) -> float:
+        """Return the cost of the most expensive genotype."""
+        table = self.table(metric)
+        return sum(float(table[self.layer == layer].max()) for layer in range(int(self.layer.max()) + 1))
+
+    def of(self, genotype: Genotype, variant: Variant) -> dict[str, float]:
+        """Return what a genotype's operations cost, by metric."""
+        sums = dict.fromkeys(METRICS, 0.0)
+        for row, edge in enumerate(genotype.edges()):
+            nas_op = genotype.cells[edge.cell].layers[edge.layer - 1].nas_op
+            if nas_op is not None and nas_op.input == edge.input:
+                column = variant.primitives.index(nas_op.op)
+                for metric in METRICS:
+                    sums[metric] += float(self.tables[metric][row, column])
+        return sums
+
+
+def load(path: Path, backbone: Genotype, variant: Variant) -> Costs:
+    """Read costs.json for the supernet of a backbone and a variant.
+
+    Raises:
+        ManifestError: it is not valid, or not of this search space; the text names the first difference.
+        IntegrityError: the space file beside it is not the one that was priced.
+    """
+    content = manifest.load(path, "costs")
+    edges = list(backbone.edges())
+    _check_space(path, content, backbone, variant)
+    prices = _prices(path, content, {(edge.cell, edge.layer, edge.input) for edge in edges})
+    shape = len(edges), len(variant.primitives)
+    tables = {metric: torch.zeros(shape, dtype=torch.double) for metric in METRICS}
+    keeps = torch.zeros(shape, dtype=torch.bool)
+    num_unknown = 0
+    for choice in chain(*choices(backbone, torch.ones(shape).tolist(), variant)):
+        place = (choice.cell, choice.layer, choice.nas_op.input, choice.nas_op.op)
+        if place not in prices:
+            raise ManifestError(f"{path}: candidates: got none for {_named(place)}, expected its price; {_ADVICE}")
+        keeps[choice.row, choice.column] = True
+        for metric, price in prices[place].items():
+            num_unknown += price is None
+            tables[metric][choice.row, choice.column] = price or 0.0
+    if num_unknown:
+        warnings.warn(f"{path}: figures that are null count as 0: {num_unknown} of them", stacklevel=2)
+    places = list(dict.fromkeys((edge.cell, edge.layer) for edge in edges))
+    return Costs(
+        board=content["board"],
+        tables=tables,
+        keeps=keeps,
+        layer=torch.tensor([places.index((edge.cell, edge.layer)) for edge in edges]),
+        available={name: float(content["available"][key]) for name, key in RESOURCES.items()},
+        num_unknown=num_unknown,
+        record=manifest.input_record(path, content),
+    )
+
+
+def _named(place: Place) -> str:
+    return "cell {}, layer {}, input {}, op {}".format(*place)
+
+
+def _prices(
+    path: Path, content: Mapping[str, Any], edges: Set[tuple[int, int, int]]
+) -> dict[Place, dict[str, float | None]]:
+    prices: dict[Place, dict[str, float | None]] = {}
+    for index, candidate in enumerate(content["candidates"]):
+        place = (candidate["cell"], candidate["layer"], candidate["input"], candidate["op"])
+        if place[:3] not in edges:
+            raise ManifestError(
+                f"{path}: candidates[{index}]: got {_named(place)}, which the backbone lacks; {_ADVICE}"
+            )
+        if place in prices:
+            raise ManifestError(f"{path}: candidates[{index}]: got {_named(place)} twice, expected once; write it anew")
+        resources = candidate["resources"]
+        prices[place] = {name: resources[key] for name, key in RESOURCES.items()} | {"cycles": candidate["cycles"]}
+    return prices
+
+
+def _check_space(path: Path, content: Mapping[str, Any], backbone: Genotype, variant: Variant) -> None:
+    """Compare the shapes that were priced with those of the supernet, if the space file still lies beside its costs."""
+    record = next((found for found in content["inputs"] if str(found["schema"]).startswith("nash.space/")), None)
+    if record is None or not (path.parent / record["path"]).exists():
+        warnings.warn(f"{path}: its space file is not beside it, so the shapes priced cannot be checked", stacklevel=3)
+        return
+    space_path = manifest.resolve(path, record["path"], record["sha256"])
+    expected = {
+        (found.cell, found.layer, found.input, found.op): asdict(found) for found in space.candidates(backbone, variant)
+    }
+    for index, found in enumerate(manifest.load(space_path, "space")["candidates"]):
+        ours = expected.get((found["cell"], found["layer"], found["input"], found["op"]), {})
+        for key in _SHAPES:
+            if key in ours and found[key] != ours[key]:
+                raise ManifestError(
+                    f"{space_path}: candidates[{index}].{key}: got {found[key]}, expected {ours[key]}; {_ADVICE}"
+                )

@@ -1,0 +1,284 @@
+"""Costs and their expectation, against every genotype of a network of two layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nash_search import cost, zoo
+from nash_search.architect import Architect
+from nash_search.cost import Costs
+from nash_search.decoding import Choice, choices, decode, decode_within
+from nash_search.errors import CapacityError, IntegrityError, ManifestError, UsageError
+from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
+from nash_search.penalty import Penalty, Price, parse_budget
+from nash_search.supernet import Path as SampledPath
+from nash_search.supernet import Supernet
+from nash_search.variants import VARIANTS
+
+Write = Callable[..., Path]
+V3 = VARIANTS["v3"]
+
+
+@pytest.fixture
+def tiny() -> Genotype:
+    """Return a network of two layers and three edges; v3 may keep 3 operations of the first, 5 + 3 of the second."""
+    layers = (Layer(kernel=3, channels=4, stride=2), Layer(kernel=3, channels=4, stride=1))
+    return Genotype(
+        name="tiny",
+        num_classes=3,
+        input=Input(channels=1, height=4, width=4),
+        stem=Stem(channels=2, kernel=3, stride=1, max_pool=False),
+        cells=(Cell(in_channels=2, layers=layers),),
+    )
+
+
+@pytest.fixture
+def costs(tiny: Genotype, priced: Write) -> Costs:
+    return cost.load(priced(tiny), tiny, V3)
+
+
+def _probs(seed: int = 0, scale: float = 1.0) -> Tensor:
+    logits = scale * torch.randn(3, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return logits.softmax(-1)
+
+
+def _drawn(network: Genotype, probs: Tensor) -> list[tuple[float, list[Choice]]]:
+    """Return every genotype, as choices, with its probability."""
+    layers = choices(network, probs.tolist(), V3)
+    sums = [sum(choice.nas_op.probability for choice in layer) for layer in layers]
+    drawn = []
+    for chosen in product(*layers):
+        probability = 1.0
+        for choice, total in zip(chosen, sums, strict=True):
+            probability *= choice.nas_op.probability / total
+        drawn.append((probability, list(chosen)))
+    return drawn
+
+
+def _lut(nas_op: NasOp, layer: int) -> float:
+    """Return the price by the fixture's formula, the shapes worked out by hand: 2 channels before, 4 after."""
+    before = 2 if nas_op.input == 0 else 4
+    side = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}.get(nas_op.op, 0)
+    return 100 + 3 * before * 4 * side**2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_expected_cost_is_that_of_every_genotype_drawn(tiny: Genotype, costs: Costs, seed: int) -> None:
+    probs = _probs(seed)
+    drawn = _drawn(tiny, probs)
+    assert len(drawn) == 3 * (3 + 5)
+    assert sum(probability for probability, _ in drawn) == pytest.approx(1)
+    expected = sum(p * sum(_lut(choice.nas_op, choice.layer) for choice in chosen) for p, chosen in drawn)
+    assert float(costs.expected("lut", probs)) == pytest.approx(expected, rel=1e-12)
+    assert costs.largest("lut") == max(sum(_lut(c.nas_op, c.layer) for c in chosen) for _, chosen in drawn)
+
+
+def test_certain_probabilities_cost_what_the_genotype_costs(tiny: Genotype, costs: Costs) -> None:
+    probs = torch.zeros(3, 6, dtype=torch.double)
+    probs[0, 4], probs[1, 0], probs[2, 3] = 1, 1, 1  # conv_3x3 of state 0; of states 0 and 1 none and conv_1x1
+    found = decode(tiny, probs.tolist(), V3)
+    assert [layer.nas_op.op for layer in found.cells[0].layers] == ["conv_3x3", "conv_1x1"]
+    for metric in cost.METRICS:
+        assert float(costs.expected(metric, probs)) == pytest.approx(costs.of(found, V3)[metric])
+    assert costs.of(found, V3)["lut"] == (100 + 3 * 2 * 4 * 9) + (100 + 3 * 4 * 4)
+
+
+def test_sum_adds_the_shares_of_what_the_board_has(costs: Costs) -> None:
+    shares = costs.tables["lut"] / 100_000 + costs.tables["ff"] / 200_000
+    shares += costs.tables["bram"] / 1000 + costs.tables["dsp"] / 500
+    assert torch.allclose(costs.table("sum"), shares, rtol=1e-12)  # no URAM: none is asked for, either
+
+
+def _penalty(costs: Costs, **price: object) -> Penalty:
+    return Penalty(costs, Price(**price), multiplier_lr=0.1)
+
+
+def test_penalty_gradient_equals_finite_differences(tiny: Genotype, costs: Costs) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(tiny, V3, alpha_std=0.5).double()
+    penalty = _penalty(costs, weight=0.7, metric="lut", budget={"bram": "3"})
+    penalty.multipliers.fill_(0.4)
+    architect = Architect(supernet, "full", penalty=penalty)
+    gradient = architect._penalty_gradient(architect.sample(torch.Generator().manual_seed(0)))
+    step = 1e-6
+    for index in range(18):
+        pair = []
+        for sign in (1, -1):
+            alpha = supernet.alpha.detach().clone()
+            alpha.view(-1)[index] += sign * step
+            pair.append(float(penalty(alpha.masked_fill(~supernet.admissible, float("-inf")).softmax(-1))))
+        assert float(gradient.view(-1)[index]) == pytest.approx((pair[0] - pair[1]) / (2 * step), rel=1e-5, abs=1e-9)
+    assert gradient.abs().max() > 1e-2
+
+
+def test_two_path_penalty_is_a_scaled_full_one_at_equal_alphas(tiny: Genotype, costs: Costs) -> None:
+    supernet = Supernet(tiny, V3, alpha_std=0.0).double()
+    architect = Architect(supernet, penalty=_penalty(costs, weight=1.0))
+    full = architect._penalty_gradient(SampledPath([0] * 3, [range(6)] * 3, supernet.probs()))
+    mean = torch.zeros_like(full)
+    pairs = [(a, b) for a in range(6) for b in range(a)]
+    for pair in pairs:
+        gates = supernet.logits()[:, list(pair)].softmax(-1)
+        mean += architect._penalty_gradient(SampledPath([0] * 3, [pair] * 3, gates)) / len(pairs)
+    assert full.abs().max() > 1e-2
+    assert torch.allclose(mean, full * 6 / (2 * 5), rtol=1e-9)
+
+
+def test_penalty_joins_the_gradient_of_the_loss(tiny: Genotype, costs: Costs) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(tiny, V3).double()
+    x, y = torch.rand(6, 1, 4, 4, dtype=torch.double), torch.tensor([0, 1, 2, 0, 1, 2])
+    gradients = []
+    for penalty in (None, _penalty(costs, weight=2.0)):
+        architect = Architect(supernet, "full", penalty=penalty)
+        path = architect.sample(torch.Generator().manual_seed(0))
+        architect.accumulate(x, y, path)
+        gradients.append(supernet.alpha.grad.clone())
+    of_penalty = architect._penalty_gradient(architect.sample(torch.Generator().manual_seed(0)))
+    assert torch.allclose(gradients[1] - gradients[0], of_penalty, rtol=1e-9)
+
+
+def test_heavier_weight_makes_the_genotype_cheaper(tiny: Genotype, costs: Costs) -> None:
+    expected = []
+    for weight in (0.0, 0.1, 1.0):
+        torch.manual_seed(0)
+        supernet = Supernet(tiny, V3)
+        penalty = _penalty(costs, weight=weight, metric="lut")
+        architect, generator = Architect(supernet, lr=0.02, penalty=penalty), torch.Generator().manual_seed(0)
+        for _ in range(100):
+            x, y = torch.rand(16, 1, 4, 4, generator=generator), torch.randint(3, (16,), generator=generator)
+            path = architect.sample(generator)
+            architect.accumulate(x, y, path)
+            architect.update(path)
+        expected.append(float(penalty.expected(supernet.probs())))
+    assert expected[0] > expected[1] > expected[2]
+
+
+def test_multipliers_rise_over_the_budget_and_fall_below_it(costs: Costs) -> None:
+    penalty = _penalty(costs, budget={"lut": "400", "dsp": "50%"})
+    assert penalty.limits == {"lut": 400, "dsp": 250}
+    probs = _probs()
+    excess = float(costs.expected("lut", probs)) / 400 - 1
+    assert excess > 0
+    penalty.update(probs)
+    assert penalty.multipliers.tolist() == pytest.approx([0.1 * excess, 0.0])
+    cheap = torch.zeros(3, 6, dtype=torch.double)
+    cheap[:, 3] = 1
+    penalty.update(cheap)
+    assert 0 < penalty.multipliers[0] < 0.1 * excess
+    record = penalty.record(cheap)
+    assert record["multiplier_lut"] == penalty.multipliers[0]
+    assert record["expected_lut"] == pytest.approx(float(costs.expected("lut", cheap)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_decoding_within_a_budget_equals_trying_everything(tiny: Genotype, costs: Costs, seed: int) -> None:
+    probs = _probs(seed, scale=2.0)
+    tables = {name: costs.table(name).numpy() for name in ("lut", "dsp")}
+    limits = {"lut": 420.0, "dsp": 1.5}
+    score, wanted = -1.0, None
+    for probability, chosen in _drawn(tiny, probs):
+        sums = {name: sum(table[c.row, c.column] for c in chosen) for name, table in tables.items()}
+        if all(sums[name] <= limit for name, limit in limits.items()) and probability > score:
+            score, wanted = probability, [choice.nas_op for choice in chosen]
+    found = decode_within(tiny, probs.tolist(), V3, tables, limits)
+    assert [layer.nas_op for layer in found.cells[0].layers] == wanted
+    loose = {"lut": 1e6, "dsp": 1e6}
+    assert decode_within(tiny, probs.tolist(), V3, tables, loose) == decode(tiny, probs.tolist(), V3)
+
+
+def test_budget_that_nothing_keeps_to_is_refused(tiny: Genotype, costs: Costs) -> None:
+    tables = {"lut": costs.table("lut").numpy()}
+    with pytest.raises(CapacityError, match=r"--budget: got lut=223 \(at least 224\)"):
+        decode_within(tiny, _probs().tolist(), V3, tables, {"lut": 223})
+    assert decode_within(tiny, _probs().tolist(), V3, tables, {"lut": 224}).cells[0].layers[0].nas_op.op == "conv_1x1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("luts=3", r"got 'luts', expected one of lut, .*did you mean lut\?"),
+        ("lut", "lut: got '', expected a number above 0"),
+        ("lut=-1", "lut: got '-1'"),
+        ("lut=inf", "lut: got 'inf'"),
+        ("cycles=5%", "cycles: got '5%'"),
+        ("lut=3,lut=4", "got lut twice"),
+    ],
+)
+def test_wrong_budget_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_budget(text)
+
+
+def _edited(path: Path, edit: Callable[[dict], object]) -> Path:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c["candidates"].pop(), r"got none for cell 0, layer 2, input 1, op conv_5x5, .*nash-search space"),
+        (lambda c: c["candidates"].append(c["candidates"][0]), r"candidates\[15\]: got cell 0, .* twice"),
+        (lambda c: c["candidates"][2].update(cell=4), r"candidates\[2\]: got cell 4, layer 1, .*the backbone lacks"),
+        (lambda c: c["candidates"][0].update(cycles=-1), r"candidates\[0\]\.cycles: got -1, expected at least 0"),
+        (lambda c: c["available"].pop("LUT"), r"available: misses the key 'LUT'"),
+        (lambda c: c.update(schema="nash.space/1.0"), r"got a space manifest, expected a costs manifest"),
+    ],
+)
+def test_costs_of_another_space_name_the_first_difference(
+    edit: Callable, message: str, tiny: Genotype, priced: Write
+) -> None:
+    with pytest.raises(ManifestError, match=message):
+        cost.load(_edited(priced(tiny), edit), tiny, V3)
+
+
+def test_costs_of_other_shapes_are_refused(priced: Write) -> None:
+    path = priced(zoo.build("resnet8", width=4, input_size=8))
+    with pytest.raises(ManifestError, match=r"space\.json: candidates\[0\]\.in_channels: got 4, expected 8"):
+        cost.load(path, zoo.build("resnet8", width=8, input_size=8), V3)
+    with pytest.raises(ManifestError, match=r"candidates\[0\]\.input_height: got 8, expected 16"):
+        cost.load(path, zoo.build("resnet8", width=4, input_size=16), V3)
+
+
+def test_space_that_changed_since_is_refused(tiny: Genotype, priced: Write) -> None:
+    path = priced(tiny)
+    (path.parent / "space.json").write_text((path.parent / "space.json").read_text() + " ")
+    with pytest.raises(IntegrityError, match="it has changed since"):
+        cost.load(path, tiny, V3)
+
+
+def test_costs_without_their_space_warn(tiny: Genotype, priced: Write) -> None:
+    path = priced(tiny)
+    (path.parent / "space.json").unlink()
+    with pytest.warns(UserWarning, match="cannot be checked"):
+        cost.load(path, tiny, V3)
+
+
+def test_unknown_figures_are_counted(tiny: Genotype, priced: Write) -> None:
+    with pytest.warns(UserWarning, match="figures that are null count as 0: 1 of them"):  # a skip of stride 1
+        found = cost.load(priced(tiny), tiny, V3)
+    assert found.num_unknown == 1
+    assert found.tables["dsp"][2, 2] == 0
+
+
+def test_resource_that_nothing_costs_is_refused(costs: Costs) -> None:
+    with pytest.raises(ManifestError, match="--cost-resource: got uram, which no operation costs"):
+        _penalty(costs, weight=1.0, metric="uram")
+
+
+def test_costs_of_a_wider_space_serve_a_narrower_search(tiny: Genotype, priced: Write) -> None:
+    narrow = replace(V3, primitives=("none", "conv_1x1"))
+    found = cost.load(priced(tiny), tiny, narrow)
+    assert found.tables["lut"].shape == (3, 2)
+    assert found.largest("lut") == (100 + 3 * 8) + (100 + 3 * 16)
