@@ -124,6 +124,7 @@ class _Build:
         from . import steps
         from .lower import lower
         from .qonnx_graph import load_onnx
+        from .quantizers import infer_requants
         from .streamline import streamline
         from .verify import Verifier, load_golden
 
@@ -142,7 +143,7 @@ class _Build:
         with self._step("verify lowered"):
             verifier.check("lowered", model, num_samples=1)
         with self._step("hardware layers"):
-            model = steps.to_hardware(model)
+            model = steps.to_hardware(infer_requants(model, board, self._frame_cycles(shape)))
         with self._step("verify hardware"):
             verifier.check("hardware", model)
         with self._step("specialize"):
@@ -157,6 +158,12 @@ class _Build:
         with self._step("verify folded"):
             verifier.check("folded", model)
         self._model, self._records = model, verifier.records
+
+    def _frame_cycles(self, shape: tuple[int, ...]) -> int:
+        """Return the cycles of a frame to choose layers for; where the board decides, one pixel a cycle."""
+        if self._config.target_fps is None:
+            return shape[2] * shape[3]
+        return int(self._config.clock_mhz * 1e6 / self._config.target_fps)
 
     def _fold(self, space: FoldingSpace) -> Folding:
         limit = self._config.utilization_limit

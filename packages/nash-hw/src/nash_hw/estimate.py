@@ -43,6 +43,7 @@ _ABSENT: dict[str, tuple[str, ...]] = {
     "ElementwiseAdd": (*_MEMORIES, "DSP"),
     "Pool": (*_MEMORIES, "DSP"),  # of maxima
     "GlobalAccPool": ("URAM", "DSP"),
+    "Requant": _MEMORIES,
 }
 NOT_COUNTED = ("stream FIFOs", "data width converters", "platform shell")
 
@@ -124,7 +125,24 @@ def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, *, narrow
         origins["DSP"] = "finn" if resources["DSP"] == instance.dsp_estimation(fpga_part) else "corrected"
         if instance.get_nodeattr("ram_style") == "distributed":
             resources["LUT"], origins["LUT"] = float(_weight_luts(instance)), "modelled"
+    if node.op_type == "Requant_rtl":
+        resources |= {"LUT": float(requant_luts(instance)), "DSP": float(instance.get_nodeattr("PE"))}
+        origins |= {"LUT": "modelled", "DSP": "modelled"}
     return Figures(resources=resources, origins=origins)
+
+
+def requant_luts(instance: Any) -> int:
+    """Return the LUTs of a Requant with decoupled parameters, whose products and sums lie in one DSP a PE.
+
+    By finn-rtllib/requant/hdl/requant_decoupled.sv: for each PE the memory of its parameters (25 bits of scale, 25
+    plus the input's of bias, 3 of shift), 64 words a LUT; two LUTs an output bit to shift and clip; half a LUT an
+    output bit in the queue of 7. The control of stream, queue and memory is counted as 50.
+    """
+    bits, output_bits = (instance.get_input_datatype().bitwidth(), instance.get_output_datatype().bitwidth())
+    pe = instance.get_nodeattr("PE")
+    words = -(-instance.get_nodeattr("NumChannels") // pe)
+    memory = (25 + 25 + bits + 3) * -(-words // 64)
+    return pe * (memory + 2 * output_bits + -(-output_bits // 2)) + 50
 
 
 def _weight_luts(instance: Any) -> int:

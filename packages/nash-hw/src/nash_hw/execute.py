@@ -16,6 +16,8 @@ from qonnx.custom_op.registry import is_custom_op
 
 from .errors import VerificationError
 from .model import FINN_DOMAIN, Model, attributes, custom_op
+from .requant import requantize
+from .steps import is_layer
 
 _FLOAT32_INTEGERS = 2**24
 _BACKENDS = (".hls", ".rtl")
@@ -65,6 +67,8 @@ def _limits(model: Model, name: str) -> tuple[float, float]:
 
 
 def _operation(node: onnx.NodeProto, graph: onnx.GraphProto) -> Callable[[dict[str, Any]], None]:
+    if is_layer(node, "Requant"):
+        return _requant(node)
     if is_custom_op(node.domain):
         instance = custom_op(_unspecialized(node))
         return lambda context: instance.execute_node(context, graph)
@@ -73,6 +77,16 @@ def _operation(node: onnx.NodeProto, graph: onnx.GraphProto) -> Callable[[dict[s
 
     def execute(context: dict[str, Any]) -> None:
         context[node.output[0]] = function(*(context[name] for name in node.input), **given)
+
+    return execute
+
+
+def _requant(node: onnx.NodeProto) -> Callable[[dict[str, Any]], None]:
+    """Execute a Requant in the arithmetic of its RTL; FINN's Python model rounds in float32 and may be a step off."""
+    output_type = custom_op(node).get_output_datatype()
+
+    def execute(context: dict[str, Any]) -> None:
+        context[node.output[0]] = requantize(*(context[name] for name in node.input), output_type)
 
     return execute
 

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from qonnx.core.datatype import BaseDataType
 
-from .model import GraphBuilder
+from .model import GraphBuilder, range_datatype
 from .qonnx_graph import Quantizer, Weights
+from .requant import Steps, solve
 
 _FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is computed again, in rational numbers
 
@@ -118,6 +119,35 @@ def exact_thresholds(x: Integers, quantizer: Quantizer) -> np.ndarray:
         always = np.where(tie_rises, bounds <= 0, bounds < 0)
         thresholds = np.where(always, -np.inf, thresholds)
     return _upper_float32(np.clip(thresholds, low, high + 1.0))
+
+
+def within_reach(x: Integers, quantizer: Quantizer, thresholds: np.ndarray) -> tuple[Quantizer, np.ndarray]:
+    """Return the quantizer and its thresholds without the outputs that no input reaches, in the narrowest datatype.
+
+    Of an 8-bit quantizer that reads 4 unsigned bits, at most 16 of the 255 steps are ever taken. All values of the
+    new datatype are kept: the RTL of thresholds searches a full binary tree.
+    """
+    lowest = quantizer.low + int((thresholds <= _column(x.low)).sum(axis=1).min())
+    highest = quantizer.low + int((thresholds <= _column(x.high)).sum(axis=1).max())
+    datatype = range_datatype(lowest, highest)
+    low, high = max(quantizer.low, int(datatype.min())), min(quantizer.high, int(datatype.max()))
+    kept = thresholds[:, low - quantizer.low : high - quantizer.low]
+    return replace(quantizer, low=low, high=high, datatype=datatype), kept
+
+
+def requant_attributes(x: Integers, quantizer: Quantizer, thresholds: np.ndarray) -> dict[str, list[float]]:
+    """Return the scale and bias of the Requant that equals the thresholds for every input, nothing if there is none."""
+    x_range = [np.broadcast_to(limit, x.channels) for limit in (x.low, x.high)]
+    steps = Steps(
+        thresholds=np.broadcast_to(thresholds, (x.channels, thresholds.shape[1])),
+        lowest=quantizer.low,
+        input_type=x.datatype,
+        output_type=quantizer.datatype,
+        low=x_range[0],
+        high=x_range[1],
+    )
+    found = solve(steps, x.scale / quantizer.scale)
+    return {} if found is None else {"requant_scale": found[0].tolist(), "requant_bias": found[1].tolist()}
 
 
 def _first_integer(scale: float, bias: float, quantizer: Quantizer, step: int) -> int:

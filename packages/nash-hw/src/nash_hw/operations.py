@@ -18,7 +18,7 @@ import onnx
 
 from .errors import UnsupportedError
 from .integer_graph import IntegerGraph, node_title
-from .integers import Integers, exact_thresholds, quantized_integers
+from .integers import Integers, exact_thresholds, quantized_integers, requant_attributes, within_reach
 from .model import QONNX_DOMAIN, attributes, range_datatype
 from .qonnx_graph import read_quantizer
 
@@ -33,7 +33,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
             f"{node_title(node)}: reads a negative scale that no convolution can absorb; "
             "keep the gamma of a batch normalization after a max-pool positive"
         )
-    thresholds = exact_thresholds(x, quantizer)
+    quantizer, thresholds = within_reach(x, quantizer, exact_thresholds(x, quantizer))
     datatype = quantizer.datatype
     name = graph.new.constant(
         f"{node.output[0]}_thresholds", thresholds, range_datatype(thresholds.min(), thresholds.max())
@@ -47,6 +47,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         out_scale=1.0,
         out_bias=float(quantizer.low),
         data_layout="NCHW" if len(x.shape) == 4 else "NC",
+        **requant_attributes(x, quantizer, thresholds),
     )
     return quantized_integers(output, x.shape, quantizer)
 
@@ -177,19 +178,22 @@ def _concatenate(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     parts = [graph.materialize(graph.input_of(node, i)) for i in range(len(node.input))]
     if attributes(node)["axis"] not in (1, 1 - len(parts[0].shape)):
         raise UnsupportedError(f"{node_title(node)}: concatenates along another axis than the channels")
-    if any(part.relu != parts[0].relu or part.datatype != parts[0].datatype for part in parts):
-        raise UnsupportedError(f"{node_title(node)}: concatenates tensors of different quantizers")
+    if any(part.relu != parts[0].relu for part in parts):
+        raise UnsupportedError(f"{node_title(node)}: concatenates a ReLU that is not quantized with another tensor")
+    low, high = min(part.low.min() for part in parts), max(part.high.max() for part in parts)
+    datatype = range_datatype(low, high)
     channels = sum(part.channels for part in parts)
     shape = (1, channels, *parts[0].shape[2:])
 
     def joined(read: Callable[[Integers], np.ndarray]) -> np.ndarray:
         return np.concatenate([np.broadcast_to(read(part), part.channels) for part in parts])
 
-    name = graph.new.node("Concat", [part.name for part in parts], (node.output[0], shape, parts[0].datatype), axis=1)
+    name = graph.new.node("Concat", [part.name for part in parts], (node.output[0], shape, datatype), axis=1)
     return replace(
         parts[0],
         name=name,
         shape=shape,
+        datatype=datatype,
         scale=_collapsed(joined(lambda part: part.scale)),
         bias=_collapsed(joined(lambda part: part.bias)),
         low=_collapsed(joined(lambda part: part.low)),

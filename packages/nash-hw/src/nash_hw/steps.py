@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from .errors import UnsupportedError
 from .model import FINN_DOMAIN, Model, custom_op, range_datatype
+from .requant import MAX_INPUT_BITS, REQUANT_MEMORY, fixed_point
 
 
 def to_hardware(model: Model) -> Model:
@@ -173,7 +174,20 @@ def specialize(model: Model, fpga_part: str) -> Model:
         model = model.transform(SpecializeLayers(fpga_part))
     except Exception as error:  # FINN raises a bare Exception for a layer it has no variant of
         raise UnsupportedError(f"FINN cannot specialize a layer for {fpga_part}: {error}") from error
+    for node in model.get_nodes_by_op_type("Requant_rtl"):
+        _decouple_parameters(model, node)
     return model.transform(GiveUniqueNodeNames())
+
+
+def _decouple_parameters(model: Model, node: onnx.NodeProto) -> None:
+    """Let a Requant read its scale and bias from a memory: written into its code, they would lose digits."""
+    instance = custom_op(node)
+    source, target = instance.get_input_datatype(), instance.get_output_datatype()
+    scale, bias = (model.get_initializer(name) for name in node.input[1:])
+    assert source.signed()
+    assert source.bitwidth() <= MAX_INPUT_BITS
+    assert fixed_point(scale, bias).fits(source.bitwidth(), target.bitwidth()).all()
+    instance.set_nodeattr("mem_mode", REQUANT_MEMORY)
 
 
 def is_layer(node: onnx.NodeProto, *kinds: str) -> bool:
