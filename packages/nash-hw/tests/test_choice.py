@@ -1,4 +1,4 @@
-"""The choice among options, against brute force over all of them."""
+"""The choice among options, against brute force over all of them and the converters between them."""
 
 from __future__ import annotations
 
@@ -14,38 +14,84 @@ from nash_hw.errors import CapacityError
 BOARD = Board(
     name="small",
     fpga_part="xczu7ev-ffvc1156-2-e",
-    resources={"LUT": 100, "FF": 100, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
+    resources={"LUT": 300, "FF": 100, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
     num_slrs=1,
     source="finn",
 )
-SEEDS = range(8)
+SEEDS = range(10)
+# a stream is duplicated, one copy passes a layer, and both meet again; the first and third have the same options
+STREAMS = ((("in",), ("a",)), (("a",), ("b", "c")), (("b",), ("d",)), (("c", "d"), ("e",)), (("e",), ("out",)))
+WIDTHS = (4, 8, 12, 32)
 
 
-def random_groups(seed, *, num_options=8):
-    """Four groups, two of them with the same options; each option needs much of one resource."""
+def random_groups(seed, *, num_options=5):
+    """Five groups with one split and one join; each option needs much of one resource."""
     from nash_hw.options import Group, Option, undominated
 
     random = np.random.default_rng(seed)
-    priced = []
-    for _ in range(3):
+    groups = []
+    for number, (inputs, outputs) in enumerate(STREAMS):
         options = []
         for cycles in sorted(random.integers(1, 9, num_options)):
             used = {name: float(random.integers(0, 4)) for name in RESOURCES}
             much = ("LUT", "BRAM_18K", "URAM", "DSP")[random.integers(4)]
             used[much] += round(BOARD.resources[much] * random.uniform(1, 3) / (4 + cycles))
             price = sum(used[name] / BOARD.resources[name] for name in RESOURCES if name != "FF")
-            options.append(Option(settings=(), cycles=int(cycles), resources=used | {"FF": None}, price=price))
-        priced.append(undominated(options, with_cycles=True))
-    return [Group(names=(), source=f"layer{i}", options=options) for i, options in enumerate([*priced, priced[0]])]
+            widths = random.choice(WIDTHS, 2)
+            options.append(
+                Option(
+                    settings=(),
+                    cycles=int(cycles),
+                    resources=used | {"FF": None},
+                    price=price,
+                    stream_bits=(*[int(widths[0])] * len(inputs), *[int(widths[1])] * len(outputs)),
+                )
+            )
+        priced = undominated(options, by_cycles=True, by_streams=True) if number != 2 else groups[0].options
+        groups.append(
+            Group(names=(), source=f"layer{number}", options=priced, inputs=tuple(inputs), outputs=tuple(outputs))
+        )
+    return groups
+
+
+def converter_luts(from_bits, to_bits):
+    """What FINN's layer answers, built as FINN's InsertDWC builds it."""
+    from onnx import helper
+    from qonnx.custom_op.registry import getCustomOp
+
+    if from_bits == to_bits:
+        return 0
+    node = helper.make_node(
+        "StreamingDataWidthConverter_rtl",
+        ["x"],
+        ["y"],
+        domain="finn.custom_op.fpgadataflow.rtl",
+        backend="fpgadataflow",
+        inShape=[1, 96],
+        outShape=[1, 96],
+        inWidth=from_bits,
+        outWidth=to_bits,
+        dataType="UINT4",
+    )
+    return getCustomOp(node).lut_estimation(BOARD.fpga_part)
 
 
 def brute_force(groups, part):
     """Return (cycles, price) of every choice within a part of the board."""
+    luts = {pair: converter_luts(*pair) for pair in itertools.product(WIDTHS, repeat=2)}
     found = []
     for options in itertools.product(*(group.options for group in groups)):
         used = {name: sum(option.resources[name] or 0 for option in options) for name in RESOURCES}
+        price = sum(option.price for option in options)
+        for (_, outputs), writer in zip(STREAMS, options, strict=True):
+            for (inputs, _), reader in zip(STREAMS, options, strict=True):
+                for name in set(outputs) & set(inputs):
+                    at_writer = writer.stream_bits[len(writer.stream_bits) - len(outputs) + outputs.index(name)]
+                    more = luts[at_writer, reader.stream_bits[inputs.index(name)]]
+                    used["LUT"] += more
+                    price += more / BOARD.resources["LUT"]
         if all(used[name] <= part * BOARD.resources[name] for name in RESOURCES):
-            found.append((max(option.cycles for option in options), sum(option.price for option in options)))
+            found.append((max(option.cycles for option in options), price))
     return found
 
 
@@ -56,26 +102,35 @@ def space_of(groups, monkeypatch):
     return folding.FoldingSpace(SimpleNamespace(), BOARD)
 
 
+def price_of_choice(chooser, choice):
+    from nash_hw.options import price_of
+
+    return price_of(chooser.used(choice.options), BOARD)
+
+
+@pytest.mark.usefixtures("finn")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cheapest_choice_within_limits_equals_brute_force(seed):
     from nash_hw.choice import Chooser
 
     groups = random_groups(seed)
-    chooser = Chooser(groups)
+    chooser = Chooser(groups, BOARD)
     fastest = max(min(option.cycles for option in group.options) for group in groups)
-    for part in (0.5, 0.7, 1.0):
+    for part in (0.5, 0.7, 1.0, 3.0):
+        fitting = brute_force(groups, part)
         for cycles in range(fastest, 9):
-            prices = [price for other, price in brute_force(groups, part) if other <= cycles]
+            prices = [price for other, price in fitting if other <= cycles]
             choice = chooser.within(cycles, {name: part * BOARD.resources[name] for name in RESOURCES})
             if not prices:
                 assert choice.options is None
                 assert choice.is_refuted
             else:
-                assert sum(option.price for option in choice.options) == pytest.approx(min(prices), rel=1e-9)
+                assert price_of_choice(chooser, choice) == pytest.approx(min(prices), rel=1e-9)
                 assert choice.gap == pytest.approx(0, abs=1e-9)
                 assert all(option in group.options for group, option in zip(groups, choice.options, strict=True))
 
 
+@pytest.mark.usefixtures("finn")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_fastest_design_within_a_utilization_equals_brute_force(seed, monkeypatch):
     groups = random_groups(seed)
@@ -87,22 +142,39 @@ def test_fastest_design_within_a_utilization_equals_brute_force(seed, monkeypatc
                 space.for_utilization(part)
             continue
         folding = space.for_utilization(part)
-        assert (folding.ii_cycles, folding.gap) == (min(cycles for cycles, _ in fitting), 0)
+        fastest = min(cycles for cycles, _ in fitting)
+        assert (folding.ii_cycles, folding.gap) == (fastest, 0)
+        cheapest = min(price for cycles, price in fitting if cycles == fastest)
+        price = sum((folding.resources[name] or 0) / BOARD.resources[name] for name in RESOURCES)
+        assert cheapest * (1 - 1e-9) <= price <= cheapest * (1 + folding.price_gap + 1e-9)
 
 
-def test_limits_bind_in_the_random_cases():
+@pytest.mark.usefixtures("finn")
+def test_limits_and_converters_bind_in_the_random_cases():
     """Else the tests above would try nothing but the choice of each by itself."""
     from nash_hw.choice import Chooser, fits
 
     limits = {name: 0.7 * BOARD.resources[name] for name in RESOURCES}
-    solved = 0
+    solved = swayed = late = 0
     for seed in SEEDS:
-        chooser = Chooser(random_groups(seed))
-        free = chooser.cheapest(8)
-        solved += not fits(free.used, limits) and chooser.within(8, limits).options is not None
+        groups = random_groups(seed)
+        chooser = Chooser(groups, BOARD)
+        free = [group.cheapest(8) for group in groups]
+        choice = chooser.within(8, limits)
+        solved += not fits(chooser.used(free), limits) and choice.options is not None
+        anywhere = chooser.within(8, {name: 9.0 * BOARD.resources[name] for name in RESOURCES})
+        swayed += list(anywhere.options) != free
+        fastest = max(group.options[0].cycles for group in groups)
+        late += any(
+            chooser.may_fit(cycles, limits) and chooser.within(cycles, limits).is_refuted
+            for cycles in range(fastest, 9)
+        )
     assert solved >= 2
+    assert swayed >= 2
+    assert late >= 1
 
 
+@pytest.mark.usefixtures("finn")
 def test_what_is_not_proven_is_a_gap(monkeypatch):
     """A solver that gives up: faster designs are neither found nor refuted."""
     from nash_hw.choice import Choice, Chooser
@@ -110,11 +182,13 @@ def test_what_is_not_proven_is_a_gap(monkeypatch):
     groups = random_groups(3)
     space = space_of(groups, monkeypatch)
     slowest = max(option.cycles for group in groups for option in group.options)
+    within = Chooser.within
 
-    def gives_up(self, max_cycles, limits, *, any_price=False):
-        return self.cheapest(max_cycles) if max_cycles == slowest else Choice(options=None)
+    def gives_up(self, max_cycles, limits, **given):
+        return within(self, max_cycles, limits, **given) if max_cycles == slowest else Choice(options=None)
 
     monkeypatch.setattr(Chooser, "within", gives_up)
-    folding = space.for_utilization(1.0)
+    monkeypatch.setattr(Chooser, "may_fit", lambda *_: True)
+    folding = space.for_utilization(3.0)
     assert folding.gap == pytest.approx(slowest / space.fastest_cycles - 1)
     assert folding.gap > 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -83,19 +84,30 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
     assert code == 0
     result = json.loads(stdout)
     assert result == json.loads((tmp_path / "hw" / "hardware.json").read_text())
-    assert result["target"] == {"target_fps": None, "max_utilization": 0.7, "gap": 0.0}  # the default
+    assert result["target"] == {
+        "target_fps": None,
+        "max_utilization": 0.7,
+        "gap": 0.0,
+        "price_gap": result["target"]["price_gap"],
+    }  # the default
 
 
-def test_boards(run):
+def test_boards(run, tmp_path, finn):
+    from nash_hw.boards import find_board
+
     code, stdout, _ = run("boards", "--json")
     assert code == 0
     boards = {board["name"]: board for board in json.loads(stdout)["boards"]}
     assert boards["U250"]["resources"]["DSP"] == 11_520
+    for row in boards.values():
+        path = tmp_path / "board.json"
+        path.write_text(json.dumps(row))
+        assert dataclasses.asdict(find_board(str(path))) == row
     code, stdout, _ = run("boards")
     assert re.search(r"U250 +xcu250-figd2104-2L-e +4 +1,500,000", stdout)
 
 
-@pytest.mark.parametrize("kind", ["hardware", "model"])
+@pytest.mark.parametrize("kind", ["hardware", "model", "board"])
 def test_schema(run, kind):
     code, stdout, _ = run("schema", kind)
     assert (code, json.loads(stdout)) == (0, manifest.schema(kind))
@@ -119,7 +131,7 @@ class TestErrors:
 
     def test_unknown_schema_is_2(self, run, tmp_path):
         code, _, stderr = run("schema", "genotype")
-        assert (code, stderr) == (2, "error: KIND: got 'genotype', expected hardware or model\n")
+        assert (code, stderr) == (2, "error: KIND: got 'genotype', expected hardware, model or board\n")
 
     def test_malformed_json_is_3(self, run, model_json, tmp_path):
         model_json.write_text('{"schema": ')
@@ -194,6 +206,18 @@ class TestErrors:
 
         monkeypatch.setattr("nash_hw.finn_env.metadata.version", version)
         refuses(run, 8, "finn-plus: not installed", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_broken_board_file_is_3(self, run, model_json, tmp_path):
+        (tmp_path / "mine.json").write_text('{"name": "mine"}')
+        arguments = ("build", model_json, "--board", tmp_path / "mine.json", "--out", tmp_path / "hw")
+        refuses(run, 3, r"mine\.json: fpga_part: got nothing, expected it to be there", *arguments)
+
+    def test_too_small_a_board_is_9(self, run, model_json, tmp_path):
+        resources = {"LUT": 900, "FF": 9000, "BRAM_18K": 9, "URAM": 0, "DSP": 9}
+        board = {"name": "mine", "fpga_part": "xc7z020clg400-1", "resources": resources}
+        (tmp_path / "mine.json").write_text(json.dumps(board))
+        arguments = ("build", model_json, "--board", tmp_path / "mine.json", "--out", tmp_path / "hw")
+        refuses(run, 9, r"--board mine: too small.* [\d,]+ LUT of .*choose a larger --board", *arguments)
 
     def test_unreachable_rate_is_9(self, run, model_json, tmp_path):
         arguments = ("build", model_json, *BOARD, "--target-fps", "1e9", "--out", tmp_path / "hw")

@@ -23,6 +23,21 @@ def model():
     return specialized(residual_network(size=6))
 
 
+def copy_of(model):
+    from nash_hw.model import Model
+
+    return Model(type(model.model).FromString(model.model.SerializeToString()))
+
+
+def hls_twin(node):
+    """The HLS layer of an RTL one, made as FINN's SpecializeLayers makes it."""
+    from onnx import helper
+
+    twin = helper.make_node("MVAU_hls", node.input, node.output, domain="finn.custom_op.fpgadataflow.hls")
+    twin.attribute.extend(node.attribute)
+    return twin
+
+
 def attributes_of(model):
     from nash_hw.model import custom_op
 
@@ -40,13 +55,17 @@ def test_options_of_each_group_equal_brute_force(board):
     space = FoldingSpace(model, board)
     mvau = next(node for node in model.graph.node if node.op_type == "MVAU_rtl")
     group = next(group for group in space._groups if group.names == (mvau.name,))
-    instance = custom_op(mvau)
-    narrow = has_narrow_weights(model, mvau, instance)
+    variants = {"dsp": mvau, "lut": hls_twin(mvau)}
+    narrow = has_narrow_weights(model, mvau, custom_op(mvau))
     tried = []
-    for pe, simd, style in itertools.product([1, 2, 3, 6], [1, 2, 3, 6, 9, 18], ["block", "distributed", "ultra"]):
-        for name, value in (("PE", pe), ("SIMD", simd), ("ram_style", style)):
+    for pe, simd, style, arithmetic in itertools.product(
+        [1, 2, 3, 6], [1, 2, 3, 6, 9, 18], ["block", "distributed", "ultra"], variants
+    ):
+        node = variants[arithmetic]
+        instance = custom_op(node)
+        for name, value in (("PE", pe), ("SIMD", simd), ("ram_style", style), ("resType", arithmetic)):
             instance.set_nodeattr(name, value)
-        figures = layer_figures(mvau, instance, board.fpga_part, narrow_weights=narrow).resources
+        figures = layer_figures(node, instance, board.fpga_part, narrow_weights=narrow).resources
         price = sum((figures[name] or 0) / max(board.resources[name], 1) for name in RESOURCES) + 1e-9 * (pe + simd)
         tried.append((instance.get_exp_cycles(), price))
     for cycles in sorted({cycles for cycles, _ in tried}):
@@ -58,14 +77,14 @@ def test_options_of_each_group_equal_brute_force(board):
 
 @pytest.mark.parametrize("target_fps", [100, 3_000, 200_000])
 def test_target_is_reached_and_divisors_divide(model, board, target_fps):
-    from nash_hw.folding import FoldingSpace, apply_finn_config, to_finn_config
+    from nash_hw.folding import FoldingSpace, fold
 
     folding = FoldingSpace(model, board).for_fps(target_fps, 200.0)
-    model = apply_finn_config(model, to_finn_config(model, folding.settings))
+    model, config = fold(model, folding.settings)
     instances = attributes_of(model)
     assert max(instance.get_exp_cycles() for instance in instances.values()) == folding.ii_cycles <= 200e6 / target_fps
     for name, instance in instances.items():
-        for attribute, value in folding.settings[name].items():
+        for attribute, value in config[name].items():
             assert instance.get_nodeattr(attribute) == value
         if name.startswith("MVAU"):
             assert instance.get_nodeattr("MW") % instance.get_nodeattr("SIMD") == 0
@@ -83,12 +102,12 @@ def test_a_pool_works_on_as_many_channels_as_its_window(model, board):
 
 
 def test_folding_keeps_the_function(model, board):
-    from nash_hw.folding import FoldingSpace, apply_finn_config, to_finn_config
+    from nash_hw.folding import FoldingSpace, fold
 
     images = pictures(residual_network(size=6))
     before = run(model, images)
     settings = FoldingSpace(model, board).for_fps(100_000, 200.0).settings
-    after = run(apply_finn_config(model, to_finn_config(model, settings)), images)
+    after = run(fold(model, settings)[0], images)
     assert before.tolist() == after.tolist()
 
 
@@ -110,9 +129,9 @@ def test_pricing_leaves_the_model_as_it_was(model, board):
 )
 def test_weights_lie_where_the_board_can_have_them(name, styles):
     from nash_hw.boards import find_board
-    from nash_hw.options import _weight_memories
+    from nash_hw.settings import weight_memories
 
-    found = {each["ram_style"]: each["runtime_writeable_weights"] for each in _weight_memories(find_board(name))}
+    found = {each["ram_style"]: each["runtime_writeable_weights"] for each in weight_memories(find_board(name))}
     assert found == styles
 
 
@@ -121,21 +140,21 @@ def test_weights_move_to_the_memory_that_is_left(model, board):
     from dataclasses import replace
 
     from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace, apply_finn_config, to_finn_config
+    from nash_hw.folding import FoldingSpace, fold
 
-    plenty = {"LUT": 10**6, "FF": 10**6, "BRAM_18K": 10**3, "URAM": 10**3, "DSP": 10**3}
-    few_luts = {"LUT": FoldingSpace(model, board)._chooser.least(66_000)["LUT"] + 20}
+    plenty = {"LUT": 10**6, "FF": 10**6, "BRAM_18K": 10**6, "URAM": 10**6, "DSP": 10**3}
     scarce = {
-        "block": few_luts | {"URAM": 0},
+        "block": {"LUT": 10**4, "URAM": 0},
         "distributed": {"BRAM_18K": 1, "URAM": 0},
-        "ultra": few_luts | {"BRAM_18K": 1},
+        "ultra": {"LUT": 10**4, "BRAM_18K": 10},
     }
     for style, few in scarce.items():
         folding = FoldingSpace(model, replace(board, resources=plenty | few)).for_fps(3_000, 200.0)
         styles = [values["ram_style"] for name, values in folding.settings.items() if name.startswith("MVAU")]
         assert max(styles, key=styles.count) == style
-        folded = apply_finn_config(model, to_finn_config(model, folding.settings))
-        assert estimate(folded, board).resources == folding.resources
+        folded, _ = fold(copy_of(model), folding.settings)
+        for name in ("BRAM_18K", "URAM", "DSP"):
+            assert estimate(folded, board).resources[name] == folding.resources[name]
         for name, instance in attributes_of(folded).items():
             if name.startswith("MVAU"):
                 is_ultra = instance.get_nodeattr("ram_style") == "ultra"
@@ -144,10 +163,10 @@ def test_weights_move_to_the_memory_that_is_left(model, board):
 
 
 def test_finn_generates_the_memory_of_weights_in_ultraram(model, board, tmp_path):
-    from nash_hw.options import _weight_memories
+    from nash_hw.settings import weight_memories
 
     instance = next(instance for name, instance in attributes_of(model).items() if name.startswith("MVAU_rtl"))
-    for name, value in _weight_memories(board)[-1].items():
+    for name, value in weight_memories(board)[-1].items():
         instance.set_nodeattr(name, value)
     instance.set_nodeattr("code_gen_dir_ipgen", str(tmp_path))
     instance.generate_infra_hdl(board.fpga_part)
@@ -180,8 +199,11 @@ def test_rate_that_does_not_fit_says_what_does(model, board):
 
     from nash_hw.folding import FoldingSpace
 
-    few = replace(board, resources={**board.resources, "DSP": 6})
-    with pytest.raises(CapacityError, match=r"DSP of 6; ZCU104 reaches at most [\d,.]+ fps"):
+    no_blocks = {"BRAM_18K": 0, "URAM": 0, "DSP": 0}
+    plenty = FoldingSpace(model, replace(board, resources=board.resources | no_blocks))
+    slow, fast = (plenty.for_fps(fps, 200.0).resources["LUT"] for fps in (10, 300_000))
+    few = replace(board, resources=board.resources | no_blocks | {"LUT": int((slow + fast) / 2)})
+    with pytest.raises(CapacityError, match=r"LUT of [\d,]+; ZCU104 reaches at most [\d,.]+ fps"):
         FoldingSpace(model, few).for_fps(300_000, 200.0)
 
 
@@ -192,12 +214,77 @@ def test_finn_applies_the_written_configuration(model, board, tmp_path):
     from finn.transformation.general import ApplyConfig
     from qonnx.core.modelwrapper import ModelWrapper
 
-    from nash_hw.folding import FoldingSpace, to_finn_config
+    from nash_hw.folding import FoldingSpace, fold
 
     settings = FoldingSpace(model, board).for_fps(50_000, 200.0).settings
+    model, config = fold(model, settings)
     path = tmp_path / "folding.json"
-    path.write_text(json.dumps(to_finn_config(model, settings)))
+    path.write_text(json.dumps(config))
+    for instance in attributes_of(model).values():
+        for attribute in ("PE", "SIMD"):
+            if attribute in instance.get_nodeattr_types():
+                instance.set_nodeattr(attribute, 1)
     folded = ModelWrapper(model.model, make_deepcopy=True).transform(ApplyConfig(str(path)))
     for name, instance in attributes_of(folded).items():
-        for attribute, value in settings[name].items():
+        for attribute, value in config[name].items():
             assert instance.get_nodeattr(attribute) == value
+
+
+@pytest.mark.parametrize(("dsps", "luts", "arithmetic"), [(0, 10**6, "lut"), (10**4, 10**4, "dsp")])
+def test_arithmetic_lies_where_the_board_has_room(model, dsps, luts, arithmetic, board):
+    """Without DSPs every matrix-vector unit becomes the HLS one, and the function stays the same."""
+    from dataclasses import replace
+
+    from nash_hw.folding import FoldingSpace, fold
+
+    images = pictures(residual_network(size=6))
+    before = run(model, images)
+    room = replace(board, resources=board.resources | {"DSP": dsps, "LUT": luts})
+    folding = FoldingSpace(model, room).for_fps(20_000, 200.0)
+    folded, config = fold(model, folding.settings)
+    kinds = {node.op_type for node in folded.graph.node if node.op_type.startswith("MVAU")}
+    assert {"lut": "MVAU_hls", "dsp": "MVAU_rtl"}[arithmetic] in kinds
+    assert (arithmetic == "dsp") or "MVAU_rtl" not in kinds
+    assert {node.name for node in folded.graph.node} == set(config) - {"Defaults"}
+    assert (folding.resources["DSP"] > 0) == (arithmetic == "dsp")
+    assert run(folded, images).tolist() == before.tolist()
+
+
+def test_lines_and_thresholds_move_into_block_ram(model, board):
+    """Where LUTs are scarce; the figures of the folded layers are those that were chosen."""
+    from dataclasses import replace
+
+    from nash_hw.folding import FoldingSpace, fold
+
+    room = replace(board, resources=board.resources | {"LUT": 8_000, "BRAM_18K": 10**6, "URAM": 0})
+    folding = FoldingSpace(model, room).for_fps(3_000, 200.0)
+    folded, _ = fold(model, folding.settings)
+    instances = attributes_of(folded)
+    lines = [instance for name, instance in instances.items() if name.startswith("ConvolutionInputGenerator_rtl")]
+    assert any(instance.bram_estimation(board.fpga_part) for instance in lines)
+    thresholds = [instance for name, instance in instances.items() if name.startswith("Thresholding_rtl")]
+    assert any(instance.get_nodeattr("depth_trigger_bram") for instance in thresholds)
+    for instance in thresholds:
+        assert instance.uram_estimation(board.fpga_part) == 0
+
+
+@pytest.mark.parametrize("channels", [24, 36])
+def test_unusual_channel_counts_fold_by_their_divisors(channels, board):
+    from nash_hw.folding import FoldingSpace, fold
+
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.conv(net.image, (channels, 3, 3, 3)))
+    x = net.relu(net.conv(x, (channels * 3 // 2, channels, 3, 3), stride=2))
+    source = net.finish(net.head(x, channels * 3 // 2), (1, 3))
+    model = specialized(source)
+    images = pictures(source)
+    before = run(model, images)
+    space = FoldingSpace(model, board)
+    used = set()
+    for fps in (2_000, 20_000, 100_000):
+        folded, config = fold(copy_of(model), space.for_fps(fps, 200.0).settings)
+        for node in folded.graph.node:
+            if node.op_type.startswith("MVAU"):
+                used |= {config[node.name]["PE"], config[node.name]["SIMD"]}
+        assert run(folded, images).tolist() == before.tolist()
+    assert any(value & (value - 1) for value in used)  # not only powers of two

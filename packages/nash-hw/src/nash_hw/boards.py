@@ -1,10 +1,11 @@
-"""The boards FINN builds for, with their FPGA and its resources."""
+"""The boards FINN builds for and a user's own, with their FPGA and its resources."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -19,7 +20,7 @@ class Board:
     fpga_part: str
     resources: Mapping[str, int]
     num_slrs: int
-    source: str  # "finn", or "data sheet" where FINN lists the board without resources
+    source: str  # "finn", "data sheet" where FINN lists the board without resources, "file" for a user's own
 
 
 # FINN has no resources for these parts. AMD data sheets DS987 (K26), DS889 (ZU48DR), DS950 (VC1902, VE2802) and the
@@ -57,16 +58,25 @@ def all_boards() -> list[Board]:
 
 
 def find_board(name: str) -> Board:
-    """Return the board of that name; upper and lower case are the same.
+    """Return the board of that name, upper and lower case being the same, or the one a .json file describes.
 
     Raises:
         UsageError: there is none.
+        ManifestError: the file is not a board's.
     """
+    if name.lower().endswith(".json"):
+        from .board_file import load_board
+
+        return load_board(Path(name))
     boards = {board.name.lower(): board for board in all_boards()}
     if name.lower() in boards:
         return boards[name.lower()]
     near = difflib.get_close_matches(name.lower(), boards, n=1)
-    hint = f"did you mean {boards[near[0]].name}?" if near else "'nash-hw boards' lists them"
+    hint = (
+        f"did you mean {boards[near[0]].name}?"
+        if near
+        else "'nash-hw boards' lists them, and a .json file describes another"
+    )
     raise UsageError(f"--board: got '{name}', which FINN does not know; {hint}")
 
 

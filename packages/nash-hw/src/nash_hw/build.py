@@ -17,7 +17,7 @@ from .boards import RESOURCES, Board, find_board
 from .errors import OutputError, UnsupportedError, UsageError
 from .estimate import NOT_COUNTED, Estimate, Layer, estimate, utilization
 from .finn_env import contained_finn, finn_version, require_vivado, vivado_version
-from .folding import Folding, FoldingSpace, apply_finn_config, to_finn_config
+from .folding import Folding, FoldingSpace, fold
 from .progress import Steps
 
 DEFAULT_MAX_UTILIZATION = 0.7
@@ -151,8 +151,7 @@ class _Build:
             model = steps.specialize(model, board.fpga_part)
         with self._step("fold"):
             self._folding = self._fold(FoldingSpace(model, board))
-            self._folding_config = to_finn_config(model, self._folding.settings)
-            model = apply_finn_config(model, self._folding_config)
+            model, self._folding_config = fold(model, self._folding.settings)
         with self._step("estimate"):
             self._estimate = estimate(model, board)
         with self._step("verify folded"):
@@ -199,6 +198,7 @@ class _Build:
                 "target_fps": config.target_fps,
                 "max_utilization": config.utilization_limit,
                 "gap": self._folding.gap,
+                "price_gap": self._folding.price_gap,
             },
             "folding": "folding.json",
             "interface": self._interface(),

@@ -44,7 +44,7 @@ def _app(
 @app.command()
 def build(
     model: Annotated[Path, typer.Argument(metavar="model.json", help="The manifest of a quantized model.")],
-    board: Annotated[str, typer.Option(help="The board, a name of 'nash-hw boards'.")],
+    board: Annotated[str, typer.Option(help="The board: a name of 'nash-hw boards', or a .json file.")],
     out: Annotated[Path, typer.Option(help="The folder to write hardware.json and its files to.")],
     clock_mhz: Annotated[float, typer.Option(help="The clock of the accelerator, in MHz.")] = 200.0,
     target_fps: Annotated[
@@ -105,16 +105,16 @@ def boards(as_json: Json = False) -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="hardware (written here) or model (read here).")] = "hardware",
+    kind: Annotated[str, typer.Argument(help="hardware (written here), model or board (read here).")] = "hardware",
     as_json: Json = False,
 ) -> None:
-    """Print a JSON Schema this package holds manifests to."""
+    """Print a JSON Schema this package holds files to."""
     import json
 
     from . import manifest
 
-    if kind not in ("hardware", "model"):
-        raise UsageError(f"KIND: got '{kind}', expected hardware or model")
+    if kind not in ("hardware", "model", "board"):
+        raise UsageError(f"KIND: got '{kind}', expected hardware, model or board")
     result = manifest.schema(kind)
     print_result(result, json.dumps(result, indent=1), as_json=as_json)
 

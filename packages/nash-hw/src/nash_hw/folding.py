@@ -8,6 +8,7 @@ part of the board is searched for among the cycles that options have: what fits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,8 @@ from typing import Any
 from .boards import RESOURCES, Board
 from .choice import Choice, Chooser, fits
 from .errors import CapacityError
-from .estimate import sum_known
 from .model import Model, custom_op
-from .options import Group, price_groups
+from .options import Group, as_hls, needs_hls, price_groups
 
 _EXPORTED = (
     "PE",
@@ -30,6 +30,7 @@ _EXPORTED = (
     "depth_trigger_uram",
     "depth_trigger_bram",
 )
+_PRICE_GAP = 1e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
 Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
 
 
@@ -41,6 +42,7 @@ class Folding:
     ii_cycles: int
     resources: Mapping[str, float | None]
     gap: float  # no design is cheaper (for a frame rate) or faster (for a utilization) by more than this part
+    price_gap: float  # none that is as fast is cheaper by more than this part
 
 
 class FoldingSpace:
@@ -49,7 +51,7 @@ class FoldingSpace:
     def __init__(self, model: Model, board: Board) -> None:
         self._board = board
         self._groups = price_groups(model, board)
-        self._chooser = Chooser(self._groups)
+        self._chooser = Chooser(self._groups, board)
 
     @property
     def fastest_cycles(self) -> int:
@@ -68,7 +70,7 @@ class FoldingSpace:
             raise CapacityError(
                 f"--target-fps: got {target_fps:g}, expected at most {clock_mhz * 1e6 / self.fastest_cycles:,.1f} at "
                 f"{clock_mhz:g} MHz; the bottleneck is {slow.title} with {self.fastest_cycles:,} cycles a frame, "
-                "fully unfolded"
+                f"as far unfolded as {self._board.name} has room for it"
             )
         choice = self._chooser.within(max_cycles, self._limits(1.0))
         if choice.options is None:
@@ -82,7 +84,7 @@ class FoldingSpace:
         return self._folding(choice, choice.gap)
 
     def for_utilization(self, max_utilization: float) -> Folding:
-        """Return the fastest folding that uses at most a part of each resource FINN has a figure of.
+        """Return the fastest folding that uses at most a part of each resource there is a figure of.
 
         Raises:
             CapacityError: none does.
@@ -90,25 +92,45 @@ class FoldingSpace:
         limits = self._limits(max_utilization)
         candidates = sorted({option.cycles for group in self._groups for option in group.options})
         candidates = [cycles for cycles in candidates if cycles >= self.fastest_cycles]
-        found = self._chooser.within(candidates[-1], limits)
-        if found.options is None:
+        low, high = 0, len(candidates) - 1  # all below low are refuted
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._chooser.may_fit(candidates[middle], limits) else (middle + 1, high)
+        choice, low, high = self._search(candidates, low, limits)
+        if choice is None:
             raise CapacityError(
                 f"--board {self._board.name}: too small, the slowest design needs "
                 f"{self._needs(candidates[-1], max_utilization)}; "
                 "choose a larger --board, fewer bits or a narrower network"
             )
-        low, high, num_refuted = 0, len(candidates) - 1, 0  # candidates[high] fits
-        while low < high:
-            middle = (low + high) // 2
-            choice = self._chooser.within(candidates[middle], limits, any_price=True)
+        return self._folding(choice, candidates[high] / candidates[low] - 1)
+
+    def _search(self, candidates: list[int], low: int, limits: Mapping[str, float]) -> tuple[Choice | None, int, int]:
+        """Return the choice for the fewest cycles that is found, None if none is, and two positions in `candidates`.
+
+        Below the first position all are refuted, as they are below the given one; the choice has the cycles of the
+        second. The first candidates are the likeliest: what fits without converters mostly fits with them.
+        """
+        found, tried, step, high = None, low - 1, 1, low
+        while found is None:
+            choice = self._chooser.within(candidates[high], limits, max_gap=_PRICE_GAP)
+            if choice.options is not None:
+                found = choice
+                break
+            low = high + 1 if choice.is_refuted and tried < low else low
+            tried = high
+            if high == len(candidates) - 1:
+                return None, low, high
+            high, step = min(high + step, len(candidates) - 1), 2 * step
+        while tried + 1 < high:
+            middle = (tried + high) // 2
+            choice = self._chooser.within(candidates[middle], limits, max_gap=_PRICE_GAP)
             if choice.options is not None:
                 found, high = choice, middle
             else:
-                low = middle + 1
-                num_refuted = low if choice.is_refuted else num_refuted
-        cheapest = self._chooser.within(candidates[high], limits)
-        found = found if cheapest.options is None else cheapest
-        return self._folding(found, candidates[high] / candidates[num_refuted] - 1)
+                tried = middle
+                low = middle + 1 if choice.is_refuted else low
+        return found, low, high
 
     def _limits(self, max_utilization: float) -> dict[str, float]:
         return {name: self._board.resources[name] * max_utilization for name in RESOURCES}
@@ -119,11 +141,15 @@ class FoldingSpace:
             for group, option in zip(self._groups, choice.options, strict=True)
             for name, values in zip(group.names, option.settings, strict=True)
         }
+        is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=settings,
             ii_cycles=max(option.cycles for option in choice.options),
-            resources={name: sum_known(option.resources[name] for option in choice.options) for name in RESOURCES},
+            resources={
+                name: used if is_known[name] else None for name, used in self._chooser.used(choice.options).items()
+            },
             gap=gap,
+            price_gap=choice.gap,
         )
 
     def _needs(self, max_cycles: int, max_utilization: float) -> str:
@@ -134,12 +160,32 @@ class FoldingSpace:
         limits = self._limits(max_utilization)
         used = self._chooser.least(max_cycles)
         if fits(used, limits):
-            used = self._chooser.cheapest(max_cycles).used
+            cheapest = self._chooser.within(max_cycles, dict.fromkeys(RESOURCES, math.inf))
+            used = self._chooser.used(cheapest.options or ())
         too_much = [
             f"{used[name]:,.0f} {name} of {limits[name]:,.0f}" for name in RESOURCES if used[name] > limits[name]
         ]
         part = "" if max_utilization == 1.0 else f" ({max_utilization:.0%} of the board)"
         return " and ".join(too_much) + part
+
+
+def fold(model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
+    """Fold a specialized model; return it with the folding in the format of FINN's folding_config_file.
+
+    A layer whose arithmetic lies in LUTs becomes the HLS one. Then all layers get new names, as FINN numbers each kind
+    of them for itself; the configuration has the new ones.
+    """
+    from qonnx.transformation.general import GiveUniqueNodeNames
+
+    before = []
+    for node in model.graph.node:
+        before.append(node.name)
+        if needs_hls(node, settings[node.name]):
+            node.CopyFrom(as_hls(node))
+    model = model.transform(GiveUniqueNodeNames())
+    renamed = {node.name: settings[name] for name, node in zip(before, model.graph.node, strict=True)}
+    config = to_finn_config(model, renamed)
+    return apply_finn_config(model, config), config
 
 
 def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:

@@ -1,17 +1,14 @@
 """All foldings of a layer, priced, and those worth taking.
 
-The values PE and SIMD may take are the divisors of what they split, as in FINN's SetFolding
-(finn/transformation/fpgadataflow/set_folding.py), and the weights of a matrix-vector unit lie in block RAM, in LUTs or
-in UltraRAM; cycles and most resources are what FINN's own layer answers.
+Cycles and most resources are what FINN's own layer answers; settings.py says which foldings there are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,8 @@ import onnx
 
 from .boards import RESOURCES, Board
 from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
-from .model import Model, custom_op
+from .model import FINN_DOMAIN, Model, custom_op
+from .settings import Values, folded_attributes, settings_of
 from .steps import is_layer
 
 _MAX_HLS_BITS = 8191  # the widest ap_int Vitis HLS takes (finn.util.basic.MAX_ALLOWED_AP_INT_W)
@@ -33,6 +31,7 @@ class Option:
     cycles: int
     resources: Mapping[str, float | None]
     price: float
+    stream_bits: tuple[int, ...] = ()  # the widths of the group's streams, in their order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ class Group:
     names: tuple[str, ...]
     source: str  # the operation of the network they belong to
     options: tuple[Option, ...]
+    inputs: tuple[str, ...] = ()  # the streams: those it reads, then those it writes
+    outputs: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -53,24 +54,81 @@ class Group:
         return min(fast_enough, key=lambda option: option.price, default=None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    node: onnx.NodeProto
+    instance: Any
+    has_narrow_weights: bool
+
+
 def price_groups(model: Model, board: Board) -> list[Group]:
     """Price every folding; layers that differ in nothing but their weights' values are priced once."""
     priced: dict[str, tuple[Option, ...]] = {}
     groups = []
     for nodes in _group_nodes(model):
-        instances = [custom_op(node) for node in nodes]
-        narrow = [has_narrow_weights(model, node, instance) for node, instance in zip(nodes, instances, strict=True)]
-        key = json.dumps([[node.op_type, *sorted(map(str, node.attribute))] for node in nodes]) + str(narrow)
+        layers = [_copy(model, node) for node in nodes]
+        inputs, outputs = _streams(model, nodes)
+        key = json.dumps(
+            [
+                [layer.node.op_type, layer.has_narrow_weights, *sorted(map(str, layer.node.attribute))]
+                for layer in layers
+            ]
+        )
         if key not in priced:
-            options = sorted(_options(nodes, instances, narrow, board), key=lambda option: option.cycles)
-            priced[key] = undominated(options, with_cycles=True)
-        names = tuple(node.name for node in nodes)
-        groups.append(Group(names=names, source=layer_source(model, nodes[-1]), options=priced[key]))
+            options = sorted(_options(layers, inputs, outputs, board), key=lambda option: option.cycles)
+            priced[key] = undominated(options, by_cycles=True, by_streams=True)
+        groups.append(
+            Group(
+                names=tuple(node.name for node in nodes),
+                source=layer_source(model, nodes[-1]),
+                options=priced[key],
+                inputs=inputs,
+                outputs=outputs,
+            )
+        )
     return groups
 
 
+def as_hls(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return the HLS form of a specialized layer, with the same attributes as far as it has them."""
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.op_type, result.domain = f"{node.op_type[:-4]}_hls", f"{FINN_DOMAIN}.hls"
+    known = custom_op(result).get_nodeattr_types()
+    del result.attribute[:]
+    result.attribute.extend(attribute for attribute in node.attribute if attribute.name in known)
+    return result
+
+
+def needs_hls(node: onnx.NodeProto, values: Mapping[str, int | str]) -> bool:
+    """Tell whether a layer with these settings has to be the HLS one: the RTL matrix-vector unit has only DSPs."""
+    return node.op_type == "MVAU_rtl" and values.get("resType") == "lut"
+
+
+def undominated(options: Sequence[Option], *, by_cycles: bool = False, by_streams: bool = False) -> tuple[Option, ...]:
+    """Keep, in their order, the options that no other equals or beats in price and every resource.
+
+    With `by_cycles` also in cycles, and with `by_streams` none but one whose streams are as wide.
+    """
+    figures = np.array(
+        [
+            [option.price, *(option.resources[name] or 0.0 for name in RESOURCES), option.cycles * by_cycles]
+            for option in options
+        ]
+    )
+    kept: dict[tuple[int, ...], list[int]] = {}
+    for position in np.argsort(figures[:, 0], kind="stable"):
+        rivals = kept.setdefault(options[position].stream_bits if by_streams else (), [])
+        if not (figures[rivals] <= figures[position]).all(axis=1).any():
+            rivals.append(int(position))
+    return tuple(options[position] for position in sorted(chain.from_iterable(kept.values())))
+
+
 def _group_nodes(model: Model) -> list[list[onnx.NodeProto]]:
-    """Return the layers, each pool with the sliding window that feeds it: they must work on as many channels."""
+    """Return the layers, each pool with the sliding window that feeds it: they must work on as many channels.
+
+    So the stream between them is as wide at both ends.
+    """
     groups, grouped = [], set()
     for node in model.graph.node:
         if is_layer(node, "Pool", "VVAU"):
@@ -81,144 +139,92 @@ def _group_nodes(model: Model) -> list[list[onnx.NodeProto]]:
     return groups + [[node] for node in model.graph.node if node.name not in grouped]
 
 
-def _options(
-    nodes: Sequence[onnx.NodeProto], instances: Sequence[Any], narrow: Sequence[bool], board: Board
-) -> Iterator[Option]:
-    before = [deepcopy(list(node.attribute)) for node in nodes]
-    for settings in _settings(nodes, instances, board):
-        for instance, values in zip(instances, settings, strict=True):
+def _copy(model: Model, node: onnx.NodeProto) -> _Layer:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    instance = _remembering(custom_op(copy))
+    return _Layer(node=copy, instance=instance, has_narrow_weights=has_narrow_weights(model, node, instance))
+
+
+def _remembering(instance: Any) -> Any:
+    """Let the object that knows a node keep the attributes it was asked for; it searches the node for each anew."""
+    values: dict[str, Any] = {}
+    read, write = instance.get_nodeattr, instance.set_nodeattr
+
+    def get_nodeattr(name: str) -> Any:
+        if name not in values:
+            values[name] = read(name)
+        return values[name]
+
+    def set_nodeattr(name: str, value: Any) -> None:
+        if values.get(name) != value:
+            write(name, value)
+            values.pop(name, None)
+
+    instance.get_nodeattr, instance.set_nodeattr = get_nodeattr, set_nodeattr
+    return instance
+
+
+def _streams(model: Model, nodes: Sequence[onnx.NodeProto]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tensors that enter the first of the layers and leave the last, constants aside."""
+    constants = {entry.name for entry in model.graph.initializer}
+    return tuple(name for name in nodes[0].input if name not in constants), tuple(nodes[-1].output)
+
+
+def _options(layers: Sequence[_Layer], inputs: Sequence[str], outputs: Sequence[str], board: Board) -> Iterator[Option]:
+    hls = {}
+    for settings in settings_of([layer.node for layer in layers], [layer.instance for layer in layers], board):
+        built = []
+        for layer, values in zip(layers, settings, strict=True):
+            variant = layer
+            if needs_hls(layer.node, values):
+                if id(layer) not in hls:
+                    node = as_hls(layer.node)
+                    hls[id(layer)] = _Layer(
+                        node=node, instance=_remembering(custom_op(node)), has_narrow_weights=layer.has_narrow_weights
+                    )
+                variant = hls[id(layer)]
             for name, value in values.items():
-                instance.set_nodeattr(name, value)
-        if not all(_is_buildable(node, instance) for node, instance in zip(nodes, instances, strict=True)):
-            continue
-        figures = [
-            layer_figures(node, instance, board.fpga_part, narrow_weights=is_narrow).resources
-            for node, instance, is_narrow in zip(nodes, instances, narrow, strict=True)
-        ]
-        resources = {name: sum_known(each[name] for each in figures) for name in RESOURCES}
-        yield Option(
-            settings=tuple(tuple(values.items()) for values in settings),
-            cycles=max(int(instance.get_exp_cycles()) for instance in instances),
-            resources=resources,
-            price=_price(resources, instances, board),
-        )
-    for node, attributes in zip(nodes, before, strict=True):
-        del node.attribute[:]
-        node.attribute.extend(attributes)
+                variant.instance.set_nodeattr(name, value)
+            built.append(variant)
+        if all(_is_buildable(layer) for layer in built):
+            yield _option(built, settings, (len(inputs), len(outputs)), board)
 
 
-def _price(resources: Mapping[str, float | None], instances: Sequence[Any], board: Board) -> float:
-    """Return the parts of the board that a folding takes, summed.
-
-    Where FINN has no figure, parallelism itself is a small price: of two such foldings the narrower is the cheaper.
-    """
-    known = sum((resources[name] or 0.0) / max(board.resources[name], 1) for name in RESOURCES)
-    width = sum(instance.get_nodeattr(name) for instance in instances for name in _folded_attributes(instance))
-    return known + 1e-9 * width
-
-
-def undominated(options: Sequence[Option], *, with_cycles: bool = False) -> tuple[Option, ...]:
-    """Keep, in their order, the options that no other equals or beats in price and every resource (and in cycles)."""
-    figures = np.array(
-        [
-            [option.price, *(option.resources[name] or 0.0 for name in RESOURCES), option.cycles * with_cycles]
-            for option in options
-        ]
-    )
-    kept: list[int] = []
-    for position in np.argsort(figures[:, 0], kind="stable"):
-        if not (figures[kept] <= figures[position]).all(axis=1).any():
-            kept.append(int(position))
-    return tuple(options[position] for position in sorted(kept))
-
-
-def _is_buildable(node: onnx.NodeProto, instance: Any) -> bool:
-    """Tell whether HLS can take the streams of a folding; RTL has no such limit."""
-    if not node.op_type.endswith("_hls"):
-        return True
-    widths = [instance.get_instream_width(), instance.get_outstream_width()]
-    if is_layer(node, "MVAU"):
-        widths.append(instance.get_instream_width(1))
-    return max(widths) <= _MAX_HLS_BITS
-
-
-def _settings(
-    nodes: Sequence[onnx.NodeProto], instances: Sequence[Any], board: Board
-) -> Iterator[list[dict[str, int | str]]]:
-    if len(nodes) == 2:  # a sliding window and the pool behind it
-        for channels in _divisors(instances[1].get_nodeattr("Channels")):
-            yield [{"SIMD": channels, "parallel_window": 0}, {"PE": channels}]
-        return
-    kind = nodes[0].op_type[:-4]
-    memories = _weight_memories(board) if kind == "MVAU" else [{}]
-    for values, memory in product(_LAYER_SETTINGS.get(kind, _pe_settings)(instances[0]), memories):
-        yield [values | memory]
-
-
-def _weight_memories(board: Board) -> list[dict[str, int | str]]:
-    """Return where weights can lie on a board.
-
-    UltraRAM of an UltraScale+ starts empty; FINN refuses it there unless the host can write the weights
-    (finn/custom_op/fpgadataflow/matrixvectoractivation.py, generate_infra_hdl).
-    """
-    from finn.util.basic import is_versal
-
-    styles = ["block", "distributed"] + (["ultra"] if board.resources["URAM"] else [])
-    return [
-        {
-            "ram_style": style,
-            "runtime_writeable_weights": int(style == "ultra" and not is_versal(board.fpga_part)),
-        }
-        for style in styles
+def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: tuple[int, int], board: Board) -> Option:
+    instances = [layer.instance for layer in layers]
+    figures = [
+        layer_figures(layer.node, layer.instance, board.fpga_part, narrow_weights=layer.has_narrow_weights).resources
+        for layer in layers
     ]
-
-
-def _mvau_settings(instance: Any) -> Iterator[dict[str, int]]:
-    for pe in _divisors(instance.get_nodeattr("MH")):
-        for simd in _divisors(instance.get_nodeattr("MW")):
-            yield {"PE": pe, "SIMD": simd}
-
-
-def _window_settings(instance: Any) -> Iterator[dict[str, int]]:
-    channels = instance.get_nodeattr("IFMChannels")
-    for simd in _divisors(channels):
-        yield {"SIMD": simd, "parallel_window": 0}
-    if "parallel_window" in instance.get_nodeattr_types():
-        yield {"SIMD": channels, "parallel_window": 1}
-
-
-def _simd_settings(instance: Any) -> Iterator[dict[str, int]]:
-    for simd in _divisors(instance.get_nodeattr("NumChannels")):
-        yield {"SIMD": simd}
-
-
-def _concat_settings(instance: Any) -> Iterator[dict[str, int]]:
-    streams = instance.get_nodeattr("ChannelsPerStream")
-    for simd in _divisors(min(streams)):
-        if all(channels % simd == 0 for channels in streams):
-            yield {"SIMD": simd}
-
-
-def _pe_settings(instance: Any) -> Iterator[dict[str, int]]:
-    known = instance.get_nodeattr_types()
-    channels = (
-        instance.get_nodeattr("NumChannels") if "NumChannels" in known else instance.get_normal_output_shape()[-1]
+    resources = {name: sum_known(each[name] for each in figures) for name in RESOURCES}
+    return Option(
+        settings=tuple(tuple(values.items()) for values in settings),
+        cycles=max(int(instance.get_exp_cycles()) for instance in instances),
+        resources=resources,
+        price=price_of(resources, board) + _price_of_width(instances),
+        stream_bits=(
+            *(int(instances[0].get_instream_width(position)) for position in range(num_streams[0])),
+            *(int(instances[-1].get_outstream_width(position)) for position in range(num_streams[1])),
+        ),
     )
-    for pe in _divisors(int(channels)):
-        yield {"PE": pe}
 
 
-_LAYER_SETTINGS: dict[str, Callable[[Any], Iterator[dict[str, int]]]] = {
-    "MVAU": _mvau_settings,
-    "ConvolutionInputGenerator": _window_settings,
-    "FMPadding": _simd_settings,
-    "StreamingConcat": _concat_settings,
-}
+def price_of(resources: Mapping[str, float | None], board: Board) -> float:
+    """Return the parts of the board that resources take, summed."""
+    return sum((resources[name] or 0.0) / max(board.resources[name], 1) for name in RESOURCES)
 
 
-def _folded_attributes(instance: Any) -> list[str]:
-    return [name for name in ("PE", "SIMD", "parallel_window") if name in instance.get_nodeattr_types()]
+def _price_of_width(instances: Sequence[Any]) -> float:
+    """Where nobody has a figure, parallelism itself is a small price: of two such foldings take the narrower."""
+    return 1e-9 * sum(instance.get_nodeattr(name) for instance in instances for name in folded_attributes(instance))
 
 
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+def _is_buildable(layer: _Layer) -> bool:
+    """Tell whether HLS can take the streams of a folding; RTL has no such limit."""
+    if not layer.node.op_type.endswith("_hls"):
+        return True
+    widths = [layer.instance.get_instream_width(), layer.instance.get_outstream_width()]
+    if is_layer(layer.node, "MVAU"):
+        widths.append(layer.instance.get_instream_width(1))
+    return max(widths) <= _MAX_HLS_BITS

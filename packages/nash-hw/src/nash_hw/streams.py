@@ -1,0 +1,66 @@
+"""The streams between layers, and the width converters FINN puts where the two ends of one differ.
+
+FINN inserts a StreamingDataWidthConverter on every stream that its producer writes wider or narrower than its consumer
+reads it (finn/transformation/fpgadataflow/insert_dwc.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from .boards import RESOURCES
+
+if TYPE_CHECKING:
+    from .options import Group
+
+
+@cache
+def converter_resources(from_bits: int, to_bits: int) -> Mapping[str, float]:
+    """Return what it takes to convert a stream from one width to another; nothing if they are the same.
+
+    LUTs as FINN estimates them (StreamingDataWidthConverter.lut_estimation).
+    """
+    from onnx import helper
+
+    from .model import FINN_DOMAIN, custom_op
+
+    result = dict.fromkeys(RESOURCES, 0.0)
+    if from_bits != to_bits:
+        node = helper.make_node(
+            "StreamingDataWidthConverter_rtl",
+            ["x"],
+            ["y"],
+            domain=FINN_DOMAIN + ".rtl",
+            inWidth=from_bits,
+            outWidth=to_bits,
+        )
+        result["LUT"] = float(custom_op(node).lut_estimation(""))
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A stream from one group of layers to another; its width at each end is an entry of the option's stream_bits."""
+
+    producer: int
+    producer_entry: int
+    consumer: int
+    consumer_entry: int
+
+
+def streams_between(groups: Sequence[Group]) -> list[Stream]:
+    """Return the streams between groups; those from and to the outside have but one end."""
+    writers = {
+        name: (number, len(group.inputs) + entry)
+        for number, group in enumerate(groups)
+        for entry, name in enumerate(group.outputs)
+    }
+    return [
+        Stream(producer=writers[name][0], producer_entry=writers[name][1], consumer=number, consumer_entry=entry)
+        for number, group in enumerate(groups)
+        for entry, name in enumerate(group.inputs)
+        if name in writers
+    ]
