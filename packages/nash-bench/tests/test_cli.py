@@ -27,6 +27,7 @@ OPTIONS = {
     },
     "compare": {"baseline", "candidates", "--json"},
     "report": {"run_dirs", "--out", "--title", "--json"},
+    "sweep": {"plan_file", "engine_options", "--out", "--executor", "--jobs", "--dry-run", "--json"},
     "schema": {"kind", "--json"},
 }  # fmt: skip
 
@@ -41,7 +42,7 @@ def test_options_are_frozen() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in OPTIONS)])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    heavy = ["numpy", "onnx", "onnxruntime", "qonnx", "matplotlib", "jinja2", "jsonschema", "sklearn", "rich"]
+    heavy = ["numpy", "onnx", "onnxruntime", "qonnx", "matplotlib", "jinja2", "jsonschema", "sklearn", "rich", "yaml"]
     program = (
         "import sys\nfrom nash_bench import cli\n"
         f"sys.argv[1:] = {arguments!r}\n"
@@ -57,7 +58,7 @@ def test_version_is_the_packages(run_cli: Run) -> None:
     assert run_cli("--version").stdout == "nash-bench 0.1.0\n"
 
 
-@pytest.mark.parametrize("kind", ["benchmark", "hardware", "model"])
+@pytest.mark.parametrize("kind", ["benchmark", "hardware", "model", "sweep"])
 def test_schema_is_printed(run_cli: Run, kind: str) -> None:
     outcome = run_cli("schema", kind, "--json")
     assert json.loads(outcome.stdout) == manifest.schema(kind)

@@ -140,8 +140,39 @@ def report(
 
 
 @app.command()
+def sweep(
+    plan_file: Annotated[Path, typer.Argument(help="The axes of the grid.", metavar="SWEEP.yaml")],
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; one begun there goes on.")],
+    engine_options: Annotated[
+        list[str] | None, typer.Argument(help="Further options of Snakemake, after --.", metavar="[-- OPTION...]")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="An executor of Snakemake: local, slurm, kubernetes, ...")] = "local",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cores to use, or jobs to submit at a time; default: all.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its size.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search, train, build and evaluate every network of a grid, and report them."""
+    from .sweep import command
+
+    if dry_run:
+        plan = command.dry_run(plan_file, out)
+        print_result(plan, command.plan_text(plan), as_json=as_json)
+        return
+    result = command.sweep(plan_file, out, executor=executor, num_jobs=jobs, engine_options=engine_options or ())
+    print_result(result, command.result_text(result), as_json=as_json)
+    for line in command.problem_lines(result):
+        print(line, file=sys.stderr)
+    if result["exit_code"]:
+        raise typer.Exit(result["exit_code"])
+
+
+@app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="benchmark (written here), model or hardware (read here).")] = "benchmark",
+    kind: Annotated[
+        str, typer.Argument(help="benchmark (written here), model, hardware or sweep (read here).")
+    ] = "benchmark",
     as_json: Json = False,
 ) -> None:
     """Print the JSON Schema of a manifest."""
@@ -150,7 +181,7 @@ def schema(
     from . import manifest
     from .errors import UsageError
 
-    kinds = ("benchmark", "hardware", "model")
+    kinds = ("benchmark", "hardware", "model", "sweep")
     if kind not in kinds:
         raise UsageError(f"KIND: got '{kind}', expected one of {', '.join(kinds)}")
     found = manifest.schema(kind)

@@ -1,0 +1,1 @@
+"""Run a whole grid of networks through the four command lines, on Snakemake."""

@@ -1,0 +1,90 @@
+"""The sweep command: run or plan a sweep file, report what came of it, and say it for people and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import NashError
+from ..progress import reporting
+from ..report import write_report
+from . import engine
+from .plan import Plan, read_plan
+
+_WHAT = {
+    "search": "networks searched",
+    "plain": "plain networks written",
+    "train": "networks trained",
+    "build": "accelerators built",
+    "evaluate": "networks evaluated",
+}
+
+
+def dry_run(plan_file: Path, out: Path) -> dict[str, Any]:
+    """Return the size of a sweep and what of it is still to be done, without doing it."""
+    engine.require_engine("local")
+    plan = read_plan(plan_file)
+    left = engine.dry_run(plan, out)
+    return {
+        "num_cells": len(plan.cells),
+        "jobs": {stage: {"total": total, "left": left.get(stage, 0)} for stage, total in plan.num_jobs().items()},
+    }
+
+
+def plan_text(result: dict[str, Any]) -> str:
+    """Return a plan to read."""
+    jobs = result["jobs"]
+    num_left = sum(count["left"] for count in jobs.values())
+    lines = [f"{result['num_cells']:,} cells; {num_left:,} of {sum(c['total'] for c in jobs.values()):,} jobs to run"]
+    lines += [f"  {stage:9}{count['left']:7,} of {count['total']:,} {_WHAT[stage]}" for stage, count in jobs.items()]
+    return "\n".join(lines)
+
+
+def sweep(
+    plan_file: Path, out: Path, *, executor: str, num_jobs: int | None, engine_options: Sequence[str]
+) -> dict[str, Any]:
+    """Run a sweep to its end or take it up again, and report all networks in its folder, whatever failed."""
+    engine.require_engine(executor)
+    plan = read_plan(plan_file)
+    with reporting("sweeping") as progress:
+        failed = engine.run(
+            plan, out, executor=executor, num_jobs=num_jobs, engine_options=engine_options, progress=progress
+        )
+    report, problems = _report(out, plan)
+    codes = [job.exit_code for job in failed] + [error.exit_code for error in problems]
+    return {
+        "num_cells": len(plan.cells),
+        "num_done": sum(all((out / file).exists() for file in cell.files.values()) for cell in plan.cells),
+        "failed": [asdict(job) for job in failed],
+        "report": report,
+        "errors": [str(error) for error in problems],
+        "exit_code": codes[0] if codes else 0,
+    }
+
+
+def _report(out: Path, plan: Plan) -> tuple[str | None, list[NashError]]:
+    if not any((out / job.target).exists() for job in plan.jobs if job.stage == "train"):
+        return None, []
+    try:
+        collection, results = write_report([out / "runs"], out / "report", title=f"Sweep of {out.resolve().name}")
+    except NashError as error:
+        return None, [error]
+    return results["page"], list(collection.errors)
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return what a sweep has done, to read."""
+    lines = [f"{result['num_done']:,} of {result['num_cells']:,} cells done"]
+    return "\n".join(lines + ([f"page: {result['report']}"] if result["report"] else []))
+
+
+def problem_lines(result: dict[str, Any]) -> list[str]:
+    """Return a line for each failed job, with its log, and for each manifest that could not be reported."""
+    lines = [
+        f"failed: {job['target']} ({job['stage']}, exit code {job['exit_code']}, {job['num_cells']} "
+        f"{'cell' if job['num_cells'] == 1 else 'cells'}): {job['message']}; log: {job['log']}"
+        for job in result["failed"]
+    ]
+    return lines + [f"error: {error}" for error in result["errors"]]

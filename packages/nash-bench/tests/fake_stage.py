@@ -1,0 +1,93 @@
+"""Stands in for the four command lines in tests of the sweep: keeps a list of its calls and writes small manifests.
+
+    python -S fake_stage.py PACKAGE COMMAND ARGUMENT...
+
+In the folder FAKE_FOLDER: `calls` grows by a line a call; a call that contains the text of the file `fail` leaves with
+exit code 9; one that contains the text of `block` waits until that file is gone.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+FOLDER = Path(os.environ["FAKE_FOLDER"])
+
+
+def main(package, arguments):
+    if arguments == ["--version"]:
+        return
+    call = " ".join([package, *arguments])
+    with (FOLDER / "calls").open("a") as calls:
+        calls.write(call + "\n")
+    if _is_told("fail", call):
+        print("error: the board is too small")
+        sys.exit(9)
+    while _is_told("block", call):
+        (FOLDER / "is_blocked").touch()
+        time.sleep(0.02)
+    out = Path(arguments[arguments.index("--out") + 1])
+    {"search": write_genotype, "qat": write_model, "hw": write_hardware, "bench": write_benchmark}[package](
+        out, arguments
+    )
+
+
+def _is_told(name, call):
+    try:
+        return (FOLDER / name).read_text() in call
+    except FileNotFoundError:
+        return False
+
+
+def write_genotype(out, arguments):
+    path = out if out.suffix else out / "genotype.json"
+    width = int(_value(arguments, "--width"))
+    variant = _value(arguments, "--variant") if "--variant" in arguments else None
+    template = json.loads((FOLDER / "model.json").read_text())["genotype"]["copy"]
+    layers = [layer for cell in template["cells"] for layer in cell["layers"]]
+    for layer in layers:
+        layer["channels"] = width
+        layer["nas_op"] = {"op": "conv_3x3", "input": 0, "probability": None} if variant else None
+    _write(path, template | {"name": path.parent.name, "variant": variant})
+
+
+def write_model(out, arguments):
+    genotype = json.loads(Path(arguments[1]).read_text())
+    template = json.loads((FOLDER / "model.json").read_text())
+    preset = _value(arguments, "--preset")
+    quantization = template["quantization"] | {"preset": preset, "weight_bits": int(preset[1])}
+    changes = {"name": f"{genotype['name']}-{preset}", "genotype": {"sha256": "0" * 64, "copy": genotype}}
+    training = template["training"] | {"seed": int(_value(arguments, "--seed"))}
+    _write(out / "model.json", template | changes | {"quantization": quantization, "training": training})
+
+
+def write_hardware(out, arguments):
+    template = json.loads((FOLDER / "hardware.json").read_text())
+    changes = {"board": _value(arguments, "--board"), "model": {"sha256": _sha256(arguments[1])}}
+    _write(out / "hardware.json", template | changes)
+
+
+def write_benchmark(out, arguments):
+    template = json.loads((FOLDER / "benchmark.json").read_text())
+    model = json.loads(Path(arguments[1]).read_text())
+    identity = template["identity"] | {"preset": model["quantization"]["preset"], "seed": model["training"]["seed"]}
+    changes = {"name": model["name"], "variant": model["genotype"]["copy"]["variant"], "identity": identity}
+    _write(out, template | changes | {"model": {"sha256": _sha256(arguments[1])}})
+
+
+def _value(arguments, option):
+    return arguments[arguments.index(option) + 1]
+
+
+def _sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+main(sys.argv[1], sys.argv[2:])

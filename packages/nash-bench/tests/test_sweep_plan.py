@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nash_bench.errors import ManifestError, UsageError
+from nash_bench.sweep.plan import Plan, engine_config, read_plan
+
+GRID = """
+backbone: resnet8
+variant: [none, v1, v3]
+width: 4
+baseline_width: [4, 6, 8]
+preset: [w2a2, w4a4]
+seed: [0, 1]
+board: [U250, Pynq-Z1]
+"""
+
+
+def plan_of(tmp_path: Path, text: str) -> Plan:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return read_plan(path)
+
+
+def test_backbone_alone_is_enough(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "backbone: resnet18")
+    assert [(cell.variant, cell.width, cell.seed, cell.preset, cell.board) for cell in plan.cells] == [
+        ("none", 16, 0, "w4a4", "U250"),
+        ("v3", 16, 0, "w4a4", "U250"),
+    ]
+    assert plan.settings["dataset"] == "digits"
+    assert plan.settings["max_utilization"] == 0.7
+
+
+def test_jobs_are_shared_by_cells(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, GRID)
+    networks = [*product(["none"], [4, 6, 8]), *product(["v1", "v3"], [4])]
+    cells = set(product(networks, [0, 1], ["w2a2", "w4a4"], ["U250", "Pynq-Z1"]))
+    trained = {(network, seed, preset) for network, seed, preset, _ in cells}
+    searched = {(network, seed) for network, seed, _, _ in cells if network[0] != "none"}
+    assert len(plan.cells) == len(cells)
+    assert plan.num_jobs() == {
+        "search": len(searched),
+        "plain": 3,
+        "train": len(trained),
+        "build": len(cells),
+        "evaluate": len(trained),
+    }
+    assert len({job.target for job in plan.jobs}) == len({job.log for job in plan.jobs}) == len(plan.jobs)
+
+
+def test_each_job_reads_what_another_makes(tmp_path: Path) -> None:
+    jobs = plan_of(tmp_path, GRID).jobs
+    made_by = {job.target: job.stage for job in jobs}
+    read_by = {(job.stage, job.source and made_by[job.source]) for job in jobs}
+    assert read_by == {
+        ("search", None), ("plain", None), ("train", "search"), ("train", "plain"),
+        ("build", "train"), ("evaluate", "train"),
+    }  # fmt: skip
+
+
+def test_settings_reach_their_command_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{}")
+    text = (
+        "backbone: resnet8\ndataset: cifar100\ndata: pictures\ninput_size: 16\nsearch_recipe: mine.json\n"
+        "search_epochs: 2\nqat_recipe: paper\nqat_epochs: 3\nclock_mhz: 150\ntarget_fps: 1000\n"
+        "resources: {train: {gpu: 1, threads: 4}}"
+    )
+    config = engine_config(plan_of(tmp_path, text), {})
+    data = ["--dataset", "cifar100", "--data", str(tmp_path / "pictures")]
+    recipe = ["--recipe", str(tmp_path / "mine.json"), "--epochs", "2"]
+    assert config["options"] == {
+        "search": [*data, "--input-size", "16", *recipe],
+        "plain": ["--input-size", "16", "--num-classes", "100"],
+        "train": [*data, "--recipe", "paper", "--epochs", "3"],
+        "build": ["--clock-mhz", "150", "--target-fps", "1000"],
+        "evaluate": data,
+    }
+    assert config["resources"]["train"] == {"threads": 4, "mem_mb": 4000, "gpu": 1}
+    assert config["resources"]["search"] == {"threads": 1, "mem_mb": 4000}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("variant: v3", ["'backbone' is a required property"]),
+        ("backbone: resnet8\nboards: U250", ["boards: unknown key, did you mean 'board'?"]),
+        ("backbone: resnet8\nresources: {tran: {}}", ["resources.tran: unknown key, did you mean 'resources.train'?"]),
+        (
+            "backbone: resnet8\nwidth: [4, 0]\nvariant: v5",
+            ["width[1]: 0 is less than", "variant[0]: 'v5' is not one of"],
+        ),
+        ("backbone: ../x", ["backbone[0]: '../x' does not match"]),
+        ("backbone: resnet8\nseed: []", ["seed: [] should be non-empty"]),
+        ("backbone: resnet8\ntarget_fps: 9\nmax_utilization: 0.5", ["target_fps, max_utilization: got both"]),
+        ("- resnet8", ["got a YAML list"]),
+        ("backbone: [", ["not valid YAML"]),
+    ],
+)
+def test_bad_file_is_refused_by_key(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(ManifestError) as error:
+        plan_of(tmp_path, text)
+    assert all(part in str(error.value) for part in ["sweep.yaml: ", *parts]), error.value
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("backbone: resnet8\ndataset: imagefolder", "num_classes: missing"),
+        ("backbone: resnet8\nqat_recipe: none.json", "qat_recipe: "),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, text: str, part: Any) -> None:
+    with pytest.raises(UsageError, match=part):
+        plan_of(tmp_path, text)
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none\.yaml: cannot be read"):
+        read_plan(tmp_path / "none.yaml")
