@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .boards import RESOURCES, Board
+from .links import converter_resources, links_between
 from .network import Network
 from .options import Group, Option, undominated
-from .streams import converter_resources, streams_between
 
 _TIME_LIMIT_S = 10.0  # of one MILP; what is not proven by then is told as a gap
 _PRICE_UNIT = 1e-6  # prices are counted in millionths of the board, far above the absolute tolerance of HiGHS
@@ -38,7 +38,7 @@ class Chooser:
     def __init__(self, groups: Sequence[Group], board: Board) -> None:
         self._groups = groups
         self._board = board
-        self._streams = streams_between(groups)
+        self._links = links_between(groups)
         members: dict[int, list[Group]] = {}
         for group in groups:
             members.setdefault(id(group.options), []).append(group)
@@ -49,10 +49,10 @@ class Chooser:
         parts = [option.resources for option in options]
         parts += [
             converter_resources(
-                options[stream.producer].stream_bits[stream.producer_entry],
-                options[stream.consumer].stream_bits[stream.consumer_entry],
+                options[link.producer].stream_bits[link.producer_entry],
+                options[link.consumer].stream_bits[link.consumer_entry],
             )
-            for stream in self._streams
+            for link in self._links
         ]
         return {name: sum(part[name] or 0.0 for part in parts) for name in RESOURCES}
 
@@ -62,7 +62,7 @@ class Chooser:
 
         if not self.may_fit(max_cycles, limits):
             return Choice(options=None, is_refuted=True)
-        network = Network(self._groups, self._streams, self._board, max_cycles)
+        network = Network(self._groups, self._links, self._board, max_cycles)
         program = network.program()
         result = milp(
             program.cost / _PRICE_UNIT,

@@ -30,7 +30,7 @@ _EXPORTED = (
     "depth_trigger_uram",
     "depth_trigger_bram",
 )
-_PRICE_GAP = 1e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
+_PRICE_GAP = 5e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
 Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
 
 

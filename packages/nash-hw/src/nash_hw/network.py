@@ -14,8 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from .boards import RESOURCES, Board
+from .links import Link, converter_resources
 from .options import Group, Option, undominated
-from .streams import Stream, converter_resources
 
 _ROUNDS = 3  # of pruning: each leaves fewer widths, and so a tighter bound to the next
 
@@ -34,13 +34,13 @@ class Program:
 class Network:
     """The options of all groups of at most `max_cycles`, less those that cannot be needed."""
 
-    def __init__(self, groups: Sequence[Group], streams: Sequence[Stream], board: Board, max_cycles: int) -> None:
-        self._streams = streams
+    def __init__(self, groups: Sequence[Group], links: Sequence[Link], board: Board, max_cycles: int) -> None:
+        self._links = links
         self._board = board
-        self._ends: list[list[tuple[int, int, int]]] = [[] for _ in groups]  # (stream, side, entry of stream_bits)
-        for number, stream in enumerate(streams):
-            self._ends[stream.producer].append((number, 0, stream.producer_entry))
-            self._ends[stream.consumer].append((number, 1, stream.consumer_entry))
+        self._ends: list[list[tuple[int, int, int]]] = [[] for _ in groups]  # (link, side, entry of stream_bits)
+        for number, link in enumerate(links):
+            self._ends[link.producer].append((number, 0, link.producer_entry))
+            self._ends[link.consumer].append((number, 1, link.consumer_entry))
         self.options = [_fast_enough(group, max_cycles) for group in groups]
         self._prune()
 
@@ -65,17 +65,17 @@ class Network:
         for number, options in enumerate(self.options):
             constrain([np.arange(starts[number], starts[number] + len(options))], [1.0], 1.0)
         position = int(starts[-1])
-        for stream in self._streams:
-            table, producer, consumer = self._table(stream)
+        for link in self._links:
+            table, producer, consumer = self._table(link)
             variables = position + np.arange(table[..., 0].size).reshape(table.shape[:2])
             if not table.any():
                 continue
             position += variables.size
             cost.append(table.reshape(variables.size, -1))
             for a in range(variables.shape[0]):
-                constrain([variables[a], starts[stream.producer] + np.flatnonzero(producer == a)], [1.0, -1.0], 0.0)
+                constrain([variables[a], starts[link.producer] + np.flatnonzero(producer == a)], [1.0, -1.0], 0.0)
             for b in range(variables.shape[1]):
-                constrain([variables[:, b], starts[stream.consumer] + np.flatnonzero(consumer == b)], [1.0, -1.0], 0.0)
+                constrain([variables[:, b], starts[link.consumer] + np.flatnonzero(consumer == b)], [1.0, -1.0], 0.0)
         figures = np.concatenate(cost)
         entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
         return Program(
@@ -94,10 +94,10 @@ class Network:
             for start, options in zip(starts, self.options, strict=False)
         ]
 
-    def _table(self, stream: Stream) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _table(self, link: Link) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the table of a stream, and for each option of its producer and consumer the row or column."""
-        widths, producer = np.unique(_bits(self.options[stream.producer], stream.producer_entry), return_inverse=True)
-        others, consumer = np.unique(_bits(self.options[stream.consumer], stream.consumer_entry), return_inverse=True)
+        widths, producer = np.unique(_bits(self.options[link.producer], link.producer_entry), return_inverse=True)
+        others, consumer = np.unique(_bits(self.options[link.consumer], link.consumer_entry), return_inverse=True)
         resources = np.array([[_converter(int(a), int(b)) for b in others] for a in widths])
         price = resources @ [1 / max(self._board.resources[name], 1) for name in RESOURCES]
         return np.concatenate([price[..., None], resources], axis=2), producer, consumer
@@ -106,9 +106,9 @@ class Network:
         """Drop options that another can replace in every choice, whatever its neighbours are and converters cost."""
         for _ in range(_ROUNDS):
             before = sum(map(len, self.options))
-            tables = [self._table(stream) for stream in self._streams]
+            tables = [self._table(link) for link in self._links]
             self.options = [
-                self._needed(options, [(tables[stream], side) for stream, side, _ in ends])
+                self._needed(options, [(tables[link], side) for link, side, _ in ends])
                 for options, ends in zip(self.options, self._ends, strict=True)
             ]
             if sum(map(len, self.options)) == before:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -62,7 +62,10 @@ class _Layer:
 
 
 def price_groups(model: Model, board: Board) -> list[Group]:
-    """Price every folding; layers that differ in nothing but their weights' values are priced once."""
+    """Price every folding that a board can hold; layers that differ in nothing but their weights are priced once.
+
+    A layer that no folding fits on the board keeps all of them.
+    """
     priced: dict[str, tuple[Option, ...]] = {}
     groups = []
     for nodes in _group_nodes(model):
@@ -76,7 +79,8 @@ def price_groups(model: Model, board: Board) -> list[Group]:
         )
         if key not in priced:
             options = sorted(_options(layers, inputs, outputs, board), key=lambda option: option.cycles)
-            priced[key] = undominated(options, by_cycles=True, by_streams=True)
+            fitting = [option for option in options if _fits_alone(option, board)]
+            priced[key] = undominated(fitting or options, by_cycles=True, by_streams=True)
         groups.append(
             Group(
                 names=tuple(node.name for node in nodes),
@@ -172,23 +176,45 @@ def _streams(model: Model, nodes: Sequence[onnx.NodeProto]) -> tuple[tuple[str, 
 
 
 def _options(layers: Sequence[_Layer], inputs: Sequence[str], outputs: Sequence[str], board: Board) -> Iterator[Option]:
-    hls = {}
+    """Yield the foldings, less those of a matrix-vector unit that is wider than one the board cannot hold."""
+    twins = [_hls_twin(layer) for layer in layers]
+    too_wide: list[Values] = []
     for settings in settings_of([layer.node for layer in layers], [layer.instance for layer in layers], board):
-        built = []
-        for layer, values in zip(layers, settings, strict=True):
-            variant = layer
-            if needs_hls(layer.node, values):
-                if id(layer) not in hls:
-                    node = as_hls(layer.node)
-                    hls[id(layer)] = _Layer(
-                        node=node, instance=_remembering(custom_op(node)), has_narrow_weights=layer.has_narrow_weights
-                    )
-                variant = hls[id(layer)]
+        if any(_is_wider(settings[0], other) for other in too_wide):
+            continue
+        built = [
+            twin if twin is not None and needs_hls(layer.node, values) else layer
+            for layer, twin, values in zip(layers, twins, settings, strict=True)
+        ]
+        for layer, values in zip(built, settings, strict=True):
             for name, value in values.items():
-                variant.instance.set_nodeattr(name, value)
-            built.append(variant)
+                layer.instance.set_nodeattr(name, value)
         if all(_is_buildable(layer) for layer in built):
-            yield _option(built, settings, (len(inputs), len(outputs)), board)
+            option = _option(built, settings, (len(inputs), len(outputs)), board)
+            if is_layer(layers[0].node, "MVAU") and _outgrows(option, board):
+                too_wide.append(settings[0])
+            yield option
+
+
+def _outgrows(option: Option, board: Board) -> bool:
+    """Tell whether the arithmetic of a matrix-vector unit, of DSPs or of LUTs, is more than a board has."""
+    values = dict(option.settings[0])
+    if values["ram_style"] == "distributed":
+        return False  # its LUTs hold the weights, too
+    resource = "DSP" if values["resType"] == "dsp" else "LUT"
+    return (option.resources[resource] or 0.0) > board.resources[resource]
+
+
+def _is_wider(values: Values, other: Values) -> bool:
+    return values["resType"] == other["resType"] and values["PE"] >= other["PE"] and values["SIMD"] >= other["SIMD"]
+
+
+def _hls_twin(layer: _Layer) -> _Layer | None:
+    """Return the HLS form of an RTL matrix-vector unit."""
+    if layer.node.op_type != "MVAU_rtl":
+        return None
+    node = as_hls(layer.node)
+    return replace(layer, node=node, instance=_remembering(custom_op(node)))
 
 
 def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: tuple[int, int], board: Board) -> Option:
@@ -208,6 +234,10 @@ def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: t
             *(int(instances[-1].get_outstream_width(position)) for position in range(num_streams[1])),
         ),
     )
+
+
+def _fits_alone(option: Option, board: Board) -> bool:
+    return all((option.resources[name] or 0.0) <= board.resources[name] for name in RESOURCES)
 
 
 def price_of(resources: Mapping[str, float | None], board: Board) -> float:

@@ -42,7 +42,7 @@ def converter_resources(from_bits: int, to_bits: int) -> Mapping[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
+class Link:
     """A stream from one group of layers to another; its width at each end is an entry of the option's stream_bits."""
 
     producer: int
@@ -51,7 +51,7 @@ class Stream:
     consumer_entry: int
 
 
-def streams_between(groups: Sequence[Group]) -> list[Stream]:
+def links_between(groups: Sequence[Group]) -> list[Link]:
     """Return the streams between groups; those from and to the outside have but one end."""
     writers = {
         name: (number, len(group.inputs) + entry)
@@ -59,7 +59,7 @@ def streams_between(groups: Sequence[Group]) -> list[Stream]:
         for entry, name in enumerate(group.outputs)
     }
     return [
-        Stream(producer=writers[name][0], producer_entry=writers[name][1], consumer=number, consumer_entry=entry)
+        Link(producer=writers[name][0], producer_entry=writers[name][1], consumer=number, consumer_entry=entry)
         for number, group in enumerate(groups)
         for entry, name in enumerate(group.inputs)
         if name in writers
