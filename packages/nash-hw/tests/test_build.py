@@ -38,8 +38,10 @@ def test_manifest_is_valid_and_names_what_it_was_made_of(built):
     assert result["model"]["sha256"] == manifest.file_sha256(source) == result["inputs"][0]["sha256"]
     for artifact in result["artifacts"]:
         manifest.resolve(out / "hardware.json", artifact["path"], artifact["sha256"])
-    assert {artifact["role"] for artifact in result["artifacts"]} == {"folding", "layers", "dataflow"}
-    assert sorted(os.listdir(out)) == ["dataflow.onnx", "folding.json", "hardware.json", "layers.csv"]
+    assert {artifact["role"] for artifact in result["artifacts"]} == {"folding", "layers", "dataflow", "drawing"}
+    files = [".steps", "dataflow.onnx", "dataflow.svg", "folding.json", "hardware.json", "layers.csv"]
+    assert sorted(os.listdir(out)) == files
+    assert os.listdir(out / ".steps") == ["state.json"]
 
 
 def test_every_stage_is_verified_without_a_flip(built):
@@ -113,7 +115,7 @@ def test_finn_is_contained(model_json, tmp_path, capfd, monkeypatch):
 
 def test_building_twice_gives_the_same_files(model_json, tmp_path):
     first, second = (build(model_json, tmp_path / name, max_utilization=0.5) for name in ("a", "b"))
-    for name in ("folding.json", "layers.csv"):
+    for name in ("folding.json", "layers.csv", "dataflow.onnx", "dataflow.svg"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert first["layers"] == second["layers"]
     assert first["estimated"] == second["estimated"]
@@ -132,8 +134,8 @@ def test_progress_goes_to_stderr(model_json, tmp_path, capfd):
     build(model_json, tmp_path / "hw", quiet=False)
     captured = capfd.readouterr()
     assert captured.out == ""
-    assert captured.err.splitlines()[0].startswith("[1/13] start FINN: ")
-    assert len(captured.err.splitlines()) == 13
+    assert captured.err.splitlines()[0].startswith("[1/12] start FINN: ")
+    assert len(captured.err.splitlines()) == 12
 
 
 @pytest.mark.parametrize(

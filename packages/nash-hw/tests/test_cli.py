@@ -190,12 +190,6 @@ class TestErrors:
         rehash(model_json, "golden")
         refuses(run, 7, "stage 'streamlined': logits differ", "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
-    @pytest.mark.parametrize("until", ["hdl", "bitfile"])
-    def test_missing_vivado_is_8(self, run, model_json, tmp_path, monkeypatch, until):
-        monkeypatch.setenv("PATH", str(tmp_path))
-        arguments = ("build", model_json, *BOARD, "--until", until, "--out", tmp_path / "hw")
-        refuses(run, 8, "needs Vivado.*install AMD Vivado and Vitis.*or stop at --until estimate", *arguments)
-
     def test_missing_finn_is_8(self, run, model_json, tmp_path, monkeypatch):
         find = metadata.version
 
@@ -256,6 +250,7 @@ def test_options_are_frozen():
             "--json",
             "--max-utilization",
             "--out",
+            "--resume",
             "--target-fps",
             "--until",
             "model",

@@ -55,8 +55,12 @@ def build(
         typer.Option(help="Fold to the fastest design within this part of each resource (0.7 if neither is given)."),
     ] = None,
     until: Annotated[
-        Literal["estimate", "hdl", "bitfile"], typer.Option(help="How far to go; beyond estimates needs Vivado.")
+        Literal["estimate", "hdl", "bitfile"],
+        typer.Option(help="How far to go: hdl writes the RTL that needs no Vivado."),
     ] = "estimate",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished step of a stopped build.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build the accelerator of a model for a board."""
@@ -70,6 +74,7 @@ def build(
         target_fps=target_fps,
         max_utilization=max_utilization,
         until=until,
+        resume=resume,
     )
     result = build_model(model, config)
     print_result(result, _build_text(result, out), as_json=as_json)
@@ -145,8 +150,24 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
             f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
             f"largest error of a logit {record['max_abs_error']:.1e}"
         )
+    if "hdl" in result:
+        lines += _hdl_text(result["hdl"], out)
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
     return "\n".join(lines)
+
+
+def _hdl_text(hdl: dict[str, Any], out: Path) -> list[str]:
+    folder = out / hdl["folder"]
+    lines = [
+        f"RTL of {len(hdl['rtl'])} layers in {folder}; {len(hdl['hls'])} layers need Vitis HLS, their C++ is there:"
+    ]
+    by_kind: dict[tuple[str, str], list[str]] = {}
+    for layer in hdl["hls"]:
+        by_kind.setdefault((layer["op_type"], layer["why"]), []).append(layer["name"])
+    for (kind, why), names in by_kind.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines.append(f"  {kind}: {why}: {shown}")
+    return lines
 
 
 def _target_text(target: dict[str, Any]) -> str:

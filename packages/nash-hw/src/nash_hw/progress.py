@@ -42,8 +42,23 @@ class Steps:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        self.seconds.append({"name": name, "seconds": round(seconds, 3)})
+        self._finish({"name": name, "seconds": round(seconds, 3)}, f"{seconds:.1f} s")
+
+    def keep(self, done: list[dict[str, Any]]) -> None:
+        """Count the steps that an earlier build has done."""
+        for step in done:
+            self._finish(step, "kept")
+
+    def tell(self, text: str) -> None:
+        """Say what a long step is at."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+        elif not self._quiet:
+            print(text, file=self._stream, flush=True)
+
+    def _finish(self, step: dict[str, Any], how: str) -> None:
+        self.seconds.append(step)
         if self._bar is not None:
             self._bar.advance(self._task)
         elif not self._quiet:
-            print(f"[{len(self.seconds)}/{self._total}] {name}: {seconds:.1f} s", file=self._stream, flush=True)
+            print(f"[{len(self.seconds)}/{self._total}] {step['name']}: {how}", file=self._stream, flush=True)

@@ -190,6 +190,25 @@ def _decouple_parameters(model: Model, node: onnx.NodeProto) -> None:
     instance.set_nodeattr("mem_mode", REQUANT_MEMORY)
 
 
+def name_tensors(model: Model) -> Model:
+    """Give the tensors that FINN names at random the name of their layer, so that a build can be repeated."""
+    names = {
+        name: f"{node.name}_out{position}"
+        for node in model.graph.node
+        for position, name in enumerate(node.output)
+        if "/" not in name and name != model.graph.output[0].name
+    }
+    for node in model.graph.node:
+        for names_of in (node.input, node.output):
+            for position, name in enumerate(names_of):
+                names_of[position] = names.get(name, name)
+    for info in model.graph.value_info:
+        info.name = names.get(info.name, info.name)
+    for annotation in model.graph.quantization_annotation:
+        annotation.tensor_name = names.get(annotation.tensor_name, annotation.tensor_name)
+    return model
+
+
 def is_layer(node: onnx.NodeProto, *kinds: str) -> bool:
     """Tell whether a node is a hardware layer of one of the kinds ("MVAU"), specialized or not."""
     return node.op_type.removesuffix("_rtl").removesuffix("_hls") in kinds

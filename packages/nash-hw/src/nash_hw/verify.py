@@ -85,8 +85,10 @@ def load_golden(path: Path, input_shape: tuple[int, ...]) -> Golden:
 class Verifier:
     """Executes stages on the golden pictures and keeps a record of each."""
 
-    def __init__(self, golden: Golden, dequantization: Dequantization, *, act_bits: int) -> None:
-        """`act_bits`: the widest activations of the network, joins aside."""
+    def __init__(
+        self, golden: Golden, dequantization: Dequantization, *, act_bits: int, integers: np.ndarray | None = None
+    ) -> None:
+        """`act_bits`: the widest activations of the network, joins aside; `integers`: what an earlier stage gave."""
         if golden.logits.shape[1] != len(dequantization.scale):
             raise ManifestError(
                 f"golden.npz: output: got {golden.logits.shape[1]} logits, "
@@ -95,7 +97,7 @@ class Verifier:
         self._golden = golden
         self._dequantization = dequantization
         self._is_exact = act_bits <= _MAX_EXACT_BITS
-        self._first: np.ndarray | None = None  # the integers of the first stage
+        self.integers = integers  # (N, K), the outputs of the first stage
         self.records: list[Record] = []
 
     def check(self, stage: str, model: Model, num_samples: int | None = None) -> Record:
@@ -106,10 +108,10 @@ class Verifier:
         """
         count = min(num_samples or self._golden.num_samples, self._golden.num_samples)
         integers = self._execute(model, count)
-        if self._first is not None:
-            self._compare_stages(stage, integers, self._first[:count])
+        if self.integers is not None:
+            self._compare_stages(stage, integers, self.integers[:count])
         else:
-            self._first = integers
+            self.integers = integers
         record = self._compare_golden(stage, integers, self._golden.logits[:count])
         self.records.append(record)
         return record

@@ -1,0 +1,191 @@
+"""The steps from a quantized network to its folded, verified dataflow graph, and what each hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from . import manifest
+from .boards import Board
+from .folding import Folding, FoldingSpace, fold
+from .integers import Dequantization
+from .model import Model
+
+_NUM_SAMPLES = {"lowered": 1}  # the slowest stage to execute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model.json and the files it names, whose hashes were checked."""
+
+    path: Path
+    manifest: dict[str, Any]
+    onnx: Path
+    golden: Path
+
+    @staticmethod
+    def read(path: Path) -> Source:
+        """Read a model.json.
+
+        Raises:
+            ManifestError: it is malformed.
+            IntegrityError: a file is missing or has another hash.
+        """
+        content = manifest.load(path, "model")
+        graph, golden = (
+            manifest.resolve(path, content[key]["path"], content[key]["sha256"]) for key in ("onnx", "golden")
+        )
+        return Source(path=path, manifest=content, onnx=graph, golden=golden)
+
+
+@dataclass
+class State:
+    """What the steps hand on: a graph, and beside it what fits into a small JSON."""
+
+    model: Model
+    dequantization: Dequantization
+    input_shape: tuple[int, ...]  # (1, C, H, W)
+    done: list[dict[str, Any]] = field(default_factory=list)  # the finished steps and their seconds
+    integers: np.ndarray | None = None  # (N, K), the outputs of the first stage that was executed
+    verification: list[dict[str, Any]] = field(default_factory=list)
+    folding: dict[str, Any] = field(default_factory=dict)  # in FINN's format
+    gap: float = 0.0
+    price_gap: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the graph."""
+        return {
+            "done": self.done,
+            "scale": self.dequantization.scale.tolist(),
+            "bias": self.dequantization.bias.tolist(),
+            "input_shape": list(self.input_shape),
+            "integers": None if self.integers is None else self.integers.tolist(),
+            "verification": self.verification,
+            "folding": self.folding,
+            "gap": self.gap,
+            "price_gap": self.price_gap,
+        }
+
+    @staticmethod
+    def load(content: dict[str, Any], graph: Path) -> State:
+        """Return the state that was kept as JSON and ONNX."""
+        integers = content["integers"]
+        return State(
+            model=Model(onnx.load(str(graph))),
+            dequantization=Dequantization(scale=np.array(content["scale"]), bias=np.array(content["bias"])),
+            input_shape=tuple(content["input_shape"]),
+            done=content["done"],
+            integers=None if integers is None else np.array(integers),
+            verification=content["verification"],
+            folding=content["folding"],
+            gap=content["gap"],
+            price_gap=content["price_gap"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What to fold to: a frame rate at a clock, or else a part of the board."""
+
+    board: Board
+    clock_mhz: float
+    fps: float | None
+    utilization: float | None
+
+    def frame_cycles(self, num_pixels: int) -> int:
+        """Return the cycles of a frame to choose layers for; where the board decides, one pixel a cycle."""
+        return num_pixels if self.fps is None else int(self.clock_mhz * 1e6 / self.fps)
+
+
+class Flow:
+    """The steps by name; each takes the state of the one before it."""
+
+    NAMES = (
+        "streamline",
+        "verify streamlined",
+        "lower",
+        "verify lowered",
+        "hardware layers",
+        "verify hardware",
+        "specialize",
+        "fold",
+        "verify folded",
+    )
+
+    def __init__(self, source: Source, target: Target) -> None:
+        self._source = source
+        self._target = target
+
+    def run(self, name: str, state: State | None) -> State:
+        """Take one step; the first needs no state. A verification leaves the graph as it is."""
+        if state is None:
+            return self._streamline()
+        match name.split():
+            case "verify", stage:
+                self._verify(state, stage)
+            case ["lower"]:
+                self._lower(state)
+            case "hardware", "layers":
+                self._to_hardware(state)
+            case ["specialize"]:
+                self._specialize(state)
+            case ["fold"]:
+                self._fold(state)
+        return state
+
+    def _streamline(self) -> State:
+        from .qonnx_graph import load_onnx
+        from .streamline import streamline
+
+        model, dequantization = streamline(load_onnx(self._source.onnx))
+        shape = tuple(model.get_tensor_shape(model.graph.input[0].name))
+        return State(model=model, dequantization=dequantization, input_shape=shape)
+
+    def _verify(self, state: State, stage: str) -> None:
+        from .verify import Verifier, load_golden
+
+        bits = self._source.manifest["quantization"]
+        verifier = Verifier(
+            load_golden(self._source.golden, state.input_shape),
+            state.dequantization,
+            act_bits=max(bits["act_bits"], bits["state_bits"]),
+            integers=state.integers,
+        )
+        state.verification.append(verifier.check(stage, state.model, _NUM_SAMPLES.get(stage)).as_dict())
+        state.integers = verifier.integers
+
+    def _lower(self, state: State) -> None:
+        from .lower import lower
+
+        state.model = lower(state.model)
+
+    def _to_hardware(self, state: State) -> None:
+        from .quantizers import infer_requants
+        from .steps import to_hardware
+
+        _, _, height, width = state.input_shape
+        model = infer_requants(state.model, self._target.board, self._target.frame_cycles(height * width))
+        state.model = to_hardware(model)
+
+    def _specialize(self, state: State) -> None:
+        from . import steps
+
+        model = steps.minimize_bit_widths(steps.partition(state.model))
+        state.model = steps.specialize(model, self._target.board.fpga_part)
+
+    def _fold(self, state: State) -> None:
+        from .steps import name_tensors
+
+        folding = self._choose(FoldingSpace(state.model, self._target.board))
+        model, state.folding = fold(state.model, folding.settings)
+        state.model = name_tensors(model)
+        state.gap, state.price_gap = folding.gap, folding.price_gap
+
+    def _choose(self, space: FoldingSpace) -> Folding:
+        if self._target.utilization is None:
+            return space.for_fps(self._target.fps, self._target.clock_mhz)
+        return space.for_utilization(self._target.utilization)
