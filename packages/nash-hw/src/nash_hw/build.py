@@ -13,7 +13,7 @@ from . import describe, manifest
 from .boards import find_board
 from .checkpoint import STATE_FILE, Checkpoint
 from .draw import svg
-from .errors import UsageError
+from .errors import UnsupportedError, UsageError
 from .estimate import Estimate, estimate
 from .finn_env import contained_finn, finn_version, vivado_version
 from .flow import Flow, Source, State, Target
@@ -69,6 +69,8 @@ def build(model_path: Path, config: BuildConfig) -> dict[str, Any]:
         NashError: of the kind that tells what is wrong; then nothing is written.
     """
     finn_version()
+    if config.until == "bitfile":
+        raise UnsupportedError("--until bitfile: this release ends at RTL; give dataflow.onnx and folding.json to FINN")
     source = Source.read(model_path)
     with staging(config.out, STATE_FILE) as folder, ExitStack() as stack:
         steps = stack.enter_context(Steps(len(_step_names(config)), quiet=config.quiet))
