@@ -85,7 +85,8 @@ class Chooser:
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         classes = self._fast_enough(max_cycles)
-        if not fits(_least(classes), limits):
+        least = sum(size * _used(options).min(axis=0) for options, size in classes)
+        if not fits(dict(zip(RESOURCES, least.tolist(), strict=True)), limits):
             return False
         classes = [(undominated(options), size) for options, size in classes]
         options = [option for of_class, _ in classes for option in of_class]
@@ -103,10 +104,6 @@ class Chooser:
         )
         return result.status != _INFEASIBLE
 
-    def least(self, max_cycles: int) -> dict[str, float]:
-        """Return the least of each resource that a choice can take, each by itself and without converters."""
-        return _least(self._fast_enough(max_cycles))
-
     def _fast_enough(self, max_cycles: int) -> list[_Class]:
         return [
             ([option for option in options if option.cycles <= max_cycles], size) for options, size in self._classes
@@ -120,8 +117,3 @@ def fits(used: Mapping[str, float], limits: Mapping[str, float]) -> bool:
 
 def _used(options: Sequence[Option]) -> np.ndarray:
     return np.array([[option.resources[name] or 0.0 for name in RESOURCES] for option in options])
-
-
-def _least(classes: Sequence[_Class]) -> dict[str, float]:
-    sums = sum(size * _used(options).min(axis=0) for options, size in classes)
-    return dict(zip(RESOURCES, sums.tolist(), strict=True))

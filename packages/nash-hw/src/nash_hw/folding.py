@@ -111,17 +111,12 @@ class FoldingSpace:
         Below the first position all are refuted, as they are below the given one; the choice has the cycles of the
         second. The first candidates are the likeliest: what fits without converters mostly fits with them.
         """
-        found, tried, step, high = None, low - 1, 1, low
-        while found is None:
-            choice = self._chooser.within(candidates[high], limits, max_gap=_PRICE_GAP)
-            if choice.options is not None:
-                found = choice
-                break
-            low = high + 1 if choice.is_refuted and tried < low else low
-            tried = high
+        tried, step, high = low - 1, 1, low  # at `tried` and before, nothing is found
+        while (found := self._chooser.within(candidates[high], limits, max_gap=_PRICE_GAP)).options is None:
+            low = high + 1 if found.is_refuted else low
             if high == len(candidates) - 1:
                 return None, low, high
-            high, step = min(high + step, len(candidates) - 1), 2 * step
+            tried, high, step = high, min(high + step, len(candidates) - 1), 2 * step
         while tried + 1 < high:
             middle = (tried + high) // 2
             choice = self._chooser.within(candidates[middle], limits, max_gap=_PRICE_GAP)
@@ -153,18 +148,24 @@ class FoldingSpace:
         )
 
     def _needs(self, max_cycles: int, max_utilization: float) -> str:
-        """Return in words what a frame rate needs too much of, where no folding fits.
+        """Return in words what a frame rate needs too much of, and which layer most, where no folding fits.
 
         If each resource suffices by itself, though not all at once, it is what the cheapest folding takes.
         """
         limits = self._limits(max_utilization)
-        used = self._chooser.least(max_cycles)
+        parts = [_least(group, max_cycles) for group in self._groups]
+        used = {name: sum(part[name] for part in parts) for name in RESOURCES}
         if fits(used, limits):
-            cheapest = self._chooser.within(max_cycles, dict.fromkeys(RESOURCES, math.inf))
-            used = self._chooser.used(cheapest.options or ())
-        too_much = [
-            f"{used[name]:,.0f} {name} of {limits[name]:,.0f}" for name in RESOURCES if used[name] > limits[name]
-        ]
+            cheapest = self._chooser.within(max_cycles, dict.fromkeys(RESOURCES, math.inf)).options
+            if cheapest is None:
+                return "more than there is at once"
+            parts = [{name: option.resources[name] or 0.0 for name in RESOURCES} for option in cheapest]
+            used = self._chooser.used(cheapest)
+        too_much = []
+        for name in RESOURCES:
+            if used[name] > limits[name]:
+                most, group = max((part[name], group.title) for part, group in zip(parts, self._groups, strict=True))
+                too_much.append(f"{used[name]:,.0f} {name} of {limits[name]:,.0f}, {most:,.0f} of them for {group}")
         part = "" if max_utilization == 1.0 else f" ({max_utilization:.0%} of the board)"
         return " and ".join(too_much) + part
 
@@ -210,3 +211,9 @@ def apply_finn_config(model: Model, config: dict[str, Any]) -> Model:
 
 def _fastest(group: Group) -> int:
     return group.options[0].cycles
+
+
+def _least(group: Group, max_cycles: int) -> dict[str, float]:
+    """Return the least of each resource that a group of layers can take, each by itself."""
+    fast_enough = [option.resources for option in group.options if option.cycles <= max_cycles]
+    return {name: min(resources[name] or 0.0 for resources in fast_enough) for name in RESOURCES}

@@ -1,0 +1,108 @@
+"""Compare nash-hw's folding with FINN's SetFolding: the same graph, the same frame rate, the same estimate.
+
+    python benchmarks/folding.py RUN/model.json... [--board U250] [--fps 500 2000]
+
+SetFolding folds for each frame rate; the rate it reaches is asked of nash-hw, on a board that has of each resource
+exactly what SetFolding's design takes. So nash-hw's may be larger in none, and is the one with the smallest sum of
+parts of that. Quantizers stay thresholds, since SetFolding leaves a Requant at one value a cycle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nash_hw import manifest
+from nash_hw.boards import RESOURCES, Board, find_board
+
+CLOCK_MHZ = 200.0
+
+
+def specialized(model_path: Path, board: Board) -> Any:
+    """Return the specialized layers of a model, not folded yet."""
+    from nash_hw import steps
+    from nash_hw.lower import lower
+    from nash_hw.qonnx_graph import load_onnx
+    from nash_hw.streamline import streamline
+
+    entry = manifest.load(model_path, "model")["onnx"]
+    model, _ = streamline(load_onnx(manifest.resolve(model_path, entry["path"], entry["sha256"])))
+    model = steps.minimize_bit_widths(steps.partition(steps.to_hardware(lower(model))))
+    return steps.specialize(model, board.fpga_part)
+
+
+def copied(model: Any) -> Any:
+    """Return a model of its own."""
+    return type(model)(type(model.model).FromString(model.model.SerializeToString()))
+
+
+def finn_folding(model: Any, fps: float, board: Board) -> Any:
+    """Return the estimate of FINN's folding for a frame rate, which it may miss."""
+    from finn.transformation.fpgadataflow.set_folding import SetFolding
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    from nash_hw.estimate import estimate
+
+    folded = ModelWrapper(copied(model).model).transform(SetFolding(int(CLOCK_MHZ * 1e6 / fps)))
+    return estimate(type(model)(folded.model), board)
+
+
+def our_folding(model: Any, fps: float, board: Board) -> tuple[Any, float]:
+    """Return the estimate of nash-hw's cheapest folding for a frame rate, and what of its price is not proven."""
+    from nash_hw.estimate import estimate
+    from nash_hw.folding import FoldingSpace, fold
+
+    folding = FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ)
+    return estimate(fold(copied(model), folding.settings)[0], board), folding.gap
+
+
+def compare(name: str, model: Any, fps: float, board: Board) -> str:
+    """Return one row each for FINN's folding and for ours."""
+    theirs = finn_folding(model, fps, board)
+    reached = CLOCK_MHZ * 1e6 / theirs.ii_cycles
+    as_large = replace(board, resources={key: math.ceil(theirs.resources[key] or 0) for key in RESOURCES})
+    start = time.perf_counter()
+    ours, gap = our_folding(model, reached, as_large)
+    seconds = time.perf_counter() - start
+    ratios = [
+        f"{ours.resources[key] / theirs.resources[key]:.2f}" if theirs.resources[key] else "-" for key in RESOURCES
+    ]
+    return (
+        f"| {name} | SetFolding, asked {fps:g} | {reached:,.0f} | {_row(theirs.resources)} | |\n"
+        f"| | nash-hw | {CLOCK_MHZ * 1e6 / ours.ii_cycles:,.0f} | {_row(ours.resources)} | "
+        f"{' '.join(ratios)}, gap {gap:.1%}, {seconds:.1f} s |"
+    )
+
+
+def _row(resources: Mapping[str, float | None]) -> str:
+    return " | ".join("unknown" if resources[key] is None else f"{resources[key]:,.0f}" for key in RESOURCES)
+
+
+def main() -> None:
+    from nash_hw.finn_env import contained_finn
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", type=Path, nargs="+", metavar="model.json")
+    parser.add_argument("--board", default="U250")
+    parser.add_argument("--fps", type=float, nargs="+", default=[500.0, 2000.0])
+    options = parser.parse_args()
+    print(f"| network | folding | fps | {' | '.join(RESOURCES)} | ours / theirs |")
+    print("|" + "---|" * (len(RESOURCES) + 4))
+    for path in options.models:
+        name = manifest.load(path, "model")["name"]
+        with contained_finn():
+            board = find_board(options.board)
+            model = specialized(path, board)
+        for fps in options.fps:
+            with contained_finn():
+                row = compare(name, model, fps, board)
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
