@@ -25,7 +25,8 @@ OPTIONS = {
     "evaluate": {
         "model", "--dataset", "--out", "--data", "--hardware", "--batch-size", "--threads", "--repeats", "--json",
     },
-    "compare": {"baseline", "candidates", "--json"},
+    "import": {"hardware", "files", "--out", "--power-w", "--json"},
+    "compare": {"baseline", "candidates", "--baseline-seed", "--json"},
     "report": {"run_dirs", "--out", "--title", "--json"},
     "sweep": {"plan_file", "engine_options", "--out", "--executor", "--jobs", "--dry-run", "--json"},
     "schema": {"kind", "--json"},

@@ -10,6 +10,7 @@ from itertools import pairwise
 from .collect import Row
 from .families import front, points
 from .figures import AT_LEAST, BY_KEY
+from .records import Record
 
 Point = tuple[float, float]
 _LOG_FROM = 30  # largest over smallest value from which an axis is logarithmic
@@ -54,9 +55,9 @@ STYLES: dict[str, Style] = {
 }
 
 
-def style_of(row: Row) -> Style:
-    """Return the look of a row's network."""
-    identity = row.record.identity
+def style_of(record: Record) -> Style:
+    """Return the look of a network."""
+    identity = record.identity
     return STYLES["baseline"] if identity.is_baseline else STYLES.get(identity.variant or "other", STYLES["other"])
 
 

@@ -100,19 +100,47 @@ def _latency_text(cpu: dict[str, Any]) -> str:
     return f"  CPU latency {p50} for one picture (median of {cpu['latency_num_runs']} runs{p99})"
 
 
+@app.command("import")
+def import_(
+    hardware: Annotated[Path, typer.Argument(help="hardware.json of the accelerator.", metavar="HARDWARE.json")],
+    out: Annotated[Path, typer.Option(help="The hardware.json to write, in another folder.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="nw_metrics.txt, post_synth_resources.json, ooc_synth_and_timing.json.", metavar="FILE..."),
+    ] = None,
+    power_w: Annotated[float | None, typer.Option(min=0, help="Power measured on the board, in watts.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take over what synthesis found and what the board did, from result files of FINN and its driver."""
+    from .measured import import_measurements, measured_text
+
+    content = import_measurements(hardware, files or (), out, power_w=power_w)
+    print_result(content | {"path": str(out)}, measured_text(content, out), as_json=as_json)
+
+
 @app.command()
 def compare(
     baseline: Annotated[Path, typer.Argument(help="benchmark.json or model.json.", metavar="BASELINE.json")],
-    candidates: Annotated[list[Path], typer.Argument(help="The same, one or more.", metavar="CANDIDATE.json...")],
+    candidates: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The same, one or more; seeds of one network count as one too.", metavar="CANDIDATE.json..."
+        ),
+    ],
+    baseline_seed: Annotated[
+        list[Path] | None, typer.Option(help="The baseline at another seed; may be given again.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show how candidates differ from a baseline in accuracy and hardware cost."""
     from .compare import compare as set_side_by_side
     from .compare import comparison_table
     from .progress import render
+    from .seeds import seeds_table
 
-    result = set_side_by_side(baseline, candidates)
-    print_result(result, "" if as_json else render(comparison_table(result)), as_json=as_json)
+    result = set_side_by_side(baseline, candidates, baseline_seeds=baseline_seed or ())
+    tables = [] if as_json else [comparison_table(result), *map(seeds_table, result["seeds"])]
+    print_result(result, "\n".join(map(render, tables)), as_json=as_json)
 
 
 @app.command()

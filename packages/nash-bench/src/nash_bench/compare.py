@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest
+from .configurations import configurations
+from .errors import DataError
 from .figures import (
     BOUNDS_LEGEND,
     BY_KEY,
@@ -23,6 +25,7 @@ from .figures import (
 from .outcomes import load_outcomes, paired_differences
 from .paired import PairedDifference
 from .records import Record, require_comparable
+from .seeds import seeds_json
 
 
 def load_record(path: Path) -> Record:
@@ -48,17 +51,27 @@ def _kind(path: Path) -> str | None:
         return None  # the loader says what is wrong
 
 
-def compare(baseline_path: Path, candidate_paths: Sequence[Path]) -> dict[str, Any]:
+def compare(
+    baseline_path: Path, candidate_paths: Sequence[Path], *, baseline_seeds: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Return the baseline and each candidate with its differences; a figure that one of them lacks is None.
+
+    Where the baseline or a candidate comes in several seeds, `seeds` has means, spreads and their differences.
 
     Raises:
         ManifestError: a file is malformed.
-        DataError: two records are not comparable.
+        DataError: two records are not comparable, or one of `baseline_seeds` is not the baseline at another seed.
     """
     baseline = load_record(baseline_path)
     candidates = [(path, load_record(path)) for path in candidate_paths]
-    for path, candidate in candidates:
-        require_comparable(baseline, candidate, names=(baseline_path, path))
+    others = [(path, load_record(path)) for path in baseline_seeds]
+    for path, record in (*others, *candidates):
+        require_comparable(baseline, record, names=(baseline_path, path))
+    for path, record in others:
+        if len(configurations([baseline, record])) != 1:
+            raise DataError(
+                f"{path}: is not {baseline_path} at another seed; name runs that differ in their seed alone"
+            )
     return {
         "baseline": _summary(baseline_path, baseline),
         "candidates": [
@@ -69,6 +82,7 @@ def compare(baseline_path: Path, candidate_paths: Sequence[Path]) -> dict[str, A
             }
             for path, candidate in candidates
         ],
+        "seeds": seeds_json([baseline, *(record for _, record in others)], [record for _, record in candidates]),
     }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .collect import Row
+from .configurations import are_of_same_samples, family_terms
 from .figures import BY_KEY, Delta, deltas
 from .outcomes import paired_differences
 from .paired import PairedDifference
 from .pareto import hypervolume, pareto_front
+from .records import Record
 
 AXES = ("LUT", "BRAM_18K", "DSP", "throughput_fps")
 PanelKey = tuple[str, str, int, str, str]
@@ -34,32 +37,25 @@ class Pair:
 
 
 def find_pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Return every NASH row with each of its baselines."""
-    return [
-        Pair(baseline=baseline, candidate=candidate)
-        for candidate in rows
-        if not candidate.record.identity.is_baseline
-        for baseline in rows
-        if baseline.record.identity.is_baseline
-        and _terms(baseline) == _terms(candidate) is not None
-        and _has_same_samples(baseline, candidate)
-    ]
+    """Return every NASH row with its baseline of the same seed, or with each of its baselines where there is none."""
+    baselines: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.record.identity.is_baseline and (terms := _terms(row.record)) is not None:
+            baselines[terms].append(row)
+    pairs = []
+    for candidate in rows:
+        identity, terms = candidate.record.identity, _terms(candidate.record)
+        known = [] if identity.is_baseline or terms is None else baselines[terms]
+        known = [row for row in known if are_of_same_samples([row.record, candidate.record])]
+        of_seed = [row for row in known if row.record.identity.seed == identity.seed]
+        pairs += [Pair(baseline=baseline, candidate=candidate) for baseline in of_seed or known]
+    return pairs
 
 
-def _has_same_samples(baseline: Row, candidate: Row) -> bool:
-    """Tell whether nothing says that two rows were measured on other pictures."""
-    known, own = baseline.record.outcomes, candidate.record.outcomes
-    return known is None or own is None or known.is_of_same_samples(own)
-
-
-def _terms(row: Row) -> tuple[object, ...] | None:
-    """Return what a network and its baseline must share, None if the row says too little."""
-    identity, accuracy, hardware = row.record.identity, row.record.accuracy, row.record.hardware
-    bits = identity.preset or identity.bits
-    if None in (identity.backbone, identity.width, bits):
-        return None
-    built = None if hardware is None else (*hardware.key, hardware.clock_mhz, hardware.target)
-    return identity.backbone, identity.width, bits, None if accuracy is None else accuracy.key, built
+def _terms(record: Record) -> tuple[object, ...] | None:
+    """Return what a network and its baseline must share, None if the record says too little."""
+    terms = family_terms(record)
+    return None if terms is None else (record.identity.width, *terms)
 
 
 def panels(rows: Sequence[Row]) -> dict[PanelKey, list[Row]]:

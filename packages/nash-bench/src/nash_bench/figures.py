@@ -83,6 +83,7 @@ FIGURES: tuple[Figure, ...] = (
         num_decimals=1,
     ),
     *(Figure(key=key, label=key, unit="", is_high_good=False, value=_of_hardware(key)) for key in RESOURCES),
+    Figure(key="power_w", label="power", unit="W", is_high_good=False, value=_of_hardware("power_w"), num_decimals=2),
     Figure(key="cpu_fps", label="CPU fps", unit="frames/s", is_high_good=True, value=_cpu_throughput),
 )
 BY_KEY = {figure.key: figure for figure in FIGURES}

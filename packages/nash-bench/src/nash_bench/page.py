@@ -12,8 +12,11 @@ from .cells import OPERATION_LABELS, draw_cells
 from .chart import STYLES, Plot, Point, Style, make_plot, place_labels, short_labels, style_of, tick_text
 from .collect import Collection, Row
 from .compare import interval_text, p_text
+from .configurations import configurations
+from .equal_cost import Gains, find_gains
 from .families import AXES, Dominated, Pair, dominated, find_pairs, fronts_of, panels
 from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, OF_BOUNDS, Delta, lower_bounds
+from .gains_text import GAINS_LEGEND, between_text, equal_cost_text, gain_text, shown_axes, spread_text
 from .paired import PairedDifference
 from .records import nas_operations
 
@@ -40,6 +43,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
     rows = _row_views(collection.rows)
     ids = {id(view["row"]): view["id"] for view in rows}
     pairs = find_pairs(collection.rows)
+    gains = find_gains(configurations([row.record for row in collection.rows]))
     return environment.get_template("page.html.j2").render(
         title=title,
         version=version,
@@ -56,6 +60,9 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         panels=[_panel_view(key, members, ids) for key, members in panels(collection.rows).items()],
         pairs=[_pair_view(pair, ids) for pair in pairs],
         pair_figures=[BY_KEY[delta.key] for delta in pairs[0].deltas] if pairs else [],
+        gains=[_gain_view(found, shown_axes(gains)) for found in gains],
+        gain_axes=[BY_KEY[axis].label for axis in shown_axes(gains)],
+        gains_legend=GAINS_LEGEND,
         cards=_cards(collection.rows, pairs),
         not_counted=_not_counted(collection.rows),
         bounds_legend=BOUNDS_LEGEND if any(lower_bounds(row.record) for row in collection.rows) else None,
@@ -81,7 +88,7 @@ def _networks(rows: Sequence[Row]) -> list[dict[str, Any]]:
             found[key] = {
                 "name": row.genotype["name"],
                 "members": [],
-                "style": style_of(row),
+                "style": style_of(row.record),
                 "operations": operations,
                 "is_open": bool(operations) and not any(view["is_open"] for view in found.values()),
                 "cells": draw_cells(row.genotype),
@@ -97,7 +104,7 @@ def _not_counted(rows: Sequence[Row]) -> list[str]:
 
 
 def _styles_used(rows: Sequence[Row]) -> list[Style]:
-    used = {style_of(row).key for row in rows}
+    used = {style_of(row.record).key for row in rows}
     return [style for style in STYLES.values() if style.key in used]
 
 
@@ -108,8 +115,8 @@ def _row_view(index: int, row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
         "row": row,
         "label": row.label,
         "identity": identity,
-        "style": style_of(row),
-        "marker": marker_path(style_of(row), (8, 8), 5.6),
+        "style": style_of(row.record),
+        "marker": marker_path(style_of(row.record), (8, 8), 5.6),
         "cells": [
             (BY_KEY[key], BY_KEY[key].value(row.record), BY_KEY[key].text_of(row.record)) for key in TABLE_FIGURES
         ],
@@ -184,8 +191,8 @@ def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
         "points": [
             {
                 "row": ids[id(row)],
-                "style": style_of(row),
-                "path": marker_path(style_of(row), anchor, _MARKER_RADIUS),
+                "style": style_of(row.record),
+                "path": marker_path(style_of(row.record), anchor, _MARKER_RADIUS),
                 "tooltip": json.dumps(_tooltip(row), ensure_ascii=False),
                 "name": f"{row.label}: top-1 {y:.2f} %, {plot.title} {BY_KEY[plot.axis].text_of(row.record)}",
                 "text": text if corner else None,
@@ -219,7 +226,7 @@ def _tooltip(row: Row) -> dict[str, Any]:
     if hardware is not None:
         lines.append(("board", f"{hardware.board}, {hardware.clock_mhz:g} MHz, {hardware.origin}"))
     known = [(name, str(value)) for name, value in lines if value is not None]
-    return {"title": row.label, "kind": style_of(row).label, "lines": known}
+    return {"title": row.label, "kind": style_of(row.record).label, "lines": known}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +244,8 @@ def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
         "candidate": pair.candidate.label,
         "baseline": pair.baseline.label,
         "row": ids[id(pair.candidate)],
-        "style": style_of(pair.candidate),
-        "marker": marker_path(style_of(pair.candidate), (8, 8), 5.6),
+        "style": style_of(pair.candidate.record),
+        "marker": marker_path(style_of(pair.candidate.record), (8, 8), 5.6),
         "terms": ", ".join(
             filter(None, (identity.preset or identity.bits, f"width {identity.width}", hardware and hardware.board))
         ),
@@ -267,6 +274,23 @@ def _interval_lines(paired: PairedDifference | None) -> tuple[str, ...]:
     if paired is None:
         return ("95 %: n/a",)
     return f"95 %: {interval_text(paired)}", f"p = {p_text(paired)}".replace("= <", "<")
+
+
+def _gain_view(found: Gains, axes: Sequence[str]) -> dict[str, Any]:
+    style = style_of(found.candidate.first)
+    hardware, baseline = found.candidate.first.hardware, found.baseline and found.baseline.spread("top1")
+    built = "" if hardware is None else f"; {hardware.board}, {hardware.origin}"
+    cells = [(gain_text(found.gain, found.std), found.gain, baseline and f"over {spread_text('top1', baseline)} %")]
+    cells += [(equal_cost_text(one), one.gain, between_text(one)) for one in found.at_equal_cost if one.axis in axes]
+    return {
+        "label": found.candidate.label,
+        "style": style,
+        "marker": marker_path(style, (8, 8), 5.6),
+        "terms": f"seeds {', '.join(map(str, found.candidate.seeds))}{built}",
+        "top1": spread_text("top1", found.top1),
+        "mean": found.top1.mean,
+        "cells": [{"text": text, "sort": sort, "detail": detail} for text, sort, detail in cells],
+    }
 
 
 def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:

@@ -96,7 +96,7 @@ def _draw(axes: Any, plot: Plot, key: PanelKey) -> None:
         axes.plot(*zip(*line, strict=True), color=color, linestyle=dashes, linewidth=0.9, label=label, zorder=2)
     labelled = set()
     for row, x, y in plot.known:
-        style = style_of(row)
+        style = style_of(row.record)
         is_baseline = row.record.identity.is_baseline
         label = None if style.key in labelled else style.label
         labelled.add(style.key)

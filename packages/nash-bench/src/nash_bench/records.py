@@ -124,6 +124,7 @@ class Hardware:
     BRAM_18K: float | None
     URAM: float | None
     DSP: float | None
+    power_w: float | None = None
     utilization: Mapping[str, float | None] | None = None
     target: str | None = None
     not_counted: tuple[str, ...] = ()
@@ -132,7 +133,7 @@ class Hardware:
     def __post_init__(self) -> None:
         _check(self.origin in _ORIGINS, "hardware.origin", self.origin, f"one of {', '.join(_ORIGINS)}")
         _check(self.clock_mhz > 0, "hardware.clock_mhz", self.clock_mhz, "more than 0")
-        for key in ("throughput_fps", "latency_us", *RESOURCES):
+        for key in ("throughput_fps", "latency_us", "power_w", *RESOURCES):
             _check(_is_amount(getattr(self, key)), f"hardware.{key}", getattr(self, key), "0 or more, or null")
 
     def is_lower_bound(self, resource: str) -> bool:
@@ -153,6 +154,7 @@ class Hardware:
             clock_mhz=value["clock_mhz"],
             throughput_fps=value["throughput_fps"],
             latency_us=value["latency_us"],
+            power_w=value.get("power_w"),
             utilization=value.get("utilization"),
             target=value.get("target"),
             not_counted=tuple(value.get("not_counted") or ()),
@@ -172,6 +174,7 @@ class Hardware:
                 "clock_mhz": manifest["clock_mhz"],
                 "throughput_fps": figures.get("throughput_fps"),
                 "latency_us": figures.get("latency_us"),
+                "power_w": figures.get("power_w"),
                 "resources": figures["resources"],
                 "utilization": figures.get("utilization"),
                 "target": _target(manifest),
@@ -188,6 +191,7 @@ class Hardware:
             "clock_mhz": self.clock_mhz,
             "throughput_fps": self.throughput_fps,
             "latency_us": self.latency_us,
+            "power_w": self.power_w,
             "resources": {key: getattr(self, key) for key in RESOURCES},
             "utilization": dict(self.utilization or {}),
             "target": self.target,

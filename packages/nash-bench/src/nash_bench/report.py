@@ -13,8 +13,11 @@ from typing import Any
 
 from .collect import Collection, Row, collect
 from .compare import difference_text, interval_text, p_text, paired_json
+from .configurations import configurations
+from .equal_cost import Gains, find_gains
 from .families import COSTS, Pair, dominated, find_pairs, fronts_of, panels
 from .figures import BOUNDS_LEGEND, BY_KEY, FIGURES, NOT_KNOWN, delta_json, lower_bounds
+from .gains_text import GAINS_LEGEND, configuration_json, gains_json, gains_lines, gains_table
 from .latex import escape, tabular
 from .manifest import PACKAGE, atomic_path
 from .page import render_page
@@ -51,7 +54,8 @@ def published_results() -> dict[str, Any]:
 
 
 def results_json(collection: Collection) -> dict[str, Any]:
-    """Return rows, pairs, warnings and errors for a machine."""
+    """Return rows, pairs, configurations, gains, warnings and errors for a machine."""
+    found = configurations([row.record for row in collection.rows])
     return {
         "created_by": {"package": PACKAGE, "version": metadata.version(PACKAGE)},
         "rows": [_row_json(row, axes) for row, axes in zip(collection.rows, fronts_of(collection.rows), strict=True)],
@@ -64,6 +68,8 @@ def results_json(collection: Collection) -> dict[str, Any]:
             }
             for pair in find_pairs(collection.rows)
         ],
+        "configurations": [configuration_json(one) for one in found],
+        "gains": [gains_json(one) for one in find_gains(found)],
         "hypervolumes": _hypervolumes(collection.rows),
         "warnings": list(collection.warnings),
         "errors": [
@@ -151,11 +157,17 @@ def results_table(collection: Collection) -> Any:
 
 
 def pairs_text(collection: Collection) -> list[str]:
-    """Return a line for each NASH network and its baseline."""
+    """Return a line for each NASH network and its baseline, and for each configuration at equal width and cost."""
     lines = [
         f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in find_pairs(collection.rows)
     ]
+    lines += gains_lines(gains_of(collection))
     return [*lines, BOUNDS_LEGEND] if _has_bounds(collection) else lines
+
+
+def gains_of(collection: Collection) -> list[Gains]:
+    """Return the gains of each NASH configuration at equal width and at equal cost."""
+    return find_gains(configurations([row.record for row in collection.rows]))
 
 
 def _has_bounds(collection: Collection) -> bool:
@@ -176,6 +188,16 @@ def _markdown(collection: Collection, title: str) -> str:
     if pairs:
         heads, cells = _pair_table(pairs)
         lines += ["", "## NASH against its baseline", "", *_markdown_table(heads, cells)]
+    gains = gains_of(collection)
+    if gains:
+        lines += [
+            "",
+            "## At equal width and at equal cost",
+            "",
+            *_markdown_table(*gains_table(gains)),
+            "",
+            GAINS_LEGEND,
+        ]
     if _has_bounds(collection):
         lines += ["", BOUNDS_LEGEND]
     published = [
@@ -215,6 +237,10 @@ def _latex(collection: Collection, title: str) -> str:
     if pairs:
         heads, cells = _pair_table(pairs)
         tables.append(tabular(heads, cells, is_right=[head in _RIGHT for head in heads]))
+    gains = gains_of(collection)
+    if gains:
+        heads, cells = gains_table(gains)
+        tables.append(tabular(heads, cells, is_right=[head != heads[0] for head in heads]))
     notes = [escape(BOUNDS_LEGEND)] if _has_bounds(collection) else []
     preamble = f"% {escape(title)}\n% needs \\usepackage{{booktabs}}"
     return "\n\n".join([preamble, *tables, *notes]) + "\n"
