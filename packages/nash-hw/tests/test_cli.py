@@ -107,10 +107,32 @@ def test_boards(run, tmp_path, finn):
     assert re.search(r"U250 +xcu250-figd2104-2L-e +4 +1,500,000", stdout)
 
 
-@pytest.mark.parametrize("kind", ["hardware", "model", "board"])
+@pytest.mark.parametrize("kind", ["hardware", "costs", "model", "space", "board"])
 def test_schema(run, kind):
     code, stdout, _ = run("schema", kind)
     assert (code, json.loads(stdout)) == (0, manifest.schema(kind))
+
+
+def write_space(path: Path) -> Path:
+    shape = {"in_channels": 4, "out_channels": 8, "stride": 2, "input_height": 6, "input_width": 6}
+    candidates = [{"cell": 0, "layer": 1, "input": 0, "op": op} | shape for op in ("skip_connect", "conv_3x3")]
+    content = {"schema": "nash.space/1.0", "inputs": [], "name": "tiny-v3", "candidates": candidates}
+    path.write_text(json.dumps(content))
+    return path
+
+
+COSTS = ("--weight-bits", 4, "--act-bits", 2, "--clock-mhz", 100)
+
+
+def test_costs_prices_a_space(run, tmp_path):
+    arguments = ("costs", write_space(tmp_path / "space.json"), *BOARD, *COSTS, "--target-fps", 1000)
+    code, stdout, _ = run(*arguments, "--out", tmp_path / "costs.json")
+    assert code == 0
+    assert re.search(r"conv_3x3 +1 +[\d.,]+ +unknown", stdout)
+    code, stdout, _ = run(*arguments, "--out", tmp_path / "again.json", "--json")
+    result = json.loads(stdout)
+    assert result == json.loads((tmp_path / "costs.json").read_text())
+    assert [result[key] for key in ("board", "clock_mhz", "weight_bits", "act_bits")] == ["ZCU104", 100, 4, 2]
 
 
 def test_error_in_json(run, model_json, tmp_path):
@@ -129,9 +151,23 @@ class TestErrors:
         targets = ("--target-fps", 10, "--max-utilization", 0.5)
         refuses(run, 2, "got both, expected one", "build", model_json, *BOARD, *targets, "--out", tmp_path / "hw")
 
+    def test_bits_out_of_range_are_2(self, run, tmp_path):
+        space = write_space(tmp_path / "space.json")
+        bits = ("--weight-bits", 9, "--act-bits", 0, "--target-fps", 10)
+        message = "--weight-bits: got 9, expected 1..8; --act-bits: got 0"
+        refuses(run, 2, message, "costs", space, *BOARD, *bits, "--out", tmp_path / "costs.json")
+
+    def test_candidate_out_of_reach_is_9(self, run, tmp_path):
+        arguments = ("costs", write_space(tmp_path / "space.json"), *BOARD, *COSTS, "--target-fps", 1e7)
+        refuses(run, 9, r"candidates\[0\] .*op skip_connect", *arguments, "--out", tmp_path / "costs.json")
+
+    def test_space_of_another_kind_is_3(self, run, model_json, tmp_path):
+        arguments = ("costs", model_json, *BOARD, *COSTS, "--target-fps", 10)
+        refuses(run, 3, "expected a space manifest", *arguments, "--out", tmp_path / "costs.json")
+
     def test_unknown_schema_is_2(self, run, tmp_path):
         code, _, stderr = run("schema", "genotype")
-        assert (code, stderr) == (2, "error: KIND: got 'genotype', expected hardware, model or board\n")
+        assert (code, stderr) == (2, "error: KIND: got 'genotype', expected hardware, costs, model, space or board\n")
 
     def test_malformed_json_is_3(self, run, model_json, tmp_path):
         model_json.write_text('{"schema": ')
@@ -256,11 +292,23 @@ def test_options_are_frozen():
             "model",
         ],
         "boards": ["--json"],
+        "costs": [
+            "--act-bits",
+            "--board",
+            "--clock-mhz",
+            "--json",
+            "--out",
+            "--target-fps",
+            "--weight-bits",
+            "space",
+        ],
         "schema": ["--json", "kind"],
     }
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("build", "--help"), ("boards", "--help"), ("schema", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), *((name, "--help") for name in ("build", "boards", "costs", "schema"))]
+)
 def test_help_imports_nothing_heavy(arguments):
     script = (
         "import sys\nfrom nash_hw import cli\nsys.argv = ['nash-hw', *sys.argv[1:]]\n"

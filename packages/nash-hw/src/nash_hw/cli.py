@@ -81,6 +81,27 @@ def build(
 
 
 @app.command()
+def costs(
+    space: Annotated[Path, typer.Argument(metavar="space.json", help="What 'nash-search space' writes.")],
+    board: Annotated[str, typer.Option(help="The board, a name of 'nash-hw boards'.")],
+    weight_bits: Annotated[int, typer.Option(help="Bits of the weights of the operations, 1 to 8.")],
+    act_bits: Annotated[int, typer.Option(help="Bits of the activations, 1 to 8.")],
+    target_fps: Annotated[float, typer.Option(help="The frame rate that every operation must reach.")],
+    out: Annotated[Path, typer.Option(help="The file to write, beside space.json for nash-search to check it.")],
+    clock_mhz: Annotated[float, typer.Option(help="The clock of the accelerator, in MHz.")] = 200.0,
+    as_json: Json = False,
+) -> None:
+    """Price every candidate operation of a search space on a board."""
+    from .costs import CostsConfig, price_space, summary
+
+    config = CostsConfig(
+        board=board, weight_bits=weight_bits, act_bits=act_bits, target_fps=target_fps, clock_mhz=clock_mhz
+    )
+    result = price_space(space, config, out)
+    print_result(result, f"{_columns(summary(result))}\nwrote {out}", as_json=as_json)
+
+
+@app.command()
 def boards(as_json: Json = False) -> None:
     """List the boards, their FPGAs and resources."""
     from .boards import RESOURCES, all_boards
@@ -110,7 +131,9 @@ def boards(as_json: Json = False) -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="hardware (written here), model or board (read here).")] = "hardware",
+    kind: Annotated[
+        str, typer.Argument(help="hardware, costs (written here), model, space or board (read here).")
+    ] = "hardware",
     as_json: Json = False,
 ) -> None:
     """Print a JSON Schema this package holds files to."""
@@ -118,8 +141,8 @@ def schema(
 
     from . import manifest
 
-    if kind not in ("hardware", "model", "board"):
-        raise UsageError(f"KIND: got '{kind}', expected hardware, model or board")
+    if kind not in ("hardware", "costs", "model", "space", "board"):
+        raise UsageError(f"KIND: got '{kind}', expected hardware, costs, model, space or board")
     result = manifest.schema(kind)
     print_result(result, json.dumps(result, indent=1), as_json=as_json)
 

@@ -18,7 +18,7 @@ from .qonnx_graph import Quantizer, Weights, constants
 class IntegerGraph:
     """What is known of a QONNX graph's tensors, by name, and the integer graph made of them so far."""
 
-    def __init__(self, source: onnx.GraphProto) -> None:
+    def __init__(self, source: onnx.GraphProto, input_bits: int) -> None:
         inputs = [entry for entry in source.input if entry.name not in {tensor.name for tensor in source.initializer}]
         if len(inputs) != 1 or len(source.output) != 1:
             raise ManifestError(
@@ -26,6 +26,7 @@ class IntegerGraph:
                 "export a network from one picture to its logits"
             )
         self.input = inputs[0]
+        self._input_bits = input_bits
         self.constants = constants(source)
         self.weights: dict[str, Weights] = {}
         self.integers: dict[str, Integers] = {}
@@ -130,10 +131,10 @@ class IntegerGraph:
         shape = tuple(dim.dim_value for dim in self.input.type.tensor_type.shape.dim)
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise ManifestError(f"model.onnx: input: got shape {list(shape)}, expected [1, C, H, W]")
-        if self._num_readers[self.input.name] != 1 or (quantizer.low, quantizer.high) != (0, 255):
+        if self._num_readers[self.input.name] != 1 or (quantizer.low, quantizer.high) != (0, 2**self._input_bits - 1):
             raise UnsupportedError(
                 f"{node_title(node)}: the accelerator takes the bytes of a picture; "
-                "let the input have one reader, an unsigned 8-bit quantizer"
+                f"let the input have one reader, an unsigned {self._input_bits}-bit quantizer"
             )
         self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype)
         return quantized_integers(self.input.name, shape, quantizer)

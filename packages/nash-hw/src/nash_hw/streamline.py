@@ -17,14 +17,16 @@ from .operations import HANDLERS
 from .qonnx_graph import read_weights
 
 
-def streamline(source: onnx.ModelProto) -> tuple[Model, Dequantization]:
+def streamline(source: onnx.ModelProto, *, input_bits: int = 8) -> tuple[Model, Dequantization]:
     """Return the integer graph of a QONNX model (without the final scale) and the scale of its outputs.
+
+    input_bits: of the unsigned integers that the graph takes; 8 are the bytes of a picture.
 
     Raises:
         UnsupportedError: an operation, or a combination, that has no exact integer form; it names the node.
         ManifestError: the graph is not one network from one picture to one vector.
     """
-    graph = IntegerGraph(source.graph)
+    graph = IntegerGraph(source.graph, input_bits)
     for node in source.graph.node:
         _visit(graph, node)
     output = source.graph.output[0].name
