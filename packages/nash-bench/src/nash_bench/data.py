@@ -194,6 +194,8 @@ class _Files:
         path = self._paths[index]
         try:
             with Image.open(path) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise ValueError(f"got pixels of mode {picture.mode}, expected 8 bits a channel")
                 return self._prepare(picture)
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise DataError(f"{path}: not a readable picture ({error}); replace or remove it") from error
