@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import networks
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
+from conftest import Outcome
 from networks import parsed, written
 from onnx import numpy_helper
 
@@ -171,3 +174,29 @@ def test_noise_does_not_touch_golden_samples(tmp_path: Path) -> None:
     again = export.reference_logits(network, torch.from_numpy(golden["input"]))
     assert np.array_equal(again.astype(np.float32), golden["output"])
     assert quantizers.INPUT_SCALE == 1 / 255
+
+
+@pytest.mark.parametrize("name", ["w1a2", "w2a2", "w4a4", "w8a8", "v4"])
+def test_qcdq_runs_in_onnxruntime_as_it_is(run: Callable[..., Outcome], tmp_path: Path, name: str) -> None:
+    path = networks.written(networks.STRIDED_SIDE_OPS, tmp_path)
+    assert run("export", path, "--preset", name, "--qcdq", "--out", tmp_path / "m").code == 0
+    model = manifest.load(tmp_path / "m" / "model.json", "model")
+    (record,) = [entry for entry in model["artifacts"] if entry["role"] == "qcdq"]
+    qcdq = tmp_path / "m" / record["path"]
+    assert manifest.file_sha256(qcdq) == record["sha256"]
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    with np.load(tmp_path / "m" / "golden.npz") as golden:
+        inputs, expected = golden["input"].astype(np.float32) * np.float32(1 / 255), golden["output"]
+    errors = {}
+    for way, chosen in (("exact", options), ("own 8-bit kernels", None)):
+        session = ort.InferenceSession(str(qcdq), chosen, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {"input": inputs})  # a batch of eight
+        errors[way] = np.abs(logits - expected).max(axis=1) / np.abs(expected).max()
+    assert (errors["exact"] < 1e-5).sum() >= 7  # float32 may flip one
+    assert errors["own 8-bit kernels"].max() < 0.1
+    graph = onnx.load(str(qcdq)).graph
+    assert {opset.domain for opset in onnx.load(str(qcdq)).opset_import} <= {"", "ai.onnx"}
+    integers = [tensor for tensor in graph.initializer if tensor.name.endswith("/integers")]
+    assert len(integers) == sum(node.op_type in ("Conv", "MatMul", "Gemm") for node in graph.node)
+    assert {tensor.data_type for tensor in integers} == {onnx.TensorProto.INT8}

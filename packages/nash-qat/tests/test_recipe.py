@@ -10,7 +10,7 @@ from nash_qat import recipe
 from nash_qat.errors import ManifestError, UsageError
 
 
-@pytest.mark.parametrize("name", ["paper", "quick"])
+@pytest.mark.parametrize("name", ["paper", "quick", "cifar", "imagenet"])
 def test_shipped_recipes_are_valid(name: str) -> None:
     plan = recipe.load(name)
     assert recipe.parse(plan.to_dict(), where=name) == plan
@@ -38,7 +38,7 @@ def test_at_least_one_epoch_is_quantized() -> None:
         ({"float_fraction": 1.5}, "float_fraction: got 1.5, expected float 0..1"),
         ({"epochs": True}, "epochs: got true"),
         ({"learning_rate": None}, "learning_rate: got null"),
-        ({"schedule": "linear"}, "schedule: got 'linear', expected step or cosine"),
+        ({"schedule": "linear"}, 'schedule: got "linear", expected one of step, cosine, one_cycle'),
         ({"schedule": "step"}, "schedule: got step, expected step_epochs and step_factor"),
         ({"augmentation": {}}, "augmentation: expected an object with the key 'default'"),
         (

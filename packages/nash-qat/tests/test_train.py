@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import importlib.util
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.torch import load_file
 
-from nash_qat import checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, train
+from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, train
 from nash_qat.errors import DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_qat.genotype import Genotype
 
@@ -32,6 +37,7 @@ class Setup:
             recipe_name="test",
             recipe=plan,
             epochs=plan.epochs,
+            float_epochs=plan.num_float_epochs(plan.epochs),
             seed=seed,
         )
         train_split, test_split = (
@@ -39,10 +45,10 @@ class Setup:
         )
         few = np.arange(0, len(train_split), 2)
         small = dataclasses.replace(train_split, images=train_split.images[few], labels=train_split.labels[few])
-        self.splits = train.Splits(train=small, test=test_split)
+        self.inputs = train.Inputs(train=small, test=test_split)
 
     def trainer(self, out: Path) -> train.Trainer:
-        return train.Trainer(self.genotype, self.settings, self.splits, out)
+        return train.Trainer(self.genotype, self.settings, self.inputs, out)
 
     def run(self, out: Path) -> train.Trainer:
         trainer = self.trainer(out)
@@ -74,14 +80,43 @@ def test_training_learns_and_exports(tmp_path: Path) -> None:
     again, accuracy = evaluate.evaluate(tmp_path / "run" / "model.json", dataset="digits", data_dir=None)
     assert again == model["name"]
     assert accuracy.top1 == model["accuracy"]["top1"]
-    assert abs(accuracy.top1 - train.top1(trainer.network, setup.splits.test)) < 1.0
+    assert abs(accuracy.top1 - train.top1(trainer.network, setup.inputs.test)) < 1.0
+
+
+EVERYTHING: dict[str, Any] = {
+    "optimizer": "sgd",
+    "schedule": "one_cycle",
+    "warmup_epochs": 0.5,
+    "fine_tuning_factor": 0.5,
+    "accumulation": 2,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "ema_decay": 0.9,
+    "mixup": 0.3,
+    "cutmix": 1.0,
+    "distill_weight": 0.4,
+    "augmentation": {"default": {"flip": True, "min_area": 0.5, "rand_ops": 1}},
+}
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 12, 13, 23])  # mid-epoch, at a checkpoint, at the end of an epoch ...
 def test_resumed_run_is_bit_identical(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, whole_run: Path
 ) -> None:
-    setup = Setup(tmp_path)
+    _assert_resumes_to(whole_run, tmp_path, monkeypatch, stop_after, {})
+
+
+@pytest.mark.parametrize("stop_after", [4, 17])  # in the float epoch, in the quantized one
+def test_resumed_run_with_every_feature_is_bit_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, run_with_everything: Path
+) -> None:
+    _assert_resumes_to(run_with_everything, tmp_path, monkeypatch, stop_after, EVERYTHING)
+
+
+def _assert_resumes_to(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, changes: dict[str, Any]
+) -> None:
+    setup = Setup(tmp_path, **changes)
     trainer, steps = setup.trainer(tmp_path / "run"), 0
     trainer.start(setup.path)
     original = interrupt.StopRequest
@@ -109,14 +144,18 @@ def test_resumed_run_is_bit_identical(
     assert steps == stop_after
     monkeypatch.setattr(interrupt, "StopRequest", original)
 
-    resumed = Setup(tmp_path).trainer(tmp_path / "run")
+    resumed = Setup(tmp_path, **changes).trainer(tmp_path / "run")
     torch.manual_seed(99)  # nothing may depend on the global generator
     resumed.resume()
     resumed.train()
-    expected, got = _tensors(whole_run), _tensors(tmp_path / "run")
+    _assert_same_run(whole_run, tmp_path / "run")
+
+
+def _assert_same_run(whole: Path, other: Path) -> None:
+    expected, got = _tensors(whole), _tensors(other)
     assert expected.keys() == got.keys()
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
-    assert _history(whole_run) == _history(tmp_path / "run")
+    assert _history(whole) == _history(other)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +163,135 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     Setup(folder).run(folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run_with_everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("torchvision") is None:
+        EVERYTHING["augmentation"]["default"].pop("rand_ops")
+    folder = tmp_path_factory.mktemp("everything")
+    Setup(folder, **EVERYTHING).run(folder / "run")
+    return folder / "run"
+
+
+def test_every_feature_is_at_work(run_with_everything: Path) -> None:
+    parts = {name.partition("/")[0] for name in _tensors(run_with_everything)}
+    assert parts == {"network", "optimizer", "golden", "average", "teacher"}
+    tensors = _tensors(run_with_everything)
+    name = "cells.1.layers.0.main.conv.weight"
+    teacher, average, network = (tensors[f"{part}/{name}"] for part in ("teacher", "average", "network"))
+    assert torch.equal(network, average)
+    assert not torch.equal(teacher, average)
+    assert any("momentum_buffer" in name for name in tensors)
+    rates = [entry["learning_rate"] for entry in _history(run_with_everything)]
+    assert rates[1] == pytest.approx(rates[0] / 2)
+    float_weights = load_file(str(run_with_everything / runs.FLOAT))
+    assert torch.equal(float_weights[name], teacher)
+
+
+def test_batch_in_parts_takes_less_at_a_time(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=1, float_fraction=0.0, accumulation=4)
+    trainer, sizes = setup.trainer(tmp_path / "run"), []
+    trainer.start(setup.path)
+    trainer._begin_quantized()
+    hook = trainer.network.register_forward_pre_hook(
+        lambda network, inputs: sizes.append(len(inputs[0])) if network.training else None
+    )
+    trainer.train()
+    hook.remove()
+    training = sizes[: 4 * len(trainer._starts)]
+    assert max(training) == 16
+    assert sum(training) == len(setup.inputs.train)
+    assert trainer._optimizer.state[trainer.network.classifier.weight]["step"] == len(trainer._starts)
+    assert _history(tmp_path / "run")[0]["loss"] < 2.3
+
+
+def test_bfloat16_is_for_training_alone(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=2, precision="bfloat16")
+    trainer, kinds = setup.trainer(tmp_path / "run"), {True: set(), False: set()}
+    trainer.start(setup.path)
+    for layer in (trainer.network.stem.conv, trainer.network.classifier):
+        layer.register_forward_hook(lambda _layer, _x, y: kinds[trainer.network.training].add(y.dtype))
+    trainer._measure_statistics()  # keeps float32, though in training mode
+    assert kinds[True] == {torch.float32}
+    kinds[True].clear()
+    trainer.train()
+    assert torch.bfloat16 in kinds[True]
+    assert kinds[False] == {torch.float32}
+    history = _history(tmp_path / "run")
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert all(tensor.dtype != torch.bfloat16 for tensor in _tensors(tmp_path / "run").values())
+
+
+def test_full_disk_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(tmp_path)
+    trainer = setup.trainer(tmp_path / "run")
+    trainer.start(setup.path)
+    before = (tmp_path / "run" / runs.CHECKPOINT).read_bytes()
+    write_bytes = Path.write_bytes
+
+    def fill_disk(path: Path, data: bytes) -> int:
+        write_bytes(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fill_disk)
+    with pytest.raises(OutputError, match=r"checkpoint\.safetensors: cannot be written \(No space left on device\)"):
+        trainer.train()
+    monkeypatch.undo()
+    assert (tmp_path / "run" / runs.CHECKPOINT).read_bytes() == before
+    assert [entry.name for entry in (tmp_path / "run").iterdir() if entry.name.startswith(".")] == []
+    again = setup.trainer(tmp_path / "run")
+    again.resume()
+    assert (again.state.epoch, again.state.step) == (0, 0)
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run: Path) -> None:
+    setup, random = Setup(tmp_path, checkpoint_steps=1), np.random.default_rng(0)
+    folder = tmp_path / "run"
+    setup.trainer(folder).start(setup.path)
+    num_kills = 0
+    while num_kills < 10:
+        process = os.fork()
+        if process == 0:
+            _resume_in_child(setup, folder)
+        _wait_for_progress(folder, process, num_saves=int(random.integers(1, 4)))
+        time.sleep(random.uniform(0, 0.05))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        num_kills += 1
+    assert num_kills >= 1
+    (folder / ".checkpoint.safetensors.killed.safetensors").write_bytes(b"half")
+    last = setup.trainer(folder)
+    last.resume()
+    last.train()
+    assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
+    _assert_same_run(whole_run, folder)
+
+
+def _resume_in_child(setup: Setup, folder: Path) -> None:
+    """Go on with a run and leave the process."""
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        trainer = setup.trainer(folder)
+        trainer.resume()
+        trainer.train()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _wait_for_progress(folder: Path, process: int, *, num_saves: int) -> None:
+    """Wait until a process has saved so often, or has ended."""
+    path, seen = folder / runs.CHECKPOINT, set()
+    while len(seen) <= num_saves:
+        seen.add(path.stat().st_ino)
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
 
 
 def test_run_depends_on_the_seed(tmp_path: Path, whole_run: Path) -> None:
@@ -220,3 +388,13 @@ def test_last_batch_of_one_is_left_out() -> None:
     assert train._batch_starts(129, 64) == [0, 64]
     assert train._batch_starts(130, 64) == [0, 64, 128]
     assert train._batch_starts(10, 64) == [0]
+
+
+def test_history_is_written_for_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(board, "write", lambda out, history: written.append(len(history)))
+    setup = Setup(tmp_path)
+    trainer = train.Trainer(setup.genotype, setup.settings, setup.inputs, tmp_path / "run", has_board=True)
+    trainer.start(setup.path)
+    trainer.train()
+    assert written == [1, 2]

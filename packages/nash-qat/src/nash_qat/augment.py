@@ -1,16 +1,20 @@
 """Random changes of training pictures.
 
-Shapes: pictures (B, C, H, W) uint8. Each change is one affine map of the picture's plane, applied once, bilinear.
+Shapes: pictures (B, C, H, W) uint8. Moves of a picture are one affine map of its plane, applied once, bilinear.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import data
 from .recipe import Augmentation
 
 _LOG_ASPECT = math.log(4 / 3)
@@ -18,12 +22,29 @@ _LOG_ASPECT = math.log(4 / 3)
 
 def augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Return changed copies of pictures (B, C, H, W) uint8; all chance comes from `generator`."""
-    if settings.is_identity:
+    if settings.rand_ops:
+        pictures = _rand_augment(pictures, settings, generator)
+    if not settings.moves:
         return pictures
     maps = _affine_maps(len(pictures), settings, generator)
     grid = functional.affine_grid(maps, list(pictures.shape), align_corners=False)
     changed = functional.grid_sample(pictures.float(), grid, align_corners=False, padding_mode="zeros")
     return changed.round().clamp(0, 255).to(torch.uint8)
+
+
+def _rand_augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    transforms = _transforms()
+    change = transforms.RandAugment(settings.rand_ops, settings.rand_magnitude)
+    seed = int(torch.randint(1 << 62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.manual_seed(seed)
+        return torch.stack([change(picture) for picture in pictures])
+
+
+@functools.cache
+def _transforms() -> ModuleType:
+    data._torchvision()
+    return importlib.import_module("torchvision.transforms.v2")
 
 
 def _affine_maps(num_pictures: int, settings: Augmentation, generator: torch.Generator) -> Tensor:

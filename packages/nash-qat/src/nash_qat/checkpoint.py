@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import manifest as manifests
 from .errors import IntegrityError
 
-FORMAT = "nash-qat.checkpoint/1"
+FORMAT = "nash-qat.checkpoint/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def save(path: Path, *, parts: dict[str, dict[str, Tensor]], state: dict[str, An
     from safetensors.torch import save as to_bytes
 
     tensors = {
-        f"{prefix}/{name}": tensor.detach().contiguous().clone()
+        f"{prefix}/{name}": tensor.detach().cpu().contiguous().clone()
         for prefix, part in parts.items()
         for name, tensor in part.items()
     }
@@ -75,6 +75,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
         f"{name}/{key}": value
         for name, parameter in network.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None  # sgd without momentum
     }
 
 

@@ -21,6 +21,8 @@ Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefo
 Data = Annotated[Path | None, typer.Option(help="Folder the dataset lies in; digits needs none.")]
 Preset = Annotated[str | None, typer.Option(help="Bit widths: wNaM, v1..v4 or resnet34-v3. [default: w4a4]")]
 Quantization = Annotated[Path | None, typer.Option(help="JSON file with bit widths, instead of --preset.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be read.")]
+Qcdq = Annotated[bool, typer.Option("--qcdq", help="Write model-qcdq.onnx for onnxruntime, too.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 
 
@@ -47,16 +49,33 @@ def train(
     data: Data = None,
     preset: Preset = None,
     quantization: Quantization = None,
-    recipe: Annotated[str, typer.Option(help="quick, paper or a JSON file.")] = "quick",
+    recipe: Annotated[str, typer.Option(help="quick, paper, cifar, imagenet, or a JSON or TOML file.")] = "quick",
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    float_epochs: Annotated[
+        int | None, typer.Option(min=0, help="How many of them, the first, run without quantizers.")
+    ] = None,
+    distill: Annotated[bool, typer.Option("--distill", help="Imitate the float network, too.")] = False,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Float weights (safetensors) to imitate instead of the run's own.")
+    ] = None,
+    init_weights: Annotated[
+        Path | None, typer.Option(help="Start from these: a float network's or a supernet's (safetensors).")
+    ] = None,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run convolutions in bfloat16 while training.")] = False,
+    skip_broken: SkipBroken = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Decides all chance of the run.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the history for TensorBoard, too (an extra).")
+    ] = False,
+    qcdq: Qcdq = False,
     json: Json = False,
 ) -> None:
     """Train a network with quantization; ends with the export."""
     from . import commands
 
-    result, text = commands.train(
+    outcome = commands.train(
         genotype,
         out=out,
         dataset=dataset,
@@ -65,10 +84,20 @@ def train(
         quantization_path=quantization,
         recipe=recipe,
         epochs=epochs,
+        float_epochs=float_epochs,
+        distill=distill,
+        teacher_path=teacher,
+        init_path=init_weights,
+        bfloat16=bfloat16,
+        skip_broken=skip_broken,
+        device=device,
         seed=seed,
         resume=resume,
+        tensorboard=tensorboard,
+        qcdq=qcdq,
     )
-    console.print_result(result, text, as_json=json)
+    if outcome is not None:
+        console.print_result(*outcome, as_json=json)
 
 
 @app.command()
@@ -80,12 +109,13 @@ def export(
     preset: Preset = None,
     quantization: Quantization = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the untrained network's weights. [default: 0]")] = None,
+    qcdq: Qcdq = False,
     json: Json = False,
 ) -> None:
     """Write model.onnx (QONNX), golden.npz and model.json."""
     from . import commands
 
-    result, text = commands.export(source, out=out, preset=preset, quantization_path=quantization, seed=seed)
+    result, text = commands.export(source, out=out, preset=preset, quantization_path=quantization, seed=seed, qcdq=qcdq)
     console.print_result(result, text, as_json=json)
 
 
@@ -94,12 +124,16 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="model.json")],
     dataset: Dataset = "digits",
     data: Data = None,
+    confusion: Annotated[Path | None, typer.Option(help="PNG file to draw the confusion matrix to.")] = None,
+    skip_broken: SkipBroken = False,
     json: Json = False,
 ) -> None:
     """Measure the accuracy of an exported network on a test split."""
     from . import commands
 
-    result, text = commands.evaluate(model, dataset=dataset, data_dir=data)
+    result, text = commands.evaluate(
+        model, dataset=dataset, data_dir=data, confusion_path=confusion, skip_broken=skip_broken
+    )
     console.print_result(result, text, as_json=json)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from . import calibrate, presets, runs
+from . import board, calibrate, execute, presets, runs, weights
 from . import evaluate as evaluation
 from . import export as exports
 from . import genotype as genotypes
 from . import manifest as manifests
 from . import recipe as recipes
 from . import train as training
+from . import world as worlds
 from .errors import ManifestError, UsageError
 
 _SCHEMAS = ("model", "genotype")
 _NUM_NOISE = 32
+_DISTILL_WEIGHT = 0.5
 
 
 def train(
@@ -29,55 +32,98 @@ def train(
     quantization_path: Path | None,
     recipe: str,
     epochs: int | None,
+    float_epochs: int | None,
+    distill: bool,
+    teacher_path: Path | None,
+    init_path: Path | None,
+    bfloat16: bool,
+    skip_broken: bool,
+    device: str,
     seed: int,
     resume: bool,
-) -> tuple[dict[str, Any], str]:
-    """Train a genotype's network into the folder `out`."""
+    tensorboard: bool,
+    qcdq: bool,
+) -> tuple[dict[str, Any], str] | None:
+    """Train a genotype's network into the folder `out`; None is the result of all processes but the first."""
     spec = _spec(preset, quantization_path)
     plan = recipes.load(recipe)
     genotype = genotypes.load(genotype_path)
+    num_epochs = epochs or plan.epochs
+    num_float_epochs = _num_float_epochs(plan, num_epochs, float_epochs)
+    if (distill or teacher_path is not None) and plan.distill_weight == 0:
+        plan = dataclasses.replace(plan, distill_weight=_DISTILL_WEIGHT)
+    if plan.distill_weight > 0 and teacher_path is None and num_float_epochs == 0:
+        raise UsageError(
+            "--distill: got no float epochs, expected some as the teacher; pass --float-epochs or --teacher"
+        )
+    if bfloat16:
+        plan = dataclasses.replace(plan, precision="bfloat16")
+    if tensorboard:
+        board.check()
+    init, teacher = (None if path is None else weights.read(path, genotype) for path in (init_path, teacher_path))
     settings = runs.Settings(
         genotype_sha256=manifests.file_sha256(genotype_path),
         quantization=spec,
         dataset=dataset,
         recipe_name=recipe,
         recipe=plan,
-        epochs=epochs or plan.epochs,
+        epochs=num_epochs,
+        float_epochs=num_float_epochs,
         seed=seed,
+        num_processes=worlds.num_processes(),
+        init_weights_sha256=None if init is None else init.sha256,
+        teacher_sha256=None if teacher is None else teacher.sha256,
+        skip_broken=skip_broken,
     )
     train_split, test_split = (
-        evaluation.load_split(dataset, name, genotype.input_shape, genotype.num_classes, data_dir)
+        evaluation.load_split(
+            dataset, name, genotype.input_shape, genotype.num_classes, data_dir, skip_broken=skip_broken
+        )
         for name in ("train", "test")
     )
-    splits = training.Splits(train=train_split, test=test_split)
-    trainer = training.Trainer(genotype, settings, splits, out)
-    if resume:
-        trainer.resume()
-    else:
-        trainer.start(genotype_path)
-    trainer.train()
-    return _save_model(trainer.finish(), out)
+    inputs = training.Inputs(train=train_split, test=test_split, init=init, teacher=teacher)
+    with worlds.joined(device) as world:
+        trainer = training.Trainer(genotype, settings, inputs, out, world=world, has_board=tensorboard)
+        if resume:
+            trainer.resume()
+        else:
+            trainer.start(genotype_path)
+        trainer.train()
+    return _save_model(trainer.finish(), out, qcdq=qcdq) if world.is_main else None
+
+
+def _num_float_epochs(plan: recipes.Recipe, num_epochs: int, asked: int | None) -> int:
+    if asked is None:
+        return plan.num_float_epochs(num_epochs)
+    if asked >= num_epochs:
+        raise UsageError(f"--float-epochs: got {asked}, expected fewer than the {num_epochs} epochs of the run")
+    return asked
 
 
 def export(
-    source: Path, *, out: Path, preset: str | None, quantization_path: Path | None, seed: int | None
+    source: Path, *, out: Path, preset: str | None, quantization_path: Path | None, seed: int | None, qcdq: bool
 ) -> tuple[dict[str, Any], str]:
     """Export a run's folder, or the untrained network of a genotype."""
     if source.is_dir():
         if preset is not None or quantization_path is not None or seed is not None:
             raise UsageError(f"{source}: is a training run, which has its own bits and seed; leave out the options")
-        return _save_model(runs.export_run(source, out), out)
+        return _save_model(runs.export_run(source, out), out, qcdq=qcdq)
     spec = _spec(preset, quantization_path)
     seed = seed or 0
     genotype = genotypes.load(source)
     network = exports.untrained(genotype, spec, seed=seed)
     pictures = calibrate.noise_pictures(_NUM_NOISE, genotype.input_shape, seed=seed + 1)
-    return _save_model(exports.export(network, pictures, out, exports.Provenance(genotype_path=source)), out)
+    manifest = exports.export(network, pictures, out, exports.Provenance(genotype_path=source))
+    return _save_model(manifest, out, qcdq=qcdq)
 
 
-def evaluate(model_path: Path, *, dataset: str, data_dir: Path | None) -> tuple[dict[str, Any], str]:
+def evaluate(
+    model_path: Path, *, dataset: str, data_dir: Path | None, confusion_path: Path | None, skip_broken: bool
+) -> tuple[dict[str, Any], str]:
     """Measure an exported network's accuracy."""
-    name, accuracy = evaluation.evaluate(model_path, dataset=dataset, data_dir=data_dir)
+    name, accuracy = evaluation.evaluate(
+        model_path, dataset=dataset, data_dir=data_dir, confusion_path=confusion_path, skip_broken=skip_broken
+    )
     result = {"name": name, "accuracy": accuracy.to_dict()}
     return result, f"{name} on {accuracy.dataset}/{accuracy.split}: {_accuracy_text(accuracy.to_dict())}"
 
@@ -107,8 +153,13 @@ def _spec(preset: str | None, path: Path | None) -> presets.QuantizationSpec:
         raise ManifestError(f"{path}: {error}; mend it") from error
 
 
-def _save_model(manifest: dict[str, Any], out: Path) -> tuple[dict[str, Any], str]:
+def _save_model(manifest: dict[str, Any], out: Path, *, qcdq: bool) -> tuple[dict[str, Any], str]:
     path = out / runs.MODEL
+    if qcdq:
+        qcdq_path = out / runs.QCDQ
+        with manifests.atomic_path(qcdq_path) as temporary:
+            execute.write_qcdq(temporary, out / manifest["onnx"]["path"])
+        manifest["artifacts"].append(manifests.artifact_record(qcdq_path, out, "qcdq"))
     manifests.save(path, manifest, "model")
     result = {
         "model": str(path),

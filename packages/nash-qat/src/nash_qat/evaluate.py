@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from . import confusion, pictures
 from . import data as datasets
 from . import manifest as manifests
 from .errors import DataError
 from .execute import Runner
 
 _BATCH_SIZE = 64
+_CHECKED_BYTES = 2 << 30  # what data keeps of decoded pictures
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Accuracy in percent; top5 is None where there are five classes or fewer."""
+    """Accuracy in percent; top5 is None where there are five classes or fewer, per_class where one has no picture."""
 
     dataset: str
     split: str
     num_samples: int
     top1: float
     top5: float | None
+    per_class: tuple[float | None, ...]
     float_top1: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return asdict(self)
+        return {**asdict(self), "per_class": list(self.per_class)}
 
 
 def load_split(
-    dataset: str, split: datasets.SplitName, shape: tuple[int, int, int], num_classes: int, data_dir: Path | None
+    dataset: str,
+    split: datasets.SplitName,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    data_dir: Path | None,
+    *,
+    skip_broken: bool = False,
 ) -> datasets.Split:
     """Return a split prepared for a network's input (C, H, W).
+
+    Picture files are all read before, if they are to be kept in memory or the broken ones skipped; else a broken one
+    is met when its turn comes.
 
     Raises:
         DataError: the dataset is broken, or has another number of classes than the network.
@@ -48,30 +62,49 @@ def load_split(
             f"{dataset}: got {len(loaded.class_names)} classes, expected {num_classes} as the network has; "
             "choose another dataset, or a genotype with its number of classes"
         )
-    return loaded
+    fits_memory = len(loaded) * channels * height * width <= _CHECKED_BYTES
+    if dataset != "imagefolder" or not (skip_broken or fits_memory):
+        return loaded
+    usable, num_broken = pictures.checked(loaded, skip_broken=skip_broken)
+    if num_broken:
+        warnings.warn(
+            f"{loaded.name}: left out {num_broken} of {len(loaded)} pictures, which cannot be read", stacklevel=2
+        )
+    return usable
 
 
-def accuracy_of(onnx_path: Path, split: datasets.Split) -> Accuracy:
-    """Run a QONNX file on a split."""
+def accuracy_of(onnx_path: Path, split: datasets.Split) -> tuple[Accuracy, NDArray[np.int64]]:
+    """Run a QONNX file on a split; return the accuracy and how often (row) a class was taken for (column) a class."""
     runner = Runner(onnx_path, batch_size=_BATCH_SIZE)
-    hits1 = hits5 = 0
     num_classes = len(split.class_names)
-    for pictures, labels in split.batches(_BATCH_SIZE):
-        ranked = np.argsort(-runner(pictures), axis=1, kind="stable")
-        hits1 += int((ranked[:, 0] == labels).sum())
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    hits5 = 0
+    for images, labels in split.batches(_BATCH_SIZE):
+        ranked = np.argsort(-runner(images), axis=1, kind="stable")
+        np.add.at(matrix, (labels, ranked[:, 0]), 1)
         hits5 += int((ranked[:, :5] == labels[:, None]).sum())
     name, _, part = split.name.partition("/")
-    return Accuracy(
+    hits, totals = np.diag(matrix).tolist(), matrix.sum(axis=1).tolist()
+    accuracy = Accuracy(
         dataset=name,
         split=part,
         num_samples=len(split),
-        top1=100 * hits1 / len(split),
+        top1=100 * sum(hits) / len(split),
         top5=100 * hits5 / len(split) if num_classes > 5 else None,
+        per_class=tuple(100 * hit / total if total else None for hit, total in zip(hits, totals, strict=True)),
     )
+    return accuracy, matrix
 
 
-def evaluate(model_path: Path, *, dataset: str, data_dir: Path | None) -> tuple[str, Accuracy]:
-    """Return a model manifest's name and its accuracy on the test split of a dataset.
+def evaluate(
+    model_path: Path,
+    *,
+    dataset: str,
+    data_dir: Path | None,
+    confusion_path: Path | None = None,
+    skip_broken: bool = False,
+) -> tuple[str, Accuracy]:
+    """Return a model manifest's name and its accuracy on the test split of a dataset; draw the confusion if wanted.
 
     Raises:
         ManifestError, IntegrityError: the manifest or its file is broken.
@@ -81,5 +114,8 @@ def evaluate(model_path: Path, *, dataset: str, data_dir: Path | None) -> tuple[
     onnx_path = manifests.resolve(model_path, model["onnx"]["path"], model["onnx"]["sha256"])
     num_classes = model["genotype"]["copy"]["num_classes"]
     _, channels, height, width = model["input"]["shape"]
-    split = load_split(dataset, "test", (channels, height, width), num_classes, data_dir)
-    return model["name"], accuracy_of(onnx_path, split)
+    split = load_split(dataset, "test", (channels, height, width), num_classes, data_dir, skip_broken=skip_broken)
+    accuracy, matrix = accuracy_of(onnx_path, split)
+    if confusion_path is not None:
+        confusion.draw(matrix, split.class_names, confusion_path)
+    return model["name"], accuracy

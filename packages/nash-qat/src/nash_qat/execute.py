@@ -1,7 +1,8 @@
 """Run a QONNX file with onnxruntime.
 
-Weight quantizers are folded into the weights; an activation quantizer becomes QuantizeLinear, Clip (below 8 bits) and
-DequantizeLinear, which is the same function. Shapes: pictures (N, C, H, W) uint8, logits (N, K) float32.
+Quantized weights become integers with DequantizeLinear; an activation quantizer becomes QuantizeLinear, Clip (below 8
+bits) and DequantizeLinear, which is the same function: the QCDQ form.
+Shapes: pictures (N, C, H, W) uint8, logits (N, K) float32.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Runner:
         try:
             model = onnx.load(str(path))
             _lower(model)
-            _set_batch(model, batch_size)
+            for dimension in _batch_dimensions(model):
+                dimension.dim_value = batch_size
             self._session = _session(model)
         except Exception as error:  # parser, checker and runtime each have errors of their own
             brief = " ".join(str(error).split())[:120]
@@ -75,10 +77,17 @@ def _session(model: onnx.ModelProto) -> Any:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _set_batch(model: onnx.ModelProto, batch_size: int) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = batch_size
-    del model.graph.value_info[:]
+def write_qcdq(path: Path, qonnx_path: Path) -> None:
+    """Write a QONNX file in the QCDQ form, which onnxruntime runs as it is, for any batch size."""
+    model = onnx.load(str(qonnx_path))
+    _lower(model)
+    for dimension in _batch_dimensions(model):
+        dimension.dim_param = "batch"
+    path.write_bytes(model.SerializeToString())
+
+
+def _batch_dimensions(model: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    return [value.type.tensor_type.shape.dim[0] for value in (*model.graph.input, *model.graph.output)]
 
 
 def _lower(model: onnx.ModelProto) -> None:
@@ -89,24 +98,44 @@ def _lower(model: onnx.ModelProto) -> None:
         if node.op_type not in _QUANTIZERS:
             nodes.append(node)
         elif node.input[0] in constants:
-            weights = _quantized_weights(node, constants)
-            graph.initializer.append(numpy_helper.from_array(weights, node.output[0]))
+            nodes.append(_dequantize_weights(node, constants, graph))
         else:
             nodes += _quantize_linear(node, constants, graph)
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.quantization_annotation[:]
+    del graph.value_info[:]
+    read = {name for node in nodes for name in node.input}
+    kept_tensors = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept_tensors)
     kept = [opset for opset in model.opset_import if opset.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(kept)
 
 
 def _quantized_weights(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    return (_integer_weights(node, constants) * constants[node.input[1]]).astype(np.float32)
+
+
+def _integer_weights(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> NDArray[np.int8]:
     weights, scale = constants[node.input[0]], constants[node.input[1]]
     if node.op_type == "BipolarQuant":
-        return (np.where(weights >= 0, 1, -1) * scale).astype(np.float32)
-    low, high = _levels(node, constants)
-    return (np.clip(np.rint(weights / scale), low, high) * scale).astype(np.float32)
+        return np.where(weights >= 0, 1, -1).astype(np.int8)
+    return np.clip(np.rint(weights / scale), *_levels(node, constants)).astype(np.int8)
+
+
+def _dequantize_weights(
+    node: onnx.NodeProto, constants: dict[str, NDArray[Any]], graph: onnx.GraphProto
+) -> onnx.NodeProto:
+    name, scale = node.output[0], constants[node.input[1]].astype(np.float32)
+    integers = _integer_weights(node, constants)
+    axis = int(np.argmax(scale.shape)) if scale.size > 1 else None  # one scale a channel, or one
+    scale = scale.reshape(() if axis is None else -1)
+    graph.initializer.append(numpy_helper.from_array(integers, f"{name}/integers"))
+    graph.initializer.append(numpy_helper.from_array(scale, f"{name}/scale"))
+    settings = {} if axis is None else {"axis": axis}
+    return helper.make_node("DequantizeLinear", [f"{name}/integers", f"{name}/scale"], [name], **settings)
 
 
 def _levels(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> tuple[int, int]:

@@ -32,6 +32,10 @@ class _Weighted(_Switched):
     weight: nn.Parameter
     _is_per_channel: bool
 
+    def __init__(self, *args: Any, weight_bits: int, **settings: Any) -> None:
+        super().__init__(*args, bias=False, **settings)
+        self.weight_bits = weight_bits
+
     def _active_weight(self) -> Tensor:
         if self.mode == "float":
             return self.weight
@@ -46,10 +50,6 @@ class Conv2d(_Weighted, qnn.QuantConv2d):
     """
 
     _is_per_channel = True
-
-    def __init__(self, *args: Any, weight_bits: int, **settings: Any) -> None:
-        super().__init__(*args, bias=False, **settings)
-        self.weight_bits = weight_bits
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "brevitas":
@@ -68,10 +68,6 @@ class Linear(_Weighted, qnn.QuantLinear):
 
     _is_per_channel = False
 
-    def __init__(self, *args: Any, weight_bits: int, **settings: Any) -> None:
-        super().__init__(*args, bias=False, **settings)
-        self.weight_bits = weight_bits
-
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "brevitas":
             return super().forward(x)
@@ -81,7 +77,9 @@ class Linear(_Weighted, qnn.QuantLinear):
 class _LearnedScale(_Switched):
     levels: tuple[int, int]
 
-    def _log2_threshold(self) -> nn.Parameter:
+    @property
+    def log2_threshold(self) -> nn.Parameter:
+        """Return the logarithm of what the largest level stands for."""
         return self.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value
 
 
@@ -97,7 +95,7 @@ class ReLU(_LearnedScale, qnn.QuantReLU):
             return super().forward(x)
         if self.mode == "float":
             return nn.functional.relu(x)
-        return fused.activation(x, self._log2_threshold(), *self.levels)
+        return fused.activation(x, self.log2_threshold, *self.levels)
 
 
 class Signed(_LearnedScale, qnn.QuantIdentity):
@@ -110,7 +108,7 @@ class Signed(_LearnedScale, qnn.QuantIdentity):
     def forward(self, *terms: Tensor) -> Tensor:
         """Return the sum of tensors, each quantized."""
         if self.mode == "fused":
-            return fused.joined(terms, self._log2_threshold(), *self.levels)
+            return fused.joined(terms, self.log2_threshold, *self.levels)
         if self.mode == "brevitas":
             terms = tuple(super(Signed, self).forward(term) for term in terms)
         total = terms[0]

@@ -14,11 +14,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 class TrainingProgress:
     """Shows the steps of a training run and the time left."""
 
-    def __init__(self, *, num_steps: int, done_steps: int) -> None:
+    def __init__(self, *, num_steps: int, done_steps: int, is_shown: bool = True) -> None:
         self._num_steps, self._first_step, self._step = num_steps, done_steps, done_steps
         self._start = time.monotonic()
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        self._is_shown = is_shown
+        if is_shown and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("training", total=num_steps, completed=done_steps)
@@ -42,7 +43,7 @@ class TrainingProgress:
         """Show the result of an epoch."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
-        else:
+        elif self._is_shown:
             print(f"{text}, {self._time_left()} left", file=sys.stderr)
 
     def _time_left(self) -> str:

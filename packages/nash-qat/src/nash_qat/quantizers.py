@@ -190,8 +190,8 @@ def set_act_scale(quantizer: nn.Module, scale: float) -> None:
     """Set the learned scale of an activation quantizer."""
     low, high = quantizer.levels
     threshold = scale * (high if low == 0 else -low)
-    scaling = quantizer.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
-    scaling.value.fill_(torch.log2(torch.tensor(max(threshold, fused.MIN_SCALE), dtype=torch.float64)).item())
+    log2_threshold = torch.log2(torch.tensor(max(threshold, fused.MIN_SCALE), dtype=torch.float64))
+    quantizer.log2_threshold.fill_(log2_threshold.item())
 
 
 @torch.no_grad()
@@ -213,10 +213,12 @@ def best_scale(values: Tensor, low: int, high: int) -> float:
 
 
 def set_mode(network: nn.Module, mode: layers.Mode) -> None:
-    """Let all layers of a network run fused, through Brevitas, or in float without quantizers."""
+    """Let all layers of a network run fused, through Brevitas, or in float, where learned scales have no gradient."""
     for module in network.modules():
         if hasattr(module, "mode"):
             module.mode = mode
+        if is_learned(module):
+            module.log2_threshold.requires_grad_(mode != "float")
 
 
 @contextmanager

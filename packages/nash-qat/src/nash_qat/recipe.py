@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .errors import ManifestError, UsageError
+
+Schedule = Literal["step", "cosine", "one_cycle"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,40 +23,60 @@ class Augmentation:
     """Random changes of a training picture.
 
     flip: mirror every second one. shift: move it by up to this share of its side. min_area: cut a window of at least
-    this share of its area (aspect 3/4 to 4/3) and stretch it to full size; 1 cuts nothing.
+    this share of its area (aspect 3/4 to 4/3) and stretch it to full size; 1 cuts nothing. rand_ops: so many random
+    changes of RandAugment (arXiv 1909.13719) before them, each of `rand_magnitude` out of 30; needs torchvision.
     """
 
     flip: bool = False
     shift: float = 0.0
     min_area: float = 1.0
+    rand_ops: int = 0
+    rand_magnitude: int = 9
 
     @property
-    def is_identity(self) -> bool:
-        """Say whether pictures stay as they are."""
-        return not self.flip and self.shift == 0 and self.min_area == 1
+    def moves(self) -> bool:
+        """Say whether pictures are mirrored, moved or cut."""
+        return self.flip or self.shift != 0 or self.min_area != 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is trained.
 
-    epochs: passes over the training split, of which the first `float_fraction` run without quantizers. schedule:
-    'step' multiplies the learning rate by step_factor every step_epochs, 'cosine' lets it fall to zero, in each of
-    the two phases. calibration_pictures: to set the first activation scales. statistics_batches: to measure batch
-    normalization anew at the end. checkpoint_steps: between checkpoints, besides the end of every epoch.
-    augmentation: by dataset, 'default' for those that are not named.
+    epochs: passes over the training split, of which the first `float_fraction` run without quantizers.
+    accumulation: parts of a batch that run one after the other, to save memory. schedule: 'step' multiplies the
+    learning rate by step_factor every step_epochs, 'cosine' lets it fall to zero, 'one_cycle' rises to it before (arXiv
+    1708.07120), in each of the two phases, after a linear warm-up of warmup_epochs. fine_tuning_factor: times the
+    learning rate, in quantized epochs that follow float ones. momentum: of sgd. ema_decay: of the exponential average
+    of all weights, which is what is evaluated and exported. mixup, cutmix: alpha of their beta distributions (arXiv
+    1710.09412, 1905.04899), 0 for none; with both, every batch has one of the two. distill_weight: share of the
+    teacher's soft labels in the loss, at distill_temperature (arXiv 1503.02531). precision: of convolutions in
+    training; quantizers and evaluations are float32. calibration_pictures: to set the first activation scales.
+    statistics_batches: to measure batch normalization anew at the end. checkpoint_steps: between checkpoints, besides
+    the end of every epoch. augmentation: by dataset, 'default' for those that are not named.
     """
 
     epochs: int
     float_fraction: float
     batch_size: int
+    accumulation: int = 1
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
     learning_rate: float
-    schedule: Literal["step", "cosine"]
-    step_epochs: int | None
-    step_factor: float | None
+    fine_tuning_factor: float = 1.0
+    schedule: Schedule
+    step_epochs: int | None = None
+    step_factor: float | None = None
+    warmup_epochs: float = 0.0
     weight_decay: float
-    gradient_clip: float | None
+    gradient_clip: float | None = None
     label_smoothing: float
+    ema_decay: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    distill_weight: float = 0.0
+    distill_temperature: float = 4.0
+    precision: Precision = "float32"
     calibration_pictures: int
     statistics_batches: int
     checkpoint_steps: int
@@ -75,12 +100,21 @@ _BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "epochs": (int, 1, None, False),
     "float_fraction": (float, 0, 1, False),
     "batch_size": (int, 2, None, False),
+    "accumulation": (int, 1, None, False),
+    "momentum": (float, 0, 1, False),
     "learning_rate": (float, 1e-12, None, False),
+    "fine_tuning_factor": (float, 1e-6, None, False),
     "step_epochs": (int, 1, None, True),
     "step_factor": (float, 0, 1, True),
+    "warmup_epochs": (float, 0, None, False),
     "weight_decay": (float, 0, None, False),
     "gradient_clip": (float, 1e-12, None, True),
     "label_smoothing": (float, 0, 1, False),
+    "ema_decay": (float, 0, 1, True),
+    "mixup": (float, 0, None, False),
+    "cutmix": (float, 0, None, False),
+    "distill_weight": (float, 0, 1, False),
+    "distill_temperature": (float, 0.1, None, False),
     "calibration_pictures": (int, 1, None, False),
     "statistics_batches": (int, 0, None, False),
     "checkpoint_steps": (int, 1, None, False),
@@ -89,33 +123,43 @@ _AUGMENTATION_BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "flip": (bool, 0, 1, False),
     "shift": (float, 0, 1, False),
     "min_area": (float, 0.01, 1, False),
+    "rand_ops": (int, 0, None, False),
+    "rand_magnitude": (int, 0, 30, False),
+}
+_CHOICES = {
+    "optimizer": get_args(Optimizer),
+    "schedule": get_args(Schedule),
+    "precision": get_args(Precision),
 }
 
 
 def load(name: str) -> Recipe:
-    """Return a shipped recipe ('paper', 'quick') or the one of a JSON file.
+    """Return a shipped recipe ('quick', 'paper', 'cifar', 'imagenet') or the one of a JSON or TOML file.
 
     Raises:
         UsageError: no such recipe.
-        ManifestError: the file is not JSON or has a wrong field; all problems are named.
+        ManifestError: the file cannot be parsed or has a wrong field; all problems are named.
     """
-    if name.endswith(".json"):
+    if name.endswith((".json", ".toml")):
         return parse(_read(Path(name)), where=name)
     folder = resources.files(__package__).joinpath("recipes")
     shipped = sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
     if name not in shipped:
         hint = _did_you_mean(name, shipped)
-        raise UsageError(f"--recipe: got '{name}', expected one of {', '.join(shipped)} or a .json file{hint}")
+        choices = f"one of {', '.join(shipped)} or a .json or .toml file"
+        raise UsageError(f"--recipe: got '{name}', expected {choices}{hint}")
     return parse(json.loads(folder.joinpath(f"{name}.json").read_text("utf-8")), where=name)
 
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check --recipe") from error
     except ValueError as error:
-        raise ManifestError(f"{path}: not valid JSON ({error}); mend the recipe") from error
+        kind = path.suffix[1:].upper()
+        raise ManifestError(f"{path}: not valid {kind} ({error}); mend the recipe") from error
 
 
 def parse(values: Any, *, where: str) -> Recipe:
@@ -128,10 +172,12 @@ def parse(values: Any, *, where: str) -> Recipe:
         raise ManifestError(f"{where}: got {type(values).__name__}, expected an object; mend the recipe")
     known = [field.name for field in fields(Recipe)]
     problems = [f"{key}: unknown field{_did_you_mean(key, known)}" for key in values if key not in known]
-    problems += [f"{key}: missing" for key in known if key not in values]
+    required = [field.name for field in fields(Recipe) if field.default is MISSING]
+    problems += [f"{key}: missing" for key in required if key not in values]
     problems += _out_of_bounds("", values, _BOUNDS)
-    if values.get("schedule") not in ("step", "cosine", None):
-        problems.append(f"schedule: got {values['schedule']!r}, expected step or cosine")
+    for key, choices in _CHOICES.items():
+        if key in values and values[key] not in choices:
+            problems.append(f"{key}: got {json.dumps(values[key])}, expected one of {', '.join(choices)}")
     if values.get("schedule") == "step" and None in (values.get("step_epochs"), values.get("step_factor")):
         problems.append("schedule: got step, expected step_epochs and step_factor beside it")
     problems += _augmentation_problems(values.get("augmentation"))

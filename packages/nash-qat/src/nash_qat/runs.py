@@ -14,7 +14,9 @@ from .network import Network
 from .presets import QuantizationSpec
 from .recipe import Recipe
 
-CHECKPOINT, GENOTYPE, HISTORY, MODEL = "checkpoint.safetensors", "genotype.json", "history.jsonl", "model.json"
+CHECKPOINT, FLOAT, GENOTYPE = "checkpoint.safetensors", "float.safetensors", "genotype.json"
+HISTORY, MODEL, QCDQ = "history.jsonl", "model.json", "model-qcdq.onnx"
+_WRITTEN = (CHECKPOINT, FLOAT, GENOTYPE, HISTORY, MODEL, "model.onnx", "golden.npz", QCDQ)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,12 @@ class Settings:
     recipe_name: str
     recipe: Recipe
     epochs: int
+    float_epochs: int
     seed: int
+    num_processes: int = 1
+    init_weights_sha256: str | None = None
+    teacher_sha256: str | None = None
+    skip_broken: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -43,11 +50,19 @@ class RunState:
     loss_sum: float = 0.0
     is_calibrated: bool = False
     is_trained: bool = False
+    num_average_updates: int = 0
     float_top1: float | None = None
     accuracy: dict[str, Any] | None = None
     seconds: float = 0.0
     class_names: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def sweep(out: Path) -> None:
+    """Remove the temporary files that a process left which was killed while it wrote."""
+    for name in _WRITTEN:
+        for leftover in out.glob(f".{name}.*"):
+            leftover.unlink(missing_ok=True)
 
 
 def refuse_other_settings(saved: dict[str, Any], asked: dict[str, Any], out: Path) -> None:
@@ -79,7 +94,11 @@ def training_record(settings: dict[str, Any], state: RunState) -> dict[str, Any]
         "dataset": settings["dataset"],
         "recipe": settings["recipe_name"],
         "epochs": state.epoch,
+        "float_epochs": settings["float_epochs"],
         "seed": settings["seed"],
+        "num_processes": settings["num_processes"],
+        "init_weights_sha256": settings["init_weights_sha256"],
+        "teacher_sha256": settings["teacher_sha256"],
         "seconds": round(state.seconds, 1),
         "settings": settings["recipe"],
     }

@@ -10,52 +10,74 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import augment, calibrate, checkpoint, evaluate, export, interrupt, quantizers
+from . import ahead, augment, board, calibrate, checkpoint, evaluate, export, interrupt, optimize, quantizers, weights
+from . import loss as losses
 from . import manifest as manifests
+from .average import Average
 from .data import Split
 from .errors import DivergedError, Interrupted, OutputError
 from .genotype import Genotype
 from .network import Network
 from .progress import TrainingProgress
-from .runs import CHECKPOINT, GENOTYPE, HISTORY, RunState, Settings, export_run, refuse_other_settings
+from .runs import CHECKPOINT, FLOAT, GENOTYPE, HISTORY, RunState, Settings, export_run, refuse_other_settings, sweep
+from .world import World
 
 _EVALUATION_BATCH = 256
 _NUM_GOLDEN_CANDIDATES = 32
+_ALONE = World(device=torch.device("cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splits:
-    """The data of a run."""
+class Inputs:
+    """What a run reads: its data, and weights from files."""
 
     train: Split
     test: Split
+    init: weights.Weights | None = None
+    teacher: weights.Weights | None = None
 
 
 class Trainer:
     """A training run in a folder: `start` or `resume` it, `train`, then `finish` with the export."""
 
-    def __init__(self, genotype: Genotype, settings: Settings, splits: Splits, out: Path) -> None:
-        self._settings, self._recipe, self._splits, self._out = settings, settings.recipe, splits, out
-        self.state = RunState(class_names=list(splits.train.class_names))
-        self._num_float_epochs = self._recipe.num_float_epochs(settings.epochs)
-        self._starts = _batch_starts(len(splits.train), self._recipe.batch_size)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            self.network = Network(genotype, settings.quantization)
-        self.network.to(memory_format=torch.channels_last)
-        quantizers.set_mode(self.network, "float" if self._num_float_epochs else "fused")
-        self._optimizer = self._new_optimizer()
-        self._golden = _golden_candidates(splits.test, settings.seed)
+    def __init__(
+        self,
+        genotype: Genotype,
+        settings: Settings,
+        inputs: Inputs,
+        out: Path,
+        *,
+        world: World = _ALONE,
+        has_board: bool = False,
+    ) -> None:
+        self._genotype, self._settings, self._recipe = genotype, settings, settings.recipe
+        self._inputs, self._out, self._world, self._has_board = inputs, out, world, has_board
+        self.state = RunState(class_names=list(inputs.train.class_names))
+        self._starts = _batch_starts(len(inputs.train), self._recipe.batch_size, world.size)
+        self._golden = _golden_candidates(inputs.test, settings.seed)
         self._clock = time.monotonic()
+        self._teacher: nn.Module | None = None
+        if inputs.teacher is not None:
+            teacher = self._new_network()
+            weights.load_all(teacher, inputs.teacher)
+            self._set_teacher(teacher)
+        self.network = self._new_network()
+        if inputs.init is not None:
+            self._warm_start(inputs.init)
+        self._begin_phase()
 
     def start(self, genotype_path: Path) -> None:
         """Make the run's folder.
@@ -63,15 +85,17 @@ class Trainer:
         Raises:
             OutputError: it holds a run already, or cannot be written.
         """
-        out = export.make_folder(self._out)
-        if (out / CHECKPOINT).exists():
-            raise OutputError(f"{out}: already holds a training run; pass --resume to go on, or another --out")
-        with manifests.atomic_path(out / GENOTYPE) as temporary:
-            shutil.copyfile(genotype_path, temporary)
+        if self._world.is_main:
+            out = export.make_folder(self._out)
+            if (out / CHECKPOINT).exists():
+                raise OutputError(f"{out}: already holds a training run; pass --resume to go on, or another --out")
+            with manifests.atomic_path(out / GENOTYPE) as temporary:
+                shutil.copyfile(genotype_path, temporary)
         self._save()
+        self._world.wait()
 
     def resume(self) -> None:
-        """Take up the run in the folder.
+        """Take up the run in the folder, and clean it of what a killed process left.
 
         Raises:
             IntegrityError: there is none, or its checkpoint is damaged.
@@ -79,12 +103,19 @@ class Trainer:
         """
         saved = checkpoint.load(self._out / CHECKPOINT)
         refuse_other_settings(saved.state["settings"], self._settings.to_dict(), self._out)
+        if self._world.is_main:
+            sweep(self._out)
         self.network.load_state_dict(saved.part("network"))
         self.state = RunState(**saved.state["run"])
-        is_quantized = self.state.is_calibrated or self._num_float_epochs == 0
-        quantizers.set_mode(self.network, "fused" if is_quantized else "float")
-        self._optimizer = self._new_optimizer()  # loading has made new parameter objects of the activation scales
+        self._begin_phase()  # loading has made new parameter objects of the activation scales
         checkpoint.restore_optimizer(self._optimizer, self.network, saved.part("optimizer"))
+        if self._average is not None:
+            self._average.restore(saved.part("average"))
+            self._average.num_updates = self.state.num_average_updates
+        if self._teacher is None and saved.part("teacher"):
+            teacher = self._new_network()
+            teacher.load_state_dict(saved.part("teacher"))
+            self._set_teacher(teacher)
 
     def train(self) -> None:
         """Take all steps that are left; a checkpoint is saved every epoch and every `checkpoint_steps`.
@@ -94,40 +125,83 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
         """
         state, num_steps = self.state, self._settings.epochs * len(self._starts)
-        progress = TrainingProgress(num_steps=num_steps, done_steps=state.epoch * len(self._starts) + state.step)
+        done_steps = state.epoch * len(self._starts) + state.step
+        progress = TrainingProgress(num_steps=num_steps, done_steps=done_steps, is_shown=self._world.is_main)
         with interrupt.deferred() as request, progress:
             while state.epoch < self._settings.epochs:
-                if state.epoch >= self._num_float_epochs and not state.is_calibrated:
+                if state.epoch >= self._settings.float_epochs and not state.is_calibrated:
                     self._begin_quantized()
                 self._train_epoch(progress, request)
                 self._stop_if(request)
         if not state.is_trained:
+            if self._average is not None:
+                self._average.copy_to(self.network)
             self._measure_statistics()
             state.is_trained = True
             self._save()
+        self._world.wait()
 
     def finish(self) -> dict[str, Any]:
         """Export the network, measure its accuracy on the test split and return the model manifest."""
         manifest = export_run(self._out, self._out)
         if self.state.accuracy is None:
-            accuracy = evaluate.accuracy_of(self._out / manifest["onnx"]["path"], self._splits.test)
+            accuracy, _ = evaluate.accuracy_of(self._out / manifest["onnx"]["path"], self._inputs.test)
             self.state.accuracy = {**accuracy.to_dict(), "float_top1": self.state.float_top1}
             self._save()
         manifest["accuracy"] = self.state.accuracy
         return manifest
 
+    def _new_network(self) -> Network:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._settings.seed)
+            network = Network(self._genotype, self._settings.quantization)
+        return network.to(self._world.device, memory_format=torch.channels_last)
+
+    def _set_teacher(self, teacher: Network) -> None:
+        quantizers.set_mode(teacher, "float")
+        self._teacher = teacher.eval().requires_grad_(False)
+
+    def _warm_start(self, init: weights.Weights) -> None:
+        num_taken, without = weights.warm_start(self.network, init)
+        if self._world.is_main:
+            first = f", none for {without[0]} and others" if without else ""
+            print(f"{init.path}: took {num_taken} of {num_taken + len(without)} tensors{first}", file=sys.stderr)
+
+    def _begin_phase(self) -> None:
+        """Make what belongs to the float epochs, or to the quantized ones."""
+        is_float = self._settings.float_epochs > 0 and not self.state.is_calibrated
+        quantizers.set_mode(self.network, "float" if is_float else "fused")
+        self._optimizer = optimize.optimizer(self.network, self._recipe)
+        decay = self._recipe.ema_decay
+        self._average = None if decay is None else Average(self.network, decay)
+        self._wrapped = self._world.wrapped(self.network)
+
+    def _begin_quantized(self) -> None:
+        if self._settings.float_epochs:
+            if self._average is not None:
+                self._average.copy_to(self.network)
+            self.state.float_top1 = self._test_accuracy()
+            self._keep_float_network()
+        quantizers.set_mode(self.network, "fused")
+        calibrate.calibrate(self.network, self._training_pictures(self._recipe.calibration_pictures))
+        self.state.is_calibrated = True
+        self._begin_phase()
+
+    def _keep_float_network(self) -> None:
+        if self._world.is_main:
+            weights.write(self._out / FLOAT, self.network)
+        if self._recipe.distill_weight > 0 and self._teacher is None:
+            teacher = self._new_network()
+            teacher.load_state_dict(self.network.state_dict())
+            self._set_teacher(teacher)
+
     def _train_epoch(self, progress: TrainingProgress, request: interrupt.StopRequest) -> None:
         state = self.state
         self.network.train()
-        order = torch.randperm(len(self._splits.train), generator=self._generator("order", state.epoch)).numpy()
-        augmentation = self._recipe.augmentation_of(self._settings.dataset)
-        while state.step < len(self._starts):
-            start = self._starts[state.step]
-            indices = order[start : start + self._recipe.batch_size]
-            pictures = torch.from_numpy(self._splits.train.images[indices])
-            labels = torch.from_numpy(self._splits.train.labels[indices])
-            generator = self._generator("augment", state.epoch, state.step)
-            state.loss_sum += self._train_step(augment.augment(pictures, augmentation, generator), labels)
+        order = torch.randperm(len(self._inputs.train), generator=self._generator("order", state.epoch)).numpy()
+        batches = ahead.mapped(lambda step: self._batch(order, state.epoch, step), range(state.step, len(self._starts)))
+        for batch in batches:
+            state.loss_sum += self._train_step(batch)
             state.step += 1
             progress.step()
             if state.step == len(self._starts):
@@ -137,50 +211,76 @@ class Trainer:
             self._stop_if(request)
         self._end_epoch(progress)
 
-    def _train_step(self, pictures: Tensor, labels: Tensor) -> float:
-        rate = self._learning_rate()
+    def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> losses.Batch:
+        """Return this process's share of a batch, changed at random."""
+        world, start = self._world, self._starts[step]
+        indices = order[start : start + self._recipe.batch_size][world.rank :: world.size]
+        pictures = torch.from_numpy(self._inputs.train.images[indices])
+        labels = torch.from_numpy(self._inputs.train.labels[indices])
+        place = () if world.size == 1 else (world.rank,)
+        generator = self._generator("augment", epoch, step, *place)
+        changed = augment.augment(pictures, self._recipe.augmentation_of(self._settings.dataset), generator)
+        x = calibrate.to_input(changed.to(world.device))
+        return losses.mixed(losses.Batch(x=x, labels=labels.to(world.device)), self._recipe, generator)
+
+    def _train_step(self, batch: losses.Batch) -> float:
+        """Train on this process's share of a batch and return the mean loss of the whole."""
+        recipe, world = self._recipe, self._world
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        loss = nn.functional.cross_entropy(
-            self.network(calibrate.to_input(pictures)), labels, label_smoothing=self._recipe.label_smoothing
-        )
-        value = loss.item()
+            group["lr"] = self._learning_rate()
+        self._optimizer.zero_grad()
+        start = self._starts[self.state.step]
+        num_samples = min(recipe.batch_size, len(self._inputs.train) - start)
+        parts, loss_sum = batch.parts(recipe.accumulation), 0.0
+        for number, part in enumerate(parts, 1):
+            with world.no_sync(self._wrapped, is_last=number == len(parts)):
+                with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                    logits = self._wrapped(part.x)
+                loss = losses.loss(logits.float(), part, recipe, self._teacher)
+                (loss * (len(part) * world.size / num_samples)).backward()
+            loss_sum += loss.item() * len(part)
+        value = world.sum(torch.tensor(loss_sum, dtype=torch.float64)).item() / num_samples
         if not math.isfinite(value):
             raise DivergedError(
                 f"training: loss: got {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, expected a "
                 "finite number; the last checkpoint is kept: try a recipe with a lower learning_rate"
             )
-        self._optimizer.zero_grad()
-        loss.backward()
-        if self._recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.gradient_clip)
+        if recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
         self._optimizer.step()
         self.network.constrain()
+        if self._average is not None:
+            self._average.update(self.network)
         return value
 
     def _end_epoch(self, progress: TrainingProgress) -> None:
         state = self.state
         phase = "quantized" if state.is_calibrated else "float"
-        accuracy, loss = self._test_accuracy(), state.loss_sum / len(self._starts)
+        with self._averaged():
+            accuracy = self._test_accuracy()
         entry = {
             "epoch": state.epoch + 1,
             "phase": phase,
-            "loss": loss,
+            "loss": state.loss_sum / len(self._starts),
             "top1": accuracy,
-            "learning_rate": self._rate(),
+            "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
         }
         state.history.append(entry)
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         self._save()
-        progress.epoch(f"epoch {state.epoch}/{self._settings.epochs} {phase}: loss {loss:.4f}, top1 {accuracy:.2f} %")
+        if self._has_board and self._world.is_main:
+            board.write(self._out, state.history)
+        number = f"epoch {state.epoch}/{self._settings.epochs} {phase}"
+        progress.epoch(f"{number}: loss {entry['loss']:.4f}, top1 {accuracy:.2f} %")
 
-    def _begin_quantized(self) -> None:
-        if self._num_float_epochs:
-            self.state.float_top1 = self._test_accuracy()
-        quantizers.set_mode(self.network, "fused")
-        calibrate.calibrate(self.network, self._training_pictures(self._recipe.calibration_pictures))
-        self.state.is_calibrated = True
-        self._optimizer = self._new_optimizer()
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Let the network have its average within a block, where the recipe takes one."""
+        if self._average is None:
+            yield
+        else:
+            with self._average.within(self.network):
+                yield
 
     def _measure_statistics(self) -> None:
         batch_size = self._recipe.batch_size
@@ -190,35 +290,21 @@ class Trainer:
 
     def _training_pictures(self, num_pictures: int) -> Tensor:
         """Return up to `num_pictures` plain training pictures, drawn by the seed."""
-        order = torch.randperm(len(self._splits.train), generator=self._generator("calibration")).numpy()
-        return torch.from_numpy(self._splits.train.images[order[:num_pictures]])
+        order = torch.randperm(len(self._inputs.train), generator=self._generator("calibration")).numpy()
+        return torch.from_numpy(self._inputs.train.images[order[:num_pictures]]).to(self._world.device)
 
     def _test_accuracy(self) -> float:
-        return top1(self.network, self._splits.test)
-
-    def _rate(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
+        self._world.share_buffers(self.network)
+        return top1(self.network, self._inputs.test, self._world)
 
     def _learning_rate(self) -> float:
         """Return the rate of the next step; each phase has its own schedule."""
-        recipe, state = self._recipe, self.state
-        first = self._num_float_epochs if state.is_calibrated else 0
-        last = self._settings.epochs if state.is_calibrated else self._num_float_epochs
-        if recipe.schedule == "step":
-            assert recipe.step_factor is not None
-            assert recipe.step_epochs is not None
-            return recipe.learning_rate * recipe.step_factor ** ((state.epoch - first) // recipe.step_epochs)
-        done = (state.epoch - first + state.step / len(self._starts)) / (last - first)
-        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        weights = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in self.network.parameters() if parameter.ndim <= 1]
-        groups = [
-            {"params": weights, "weight_decay": self._recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.Adam(groups, lr=self._recipe.learning_rate)
+        recipe, state, num_float = self._recipe, self.state, self._settings.float_epochs
+        first, last = (num_float, self._settings.epochs) if state.is_calibrated else (0, num_float)
+        factor = recipe.fine_tuning_factor if state.is_calibrated and num_float else 1.0
+        step = 1 / len(self._starts)
+        done = state.epoch - first + state.step * step
+        return recipe.learning_rate * factor * optimize.rate(recipe, done, last - first, step=step)
 
     def _generator(self, *purpose: object) -> torch.Generator:
         text = "/".join(map(str, (self._settings.seed, *purpose)))
@@ -226,44 +312,53 @@ class Trainer:
         return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
     def _stop_if(self, request: interrupt.StopRequest) -> None:
-        if request.signal_name is None:
+        if not self._world.sum(torch.tensor(int(request.signal_name is not None))):
             return
         self._save()
         where = f"epoch {self.state.epoch + 1}, step {self.state.step}"
-        raise Interrupted(f"stopped by {request.signal_name} in {where}; go on with the same command and --resume")
+        cause = request.signal_name or "a signal to another process"
+        raise Interrupted(f"stopped by {cause} in {where}; go on with the same command and --resume")
 
     def _save(self) -> None:
+        if not self._world.is_main:
+            return
         now = time.monotonic()
         self.state.seconds += now - self._clock
         self._clock = now
-        checkpoint.save(
-            self._out / CHECKPOINT,
-            parts={
-                "network": self.network.state_dict(),
-                "optimizer": checkpoint.optimizer_tensors(self._optimizer, self.network),
-                "golden": {"pictures": self._golden},
-            },
-            state={"settings": self._settings.to_dict(), "run": asdict(self.state)},
-        )
+        parts = {
+            "network": self.network.state_dict(),
+            "optimizer": checkpoint.optimizer_tensors(self._optimizer, self.network),
+            "golden": {"pictures": self._golden},
+        }
+        if self._average is not None:
+            parts["average"] = self._average.tensors
+            self.state.num_average_updates = self._average.num_updates
+        if self._teacher is not None and self._inputs.teacher is None:
+            parts["teacher"] = self._teacher.state_dict()
+        state = {"settings": self._settings.to_dict(), "run": asdict(self.state)}
+        checkpoint.save(self._out / CHECKPOINT, parts=parts, state=state)
         lines = "".join(json.dumps(entry) + "\n" for entry in self.state.history)
         with manifests.atomic_path(self._out / HISTORY) as temporary:
             temporary.write_text(lines, "utf-8")
 
 
 @torch.no_grad()
-def top1(network: Network, split: Split) -> float:
-    """Return the accuracy of a network on a split, in percent."""
+def top1(network: Network, split: Split, world: World = _ALONE) -> float:
+    """Return the accuracy of a network on a split, in percent; each process runs its share of the batches."""
     network.eval()
-    hits = 0
-    for pictures, labels in split.batches(_EVALUATION_BATCH):
-        predicted = network(calibrate.to_input(torch.from_numpy(pictures))).argmax(dim=1)
-        hits += int((predicted == torch.from_numpy(labels)).sum())
-    return 100 * hits / len(split)
+    hits = torch.zeros((), dtype=torch.int64)
+    starts = range(0, len(split), _EVALUATION_BATCH)[world.rank :: world.size]
+    for start in starts:
+        indices = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
+        pictures = torch.from_numpy(split.images[indices]).to(world.device)
+        predicted = network(calibrate.to_input(pictures)).argmax(dim=1)
+        hits += (predicted.cpu() == torch.from_numpy(split.labels[indices])).sum()
+    return 100 * int(world.sum(hits)) / len(split)
 
 
-def _batch_starts(num_samples: int, batch_size: int) -> list[int]:
-    """Return where batches start; a last one of a single sample is left out, as it has no variance."""
-    return [start for start in range(0, num_samples, batch_size) if num_samples - start > 1]
+def _batch_starts(num_samples: int, batch_size: int, num_processes: int = 1) -> list[int]:
+    """Return where batches start; a last one of a single sample a process is left out, as it has no variance."""
+    return [start for start in range(0, num_samples, batch_size) if num_samples - start >= 2 * num_processes]
 
 
 def _golden_candidates(split: Split, seed: int) -> Tensor:

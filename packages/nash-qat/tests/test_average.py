@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nash_qat.average import Average
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).to(memory_format=torch.channels_last)
+
+
+def test_average_follows_the_formula_and_is_lent_for_a_block() -> None:
+    network = _network()
+    average = Average(network, 0.4)
+    expected = network[0].weight.detach().clone()
+    for update in range(1, 12):
+        with torch.no_grad():
+            network[0].weight.normal_()
+            network[1].running_mean.fill_(update)
+        average.update(network)
+        decay = min(0.4, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * network[0].weight.detach()
+    torch.testing.assert_close(average.tensors["0.weight"], expected)
+    own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with average.within(network):
+        torch.testing.assert_close(network[0].weight.detach(), expected)
+        assert 9 < float(network[1].running_mean[0]) < 11
+    assert all(torch.equal(own[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_average_survives_saving() -> None:
+    network = _network()
+    average, again = Average(network, 0.9), Average(_network(), 0.9)
+    with torch.no_grad():
+        network[0].weight.normal_()
+    average.update(network)
+    again.restore(average.tensors)
+    assert all(torch.equal(average.tensors[name], tensor) for name, tensor in again.tensors.items())
