@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from networks import Network, pictures, residual_network, run
 from test_steps import specialized
@@ -99,6 +100,26 @@ def test_a_pool_works_on_as_many_channels_as_its_window(model, board):
         if node.op_type == "Pool_hls":
             window = model.find_producer(node.input[0])
             assert settings[window.name]["SIMD"] == settings[node.name]["PE"]
+
+
+@pytest.mark.parametrize("target_fps", [10_000, 1_300_000])
+def test_a_depthwise_unit_works_on_as_many_channels_as_its_window(board, target_fps):
+    from test_lower import depthwise_network
+
+    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.model import custom_op
+
+    source = depthwise_network()
+    before = specialized(source)
+    images = pictures(source)
+    expected = run(before, images)
+    model, _ = fold(before, FoldingSpace(before, board).for_fps(target_fps, 200).settings)
+    (unit,) = model.get_nodes_by_op_type("VVAU_hls")
+    unit, window = custom_op(unit), custom_op(model.find_producer(unit.input[0]))
+    assert window.get_nodeattr("SIMD") == unit.get_nodeattr("PE")
+    assert window.get_nodeattr("parallel_window") == (unit.get_nodeattr("SIMD") > 1)
+    assert (unit.get_nodeattr("PE"), unit.get_nodeattr("SIMD")) == ((1, 1) if target_fps == 10_000 else (6, 3))
+    np.testing.assert_array_equal(run(model, images), expected)
 
 
 def test_folding_keeps_the_function(model, board):

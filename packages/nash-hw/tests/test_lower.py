@@ -55,3 +55,47 @@ def test_groups_become_zeros_of_a_dense_matrix(bits, group):
     weights = after.get_nodes_by_op_type("MatMul")[1].input[1]
     assert after.get_tensor_datatype(weights).name == ("INT2" if bits == 1 else "INT4")
     assert (after.get_initializer(weights) != 0).mean() <= 1 / group
+
+
+def depthwise_network(bits=4, act_bits=4, stride=1):
+    net = Network((1, 2, 7, 7))
+    x = net.relu(net.norm(net.conv(net.image, (6, 2, 1, 1), 4), 6), act_bits)
+    x = net.relu(net.norm(net.conv(x, (6, 1, 3, 3), bits, group=6, stride=stride), 6))
+    return net.finish(net.head(x, 6), (1, 3))
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolution_keeps_its_weights_and_computes_the_same(bits, stride):
+    from nash_hw.lower import lower
+    from nash_hw.model import custom_op
+    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.streamline import streamline
+
+    source = depthwise_network(bits, stride=stride)
+    before, _ = streamline(source)
+    images = pictures(source)
+    expected = run(before, images)
+    after = lower(before)
+    np.testing.assert_array_equal(run(after, images), expected)
+    after = to_hardware(after)
+    np.testing.assert_array_equal(run(after, images), expected)
+    after = specialize(minimize_bit_widths(partition(after)), "xcu250-figd2104-2L-e")
+    (unit,) = after.get_nodes_by_op_type("VVAU_hls")
+    window = after.find_producer(unit.input[0])
+    assert after.get_initializer(unit.input[1]).shape == (6, 1, 3, 3)
+    assert custom_op(unit).get_nodeattr("weightDataType") == ("BIPOLAR" if bits == 1 else "INT4")
+    assert custom_op(window).get_nodeattr("depthwise") == 1
+    for pe in (1, 2, 6):
+        custom_op(unit).set_nodeattr("PE", pe)
+        np.testing.assert_array_equal(run(after, images), expected)
+
+
+def test_depthwise_convolution_of_one_bit_is_dense():
+    """FINN cannot write a vector-vector unit that reads 0 and 1."""
+    from nash_hw.lower import lower
+    from nash_hw.steps import to_hardware
+    from nash_hw.streamline import streamline
+
+    model = to_hardware(lower(streamline(depthwise_network(act_bits=1))[0]))
+    assert "VVAU" not in op_types(model)

@@ -101,6 +101,9 @@ def _unspecialized(node: onnx.NodeProto) -> onnx.NodeProto:
     known = custom_op(base).get_nodeattr_types()
     del base.attribute[:]
     base.attribute.extend(attribute for attribute in node.attribute if attribute.name in known)
+    if is_layer(base, "VVAU"):  # told of fewer PEs than channels, it expects the window in another order than Python's
+        instance = custom_op(base)
+        instance.set_nodeattr("PE", instance.get_nodeattr("Channels"))
     return base
 
 

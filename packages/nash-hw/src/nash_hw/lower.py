@@ -3,7 +3,8 @@
 Shapes: feature maps (1, H, W, C), vectors (1, C).
 
 Each operation is written anew in its channels-last form, in one pass, so no transposition is left to move or cancel:
-the only one stands at the input. A convolution becomes a sliding window (Im2Col) and a matrix product.
+the only one stands at the input. A convolution becomes a sliding window (Im2Col) and a matrix product,
+a depthwise one a product with a matrix of zeros but for each channel's own kernel, which FINN knows by its annotation.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class _Lowering:
         self._model = model
         self._new = GraphBuilder("lowered")
         self._names: dict[str, str] = {}
+        self._depthwise: dict[str, list[int]] = {}  # weights, and their kernel
 
     def run(self) -> Model:
         source = self._model.graph.input[0].name
@@ -39,7 +41,10 @@ class _Lowering:
         for node in self._model.graph.node:
             self._names[node.output[0]] = self._WRITERS[node.op_type](self, node)
         self._new.output(self._names[self._model.graph.output[0].name])
-        return self._new.model()
+        model = self._new.model()
+        for name, kernel in self._depthwise.items():
+            model.set_tensor_sparsity(name, {"dw": {"kernel_shape": kernel}})
+        return model
 
     def _output(
         self, node: onnx.NodeProto, datatype: BaseDataType | None = None
@@ -61,17 +66,26 @@ class _Lowering:
         weights = self._model.get_initializer(node.input[1])  # (out, in / groups, kh, kw)
         groups, kernel = given["group"], given["kernel_shape"]
         window = self._inputs(node)[0]
+        is_depthwise = kernel != [1, 1] and self._has_unit_for(node, weights, groups)
         if kernel != [1, 1] or given["strides"] != [1, 1] or any(given["pads"]):
-            window = self._slide(node, window, given)
+            window = self._slide(node, window, given, depthwise=is_depthwise)
         datatype = self._model.get_tensor_datatype(node.input[1])
         if groups > 1:
             weights = _dense(weights, groups)
-            datatype = DataType["INT2"] if datatype == DataType["BIPOLAR"] else datatype
+            has_zeros = datatype == DataType["BIPOLAR"] and not is_depthwise
+            datatype = DataType["INT2"] if has_zeros else datatype
         matrix = weights.transpose(0, 2, 3, 1).reshape(len(weights), -1).T  # rows: kernel position, then channel
         name = self._new.constant(node.input[1], matrix, datatype)
+        if is_depthwise:
+            self._depthwise[name] = kernel
         return self._new.node("MatMul", [window, name], self._output(node))
 
-    def _slide(self, node: onnx.NodeProto, source: str, given: dict[str, Any]) -> str:
+    def _has_unit_for(self, node: onnx.NodeProto, weights: np.ndarray, groups: int) -> bool:
+        """Tell whether FINN has a vector-vector unit for a convolution: one filter a channel, no input of 1 bit."""
+        is_one_bit = self._model.get_tensor_datatype(node.input[0]).bitwidth() == 1
+        return 1 < groups == len(weights) and weights.shape[1] == 1 and not is_one_bit
+
+    def _slide(self, node: onnx.NodeProto, source: str, given: dict[str, Any], *, depthwise: bool) -> str:
         _, channels, height, width = self._model.get_tensor_shape(node.input[0])
         _, (batch, out_height, out_width, _), _ = self._output(node)
         kernel = given["kernel_shape"]
@@ -85,7 +99,7 @@ class _Lowering:
             stride=given["strides"],
             pad_amount=given["pads"],
             dilations=[1, 1],
-            depthwise=0,
+            depthwise=int(depthwise),
             input_shape=f"(1,{height},{width},{channels})",
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
 import onnx
@@ -20,7 +21,10 @@ _NEVER = 2**30  # deeper than any memory
 
 
 def settings_of(nodes: Sequence[onnx.NodeProto], instances: Sequence[Any], board: Board) -> Iterator[list[Values]]:
-    """Yield the settings of layers that are folded together: one layer, or a sliding window and the pool behind it."""
+    """Yield the settings of layers that are folded together: one, or a sliding window and what reads it by channel."""
+    if len(nodes) == 2 and is_layer(nodes[1], "VVAU"):
+        yield from _depthwise_settings(instances[1], board)
+        return
     if len(nodes) == 2:
         for channels, memory in product(_divisors(instances[1].get_nodeattr("Channels")), _buffer_memories(board)):
             yield [{"SIMD": channels, "parallel_window": 0} | memory, {"PE": channels}]
@@ -103,6 +107,20 @@ def _window_settings(instance: Any) -> Iterator[Values]:
         yield {"SIMD": simd, "parallel_window": 0}
     if "parallel_window" in instance.get_nodeattr_types():
         yield {"SIMD": channels, "parallel_window": 1}
+
+
+def _depthwise_settings(instance: Any, board: Board) -> Iterator[list[Values]]:
+    """Yield the settings of a sliding window and the vector-vector unit behind it.
+
+    Both work on as many channels; the unit can take several positions of the kernel at once where it has all channels
+    (FINN's SetFolding).
+    """
+    channels = instance.get_nodeattr("Channels")
+    positions = _divisors(prod(instance.get_nodeattr("Kernel")))
+    parallel = [(pe, 1) for pe in _divisors(channels)] + [(channels, simd) for simd in positions[1:]]
+    others = product(_buffer_memories(board), weight_memories(board), _arithmetic(instance))
+    for (pe, simd), (buffer, memory, kind) in product(parallel, list(others)):
+        yield [{"SIMD": pe, "parallel_window": int(simd > 1)} | buffer, {"PE": pe, "SIMD": simd} | memory | kind]
 
 
 def _simd_settings(instance: Any) -> Iterator[Values]:

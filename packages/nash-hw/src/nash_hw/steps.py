@@ -25,10 +25,12 @@ def to_hardware(model: Model) -> Model:
         InferQuantizedMatrixVectorActivation,
     )
     from finn.transformation.fpgadataflow.convert_to_hw.thresholding import InferThresholdingLayer
+    from finn.transformation.fpgadataflow.convert_to_hw.vector_vector_activation import InferVectorVectorActivation
 
     # Thresholds first: an MVAU that finds one behind it takes it in, and is then HLS only. Pools before sliding
     # windows, which they are made of; streams are duplicated last, when every reader is known.
     model = model.transform(InferThresholdingLayer())
+    model = model.transform(InferVectorVectorActivation())
     model = model.transform(InferQuantizedMatrixVectorActivation())
     model = model.transform(InferPool())
     model = model.transform(InferConvInpGen())
