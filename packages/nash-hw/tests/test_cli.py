@@ -285,6 +285,7 @@ def test_options_are_frozen():
             "--clock-mhz",
             "--json",
             "--max-utilization",
+            "--num-fpgas",
             "--out",
             "--resume",
             "--target-fps",
@@ -302,6 +303,7 @@ def test_options_are_frozen():
             "--weight-bits",
             "space",
         ],
+        "collect": ["--json", "out"],
         "schema": ["--json", "kind"],
     }
 

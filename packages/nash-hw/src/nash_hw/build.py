@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import describe, manifest
+from . import describe, finn_build, manifest
 from .boards import find_board
 from .checkpoint import STATE_FILE, Checkpoint
+from .collect import collect, is_finished
+from .devices import assign_devices, device_resources, partitioning
 from .draw import svg
-from .errors import UnsupportedError, UsageError
+from .errors import UsageError
 from .estimate import Estimate, estimate
 from .finn_env import contained_finn, finn_version, vivado_version
 from .flow import Flow, Source, State, Target
 from .hdl import FOLDER as HDL_FOLDER
-from .hdl import HASHES, Hdl, write_hdl
+from .hdl import HASHES, write_hdl
 from .output import move_in, staging
 from .progress import Steps
 
@@ -36,6 +38,7 @@ class BuildConfig:
     target_fps: float | None = None
     max_utilization: float | None = None
     until: str = "estimate"
+    num_fpgas: int = 1
     resume: bool = False
     quiet: bool = False
 
@@ -49,6 +52,8 @@ class BuildConfig:
             problems.append(f"--target-fps: got {self.target_fps:g}, expected more than 0")
         if self.max_utilization is not None and not 0 < self.max_utilization <= 1:
             problems.append(f"--max-utilization: got {self.max_utilization:g}, expected more than 0, at most 1")
+        if self.num_fpgas < 1:
+            problems.append(f"--num-fpgas: got {self.num_fpgas}, expected at least 1")
         if self.until not in STAGES:
             problems.append(f"--until: got '{self.until}', expected one of {', '.join(STAGES)}")
         if problems:
@@ -66,17 +71,23 @@ def build(model_path: Path, config: BuildConfig) -> dict[str, Any]:
     """Build the accelerator of a model and return its hardware manifest.
 
     Raises:
-        NashError: of the kind that tells what is wrong; then nothing is written.
+        NashError: of the kind that tells what is wrong; then nothing is written, unless FINN's own build fails: the
+            folder it failed in stays.
     """
     finn_version()
-    if config.until == "bitfile":
-        raise UnsupportedError("--until bitfile: this release ends at RTL; give dataflow.onnx and folding.json to FINN")
     source = Source.read(model_path)
     with staging(config.out, STATE_FILE) as folder, ExitStack() as stack:
         steps = stack.enter_context(Steps(len(_step_names(config)), quiet=config.quiet))
         with steps.step("start FINN"):
             version = stack.enter_context(contained_finn())
-        return _Build(source, config, steps, version).run(folder)
+        result = _Build(source, config, steps, version).run(folder)
+    if config.until != "bitfile":
+        return result
+    if vivado_version() is not None:
+        with Steps(1, quiet=config.quiet) as steps, steps.step("FINN's build"):
+            finn_build.run_finn(config.out, steps.tell)
+        return collect(config.out)
+    return collect(config.out) if is_finished(config.out) else result
 
 
 def _step_names(config: BuildConfig) -> list[str]:
@@ -91,6 +102,10 @@ class _Build:
         self._steps = steps
         self._version = version
         self._board = find_board(config.board)
+        if config.num_fpgas > 1 and finn_build.shell_flow(self._board) != "vitis_alveo":
+            raise UsageError(f"--num-fpgas: got {config.num_fpgas} of {self._board.name}, FINN links Alveo boards only")
+        totals = {name: amount * config.num_fpgas for name, amount in self._board.resources.items()}
+        self._all_boards = replace(self._board, resources=totals)
         self._checkpoint = Checkpoint(config.out, self._key())
 
     def _key(self) -> dict[str, Any]:
@@ -103,34 +118,62 @@ class _Build:
             "clock_mhz": self._config.clock_mhz,
             "target_fps": self._config.target_fps,
             "max_utilization": self._config.utilization_limit,
+            "num_fpgas": self._config.num_fpgas,
         }
 
     def run(self, folder: Path) -> dict[str, Any]:
         state = self._convert()
         with self._steps.step("estimate"):
-            result = estimate(state.model, self._board)
+            result = estimate(state.model, self._all_boards)
+            devices = self._assign(state, result)
         hdl = None
         if self._config.until == "hdl":
             with self._steps.step("generate RTL"):
                 hdl = write_hdl(state.model, folder / HDL_FOLDER, self._board.fpga_part, self._config.clock_mhz)
         with self._steps.step("write"):
-            roles = self._write_files(folder, state, result, hdl)
+            roles = self._write_files(folder, state, result)
+            if self._config.until == "bitfile":
+                roles |= self._write_finn(folder, devices)
+        if hdl is not None:
+            roles[f"{HDL_FOLDER}/{HASHES}"] = "hdl"
         written = manifest.header(
             "hardware",
             inputs=[manifest.input_record(self._source.path, self._source.manifest)],
             artifacts=[manifest.artifact_record(folder / name, folder, role) for name, role in roles.items()],
-        ) | self._describe(state, result, hdl)
+        ) | self._describe(state, result, devices)
+        if hdl is not None:
+            written["hdl"] = hdl.as_json()
         manifest.save(folder / "hardware.json", written, "hardware")
-        move_in(folder, self._config.out, dict.fromkeys([*(Path(name).parts[0] for name in roles), "hardware.json"]))
+        move_in(folder, self._config.out, [*self._changed(folder, roles), "hardware.json"])
         self._checkpoint.finish(state.as_json(), self._config.out / "dataflow.onnx")
         return written
+
+    def _changed(self, folder: Path, roles: dict[str, str]) -> list[str]:
+        """Return what to move: all, but what FINN has done so far stays if going on asks it for the same."""
+        names = list(dict.fromkeys(Path(name).parts[0] for name in roles))
+        finn, before = finn_build.FOLDER, self._config.out / finn_build.FOLDER
+        if self._config.resume and finn in names and finn_build.is_same(before, folder / finn):
+            names.remove(finn)
+        return names
+
+    def _assign(self, state: State, result: Estimate) -> dict[str, int] | None:
+        if self._config.num_fpgas == 1:
+            return None
+        limit = self._config.utilization_limit or 1.0
+        return assign_devices(state.model, result, self._board, self._config.num_fpgas, limit)
+
+    def _write_finn(self, folder: Path, devices: dict[str, int] | None) -> dict[str, str]:
+        several = None if devices is None else partitioning(devices, self._config.num_fpgas)
+        config = finn_build.build_config(self._board, self._config.clock_mhz, several)
+        finn_build.write_folder(folder / finn_build.FOLDER, config, folder)
+        return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
 
     def _convert(self) -> State:
         """Return the folded, verified graph: step by step, from the checkpoint on where one is asked for."""
         flow = Flow(
             self._source,
             Target(
-                board=self._board,
+                board=self._all_boards,
                 clock_mhz=self._config.clock_mhz,
                 fps=self._config.target_fps,
                 utilization=self._config.utilization_limit,
@@ -147,22 +190,21 @@ class _Build:
             self._checkpoint.save(state.as_json(), None if name.startswith("verify") else state.model)
         return state
 
-    def _write_files(self, folder: Path, state: State, result: Estimate, hdl: Hdl | None) -> dict[str, str]:
-        """Write all files but the manifest; return the role of each."""
+    def _write_files(self, folder: Path, state: State, result: Estimate) -> dict[str, str]:
+        """Write the files of every build; return the role of each."""
         (folder / "folding.json").write_text(json.dumps(state.folding, indent=2) + "\n", "utf-8")
         describe.write_layers(folder / "layers.csv", result.layers)
         state.model.save(str(folder / "dataflow.onnx"))
         title = f"{self._source.manifest['name']} on {self._board.name}"
         (folder / "dataflow.svg").write_text(svg(title, state.model, result), "utf-8")
-        roles = {
+        return {
             "folding.json": "folding",
             "layers.csv": "layers",
             "dataflow.onnx": "dataflow",
             "dataflow.svg": "drawing",
         }
-        return roles if hdl is None else roles | {f"{HDL_FOLDER}/{HASHES}": "hdl"}
 
-    def _describe(self, state: State, result: Estimate, hdl: Hdl | None) -> dict[str, Any]:
+    def _describe(self, state: State, result: Estimate, devices: dict[str, int] | None) -> dict[str, Any]:
         config, board = self._config, self._board
         described = {
             "name": self._source.manifest["name"],
@@ -170,6 +212,7 @@ class _Build:
             "toolchain": {"finn_plus": self._version, "vivado": vivado_version()},
             "board": board.name,
             "fpga_part": board.fpga_part,
+            "board_resources": dict(board.resources),
             "clock_mhz": config.clock_mhz,
             "target": {
                 "target_fps": config.target_fps,
@@ -179,10 +222,15 @@ class _Build:
             },
             "folding": "folding.json",
             "interface": describe.interface(state.model, state.dequantization),
-            "estimated": describe.estimated(result, board, config.clock_mhz),
+            "estimated": describe.estimated(result, self._all_boards, config.clock_mhz),
             "measured": None,
             "layers": [describe.layer(layer) for layer in result.layers],
             "verification": state.verification,
             "steps": self._steps.seconds,
         }
-        return described if hdl is None else described | {"hdl": hdl.as_json()}
+        if devices is not None:
+            sums = device_resources(result, devices, config.num_fpgas)
+            described["devices"] = {"num_fpgas": config.num_fpgas, "layers": devices, "resources": sums}
+        if config.until == "bitfile":
+            described["finn"] = {"folder": finn_build.FOLDER, "command": finn_build.COMMAND}
+        return described

@@ -56,8 +56,9 @@ def build(
     ] = None,
     until: Annotated[
         Literal["estimate", "hdl", "bitfile"],
-        typer.Option(help="How far to go: hdl writes the RTL that needs no Vivado."),
+        typer.Option(help="How far to go: hdl writes the RTL that needs no Vivado, bitfile FINN's build folder."),
     ] = "estimate",
+    num_fpgas: Annotated[int, typer.Option(help="How many boards to lay the network out on; several Alveos.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished step of a stopped build.")
     ] = False,
@@ -74,6 +75,7 @@ def build(
         target_fps=target_fps,
         max_utilization=max_utilization,
         until=until,
+        num_fpgas=num_fpgas,
         resume=resume,
     )
     result = build_model(model, config)
@@ -99,6 +101,18 @@ def costs(
     )
     result = price_space(space, config, out)
     print_result(result, f"{_columns(summary(result))}\nwrote {out}", as_json=as_json)
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The --out of a build that FINN has been run in.")],
+    as_json: Json = False,
+) -> None:
+    """Read what FINN and Vivado have made of a build folder into hardware.json."""
+    from .collect import collect as collect_results
+
+    result = collect_results(out)
+    print_result(result, "\n".join(_measured_text(result, out)), as_json=as_json)
 
 
 @app.command()
@@ -175,6 +189,13 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         )
     if "hdl" in result:
         lines += _hdl_text(result["hdl"], out)
+    if "devices" in result:
+        lines += _devices_text(result)
+    if result["measured"] is not None:
+        lines += _measured_text(result, out)
+    elif "finn" in result:
+        lines.append(f"to build the bitfile where Vivado is: cd {out} && {result['finn']['command']}")
+        lines.append(f"then: nash-hw collect {out}")
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
     return "\n".join(lines)
 
@@ -191,6 +212,37 @@ def _hdl_text(hdl: dict[str, Any], out: Path) -> list[str]:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         lines.append(f"  {kind}: {why}: {shown}")
     return lines
+
+
+def _devices_text(result: dict[str, Any]) -> list[str]:
+    devices = result["devices"]
+    table = [["board", "layers", *result["board_resources"]]]
+    for number, resources in enumerate(devices["resources"]):
+        parts = [
+            "unknown" if used is None else f"{used / max(result['board_resources'][name], 1):.1%}"
+            for name, used in resources.items()
+        ]
+        table.append([str(number), str(sum(device == number for device in devices["layers"].values())), *parts])
+    return [_columns(table)]
+
+
+def _measured_text(result: dict[str, Any], out: Path) -> list[str]:
+    measured = result["measured"]
+    fps, fmax = measured["throughput_fps"], measured["fmax_mhz"]
+    table = [["resource", "estimated", "synthesized", "of the board"]]
+    for name, used in measured["resources"].items():
+        part = measured["utilization"][name]
+        figures = [
+            "unknown" if value is None else f"{value:,.0f}" for value in (result["estimated"]["resources"][name], used)
+        ]
+        table.append([name, *figures, "unknown" if part is None else f"{part:.1%}"])
+    bitfiles = [artifact["path"] for artifact in result["artifacts"] if artifact["role"] == "bitfile"]
+    return [
+        f"synthesized: {'unknown' if fps is None else f'{fps:,.0f}'} fps, "
+        f"at most {'unknown' if fmax is None else f'{fmax:,.1f}'} MHz",
+        _columns(table),
+        f"in {out}: {', '.join(bitfiles) or 'no bitfile, an IP core'}",
+    ]
 
 
 def _target_text(target: dict[str, Any]) -> str:

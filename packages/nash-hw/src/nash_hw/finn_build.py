@@ -1,0 +1,137 @@
+"""The folder that FINN+ builds a bitfile from, and FINN+ at work in it.
+
+finn/build.yaml         FINN's DataflowBuildConfig (finn/builder/build_dataflow_config.py), from hardware generation on
+finn/dataflow.onnx      the specialized, folded graph
+finn/folding.json       how it is folded, which FINN asks for; the graph has it already
+finn/output/            what FINN makes of it
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .boards import Board
+from .errors import ToolchainError
+
+FOLDER = "finn"
+OUTPUT = "output"
+FILES = ("build.yaml", "dataflow.onnx", "folding.json")
+COMMAND = f"finn build {FOLDER}/build.yaml {FOLDER}/dataflow.onnx"
+LOG = "finn.log"
+_TO_IP = (
+    "step_generate_estimate_reports",
+    "step_generate_hardware",
+    "step_create_stitched_ip",
+    "step_measure_rtlsim_performance",
+    "step_out_of_context_synthesis",
+)
+_TO_BITFILE = ("step_prepare_synthesis", "step_synthesize_bitfile", "step_make_driver", "step_deployment_package")
+_IP_OUTPUTS = ("estimate_reports", "stitched_ip", "rtlsim_performance", "out_of_context_synth")
+_BITFILE_OUTPUTS = ("bitfile", "pynq_driver", "deployment_package")
+
+
+def shell_flow(board: Board) -> str | None:
+    """Return FINN's way to a bitfile for a board, None if it has none: then it ends with an IP core."""
+    from finn.util.basic import alveo_part_map, pynq_part_map
+
+    for flow, parts in (("vivado_zynq", pynq_part_map), ("vitis_alveo", alveo_part_map)):
+        if parts.get(board.name) == board.fpga_part:
+            return flow
+    return None
+
+
+def build_config(board: Board, clock_mhz: float, partitioning: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return FINN's build configuration for a folded graph; `partitioning` is for several boards."""
+    flow = shell_flow(board)
+    return {
+        "output_dir": OUTPUT,
+        "synth_clk_period_ns": 1000 / clock_mhz,
+        "folding_config_file": "folding.json",
+        **({"fpga_part": board.fpga_part} if flow is None else {"board": board.name, "shell_flow_type": flow}),
+        "generate_outputs": [*_IP_OUTPUTS, *(_BITFILE_OUTPUTS if flow else ())],
+        "steps": [*_TO_IP, *(_TO_BITFILE if flow else ())],
+        **({} if partitioning is None else {"partitioning_configuration": partitioning}),
+    }
+
+
+def write_folder(folder: Path, config: dict[str, Any], files: Path) -> None:
+    """Write the folder; `files` has the dataflow.onnx and folding.json that go into it."""
+    folder.mkdir()
+    for name in ("dataflow.onnx", "folding.json"):
+        shutil.copyfile(files / name, folder / name)
+    head = f"# For FINN+ 1.6. In the folder above this one:  {COMMAND}\n"
+    (folder / "build.yaml").write_text(head + yaml.safe_dump(config, sort_keys=False), "utf-8")
+
+
+def is_same(folder: Path, other: Path) -> bool:
+    """Tell whether two folders ask FINN for the same."""
+    return all((folder / name).exists() and filecmp.cmp(folder / name, other / name, shallow=False) for name in FILES)
+
+
+def run_finn(out: Path, tell: Callable[[str], None]) -> None:
+    """Let FINN build in ``out/finn``, from the last step on that it has finished there.
+
+    Raises:
+        ToolchainError: FINN or Vivado fails; the message names the step and the log.
+    """
+    folder = out.resolve() / FOLDER
+    steps = yaml.safe_load((folder / "build.yaml").read_text("utf-8"))["steps"]
+    done = [name for name in steps if (folder / OUTPUT / "intermediate_models" / f"{name}.onnx").exists()]
+    if len(done) == len(steps):
+        return
+    command = [_finn_program(), "build", "build.yaml", "dataflow.onnx", "--batch", "--build-path", "build"]
+    command += ["--start", steps[len(done)]] if done else []
+    step = _follow(command, folder, tell) or steps[len(done)]
+    left = [name for name in steps if not (folder / OUTPUT / "intermediate_models" / f"{name}.onnx").exists()]
+    if left:
+        raise ToolchainError(
+            f"{FOLDER}: FINN failed in {step}; read {folder / LOG}, then go on with --resume --until bitfile"
+        )
+
+
+def _finn_program() -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which("finn", path=path)
+    if program is None:
+        raise ToolchainError(f"finn: there is no such program beside {sys.executable}; reinstall finn-plus")
+    return program
+
+
+def _follow(command: list[str], folder: Path, tell: Callable[[str], None]) -> str | None:
+    """Run FINN with its output in a log; return the last step it said it runs. What stops us stops it and its tools."""
+    step = None
+    with (
+        (folder / LOG).open("a", encoding="utf-8") as log,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as run,
+    ):
+        try:
+            for line in run.stdout:
+                log.write(line)
+                log.flush()
+                _, found, rest = line.partition("Running step: ")
+                if found:
+                    step = rest.split()[0]
+                    tell(f"FINN: {rest.strip()}")
+        except BaseException:
+            os.killpg(run.pid, signal.SIGTERM)
+            raise
+    return step
