@@ -58,7 +58,7 @@ def test_figures_fit_together(built):
     assert estimated["throughput_fps"] == pytest.approx(100e6 / estimated["ii_cycles"])
     assert estimated["throughput_fps"] >= 5000
     assert estimated["ii_cycles"] == max(layer["cycles"] for layer in result["layers"])
-    assert estimated["resources"]["DSP"] == sum(layer["resources"]["DSP"] for layer in result["layers"])
+    assert estimated["resources"]["DSP"] == sum(layer["resources"]["DSP"] or 0 for layer in result["layers"])
     assert estimated["utilization"]["DSP"] == pytest.approx(estimated["resources"]["DSP"] / 1728)
     assert estimated["resources"]["FF"] is None
     assert result["steps"][0]["name"] == "start FINN"
