@@ -39,7 +39,7 @@ OPTIONS = {
         "--resume",
         "--json",
     },
-    "export": {"source", "--out", "--preset", "--quantization", "--seed", "--qcdq", "--json"},
+    "export": {"source", "--out", "--preset", "--quantization", "--seed", "--best", "--qcdq", "--json"},
     "evaluate": {"model", "--dataset", "--data", "--confusion", "--skip-broken", "--json"},
     "schema": {"kind", "--json"},
 }
@@ -104,6 +104,13 @@ def test_train_export_and_resume(run: Run, nash_path: Path, tmp_path: Path, reci
     copied = manifest.load(tmp_path / "copy" / "model.json", "model")
     assert copied["onnx"]["sha256"] == model["onnx"]["sha256"]
     assert copied["accuracy"] == model["accuracy"]
+    assert run("export", nash_path, "--best", "--out", tmp_path / "x").code == 2
+    best = run("export", tmp_path / "run", "--best", "--out", tmp_path / "best", "--json")
+    assert best.code == 0
+    assert best.json["accuracy"] is None
+    (epoch,) = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    evaluated = run("evaluate", tmp_path / "best" / "model.json", "--json")
+    assert abs(evaluated.json["accuracy"]["top1"] - epoch["top1"]) < 1.0  # float32 may flip a value
     assert run("train", nash_path, *common).code == 10
     assert run("train", nash_path, *common, "--resume").code == 0
     refused = run("train", nash_path, *common, "--resume", "--seed", 3)
@@ -114,10 +121,12 @@ def test_train_export_and_resume(run: Run, nash_path: Path, tmp_path: Path, reci
 
 def test_own_bits(run: Run, nash_path: Path, tmp_path: Path) -> None:
     bits = tmp_path / "bits.json"
-    bits.write_text(json.dumps({"weight_bits": 3, "nas_weight_bits": 2, "act_bits": 5, "state_bits": 6}))
+    own = {"weight_bits": 3, "nas_weight_bits": 2, "act_bits": 5, "state_bits": 6, "overrides": {"stem": 2}}
+    bits.write_text(json.dumps(own))
     assert run("export", nash_path, "--quantization", bits, "--out", tmp_path / "m").code == 0
     model = manifest.load(tmp_path / "m" / "model.json", "model")
     assert model["quantization"]["state_bits"] == 6
+    assert model["quantization"]["overrides"] == {"stem": 2}
     assert model["name"] == "nash-custom"
     both = run("export", nash_path, "--quantization", bits, "--preset", "w4a4", "--out", tmp_path / "m")
     assert both.code == 2

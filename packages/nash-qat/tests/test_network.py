@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import networks
 import pytest
 import torch
@@ -7,8 +9,9 @@ from networks import cell, layer, manifest, parsed
 from torch import nn
 
 from nash_qat import calibrate, complexity, export, quantizers
+from nash_qat.errors import ManifestError
 from nash_qat.network import Activation, ConvBN, MaxPoolBN, Network, factorized_reduction
-from nash_qat.presets import preset
+from nash_qat.presets import QuantizationSpec, preset
 
 
 @pytest.mark.parametrize("name", networks.ALL)
@@ -129,3 +132,37 @@ def test_complexity_is_counted_by_hand() -> None:
     assert measured.macs == sum(weights[k] * pixels[k] for k in weights)
     assert measured.weight_bits == sum(weights[k] * bits[k] for k in weights)
     assert measured.bops == sum(weights[k] * pixels[k] * bits[k] * reads[k] for k in weights)
+
+
+def test_single_convolutions_have_bits_of_their_own() -> None:
+    own = {"stem": 3, "cells.1.layers.0.main": 2, "cells.0.layers.1.residual": 1}
+    spec = QuantizationSpec(weight_bits=4, nas_weight_bits=1, act_bits=4, state_bits=4, overrides=own)
+    plain = dataclasses.replace(spec, overrides={})
+    torch.manual_seed(0)
+    network = Network(networks.parsed(networks.STRIDED_SIDE_OPS), spec)
+    torch.manual_seed(0)
+    usual = Network(networks.parsed(networks.STRIDED_SIDE_OPS), plain)
+    for name, module in network.named_modules():
+        if isinstance(module, ConvBN):
+            other = usual.get_submodule(name)
+            assert torch.equal(module.conv.weight, other.conv.weight)
+            assert module.weight_bits == own.get(name, other.weight_bits)
+            quantized = module.conv.quant_weight()
+            levels = (quantized.value / quantized.scale).round().abs().max()
+            assert levels <= max(2 ** (module.weight_bits - 1) - 1, 1)
+    saved = sum(usual.get_submodule(name).conv.weight.numel() * (usual.get_submodule(name).weight_bits - bits)
+                for name, bits in own.items())  # fmt: skip
+    assert complexity.measure(usual).weight_bits - complexity.measure(network).weight_bits == saved
+    assert QuantizationSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_bits_of_no_convolution_are_refused() -> None:
+    spec = QuantizationSpec(
+        weight_bits=4, nas_weight_bits=1, act_bits=4, state_bits=4, overrides={"cells.0.layer.0.main": 2}
+    )
+    with pytest.raises(ManifestError, match=r"cells\.0\.layer\.0\.main: .* did you mean 'cells\.0\.layers\.0\.main'"):
+        Network(networks.parsed(networks.NASH), spec)
+    with pytest.raises(ManifestError, match=r"quantization\.overrides\.stem: got 9, expected 1\.\.8"):
+        QuantizationSpec(weight_bits=4, nas_weight_bits=1, act_bits=4, state_bits=4, overrides={"stem": 9})
+    with pytest.raises(ManifestError, match=r"quantization\.overrides: got 3"):
+        QuantizationSpec(weight_bits=4, nas_weight_bits=1, act_bits=4, state_bits=4, overrides=3)

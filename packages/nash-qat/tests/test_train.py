@@ -189,6 +189,23 @@ def test_every_feature_is_at_work(run_with_everything: Path) -> None:
     assert torch.equal(float_weights[name], teacher)
 
 
+def test_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(tmp_path, epochs=4, float_fraction=0.25)
+    trainer, weights = setup.trainer(tmp_path / "run"), []
+    accuracies = iter([99.0, 99.0, 10.0, 30.0, 20.0])  # before and after the float epoch, then the quantized ones
+
+    def pretend(network: torch.nn.Module, *_: object) -> float:
+        weights.append(network.state_dict()["classifier.weight"].clone())
+        return next(accuracies)
+
+    monkeypatch.setattr(train, "top1", pretend)
+    trainer.start(setup.path)
+    trainer.train()
+    assert trainer.state.best_top1 == 30.0
+    best = load_file(str(tmp_path / "run" / runs.BEST))["classifier.weight"]
+    assert [torch.equal(best, each) for each in weights] == [False, False, False, True, False]
+
+
 def test_batch_in_parts_takes_less_at_a_time(tmp_path: Path) -> None:
     setup = Setup(tmp_path, epochs=1, float_fraction=0.0, accumulation=4)
     trainer, sizes = setup.trainer(tmp_path / "run"), []

@@ -109,13 +109,16 @@ def export(
     preset: Preset = None,
     quantization: Quantization = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the untrained network's weights. [default: 0]")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The run's best epoch by test accuracy, not the last.")] = False,
     qcdq: Qcdq = False,
     json: Json = False,
 ) -> None:
     """Write model.onnx (QONNX), golden.npz and model.json."""
     from . import commands
 
-    result, text = commands.export(source, out=out, preset=preset, quantization_path=quantization, seed=seed, qcdq=qcdq)
+    result, text = commands.export(
+        source, out=out, preset=preset, quantization_path=quantization, seed=seed, best=best, qcdq=qcdq
+    )
     console.print_result(result, text, as_json=json)
 
 

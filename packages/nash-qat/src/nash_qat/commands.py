@@ -101,13 +101,22 @@ def _num_float_epochs(plan: recipes.Recipe, num_epochs: int, asked: int | None) 
 
 
 def export(
-    source: Path, *, out: Path, preset: str | None, quantization_path: Path | None, seed: int | None, qcdq: bool
+    source: Path,
+    *,
+    out: Path,
+    preset: str | None,
+    quantization_path: Path | None,
+    seed: int | None,
+    best: bool,
+    qcdq: bool,
 ) -> tuple[dict[str, Any], str]:
     """Export a run's folder, or the untrained network of a genotype."""
     if source.is_dir():
         if preset is not None or quantization_path is not None or seed is not None:
             raise UsageError(f"{source}: is a training run, which has its own bits and seed; leave out the options")
-        return _save_model(runs.export_run(source, out), out, qcdq=qcdq)
+        return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
+    if best:
+        raise UsageError(f"--best: got {source}, expected the folder of a training run")
     spec = _spec(preset, quantization_path)
     seed = seed or 0
     genotype = genotypes.load(source)

@@ -6,6 +6,8 @@ convolutions read it and `side` as residuals, projections and NAS operations do;
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import quantizers
+from .errors import ManifestError
 from .genotype import Cell, Genotype, Layer, NasOp
 from .presets import QuantizationSpec
 
@@ -77,6 +80,20 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
+
+    def set_weight_bits(self, bits: int) -> None:
+        """Quantize the weights to other bits; structural zeros need two."""
+        old, self.weight_bits = self.conv, bits if self.mask is None else max(bits, 2)
+        self.conv = quantizers.conv(
+            old.in_channels,
+            old.out_channels,
+            old.kernel_size[0],
+            bits=self.weight_bits,
+            stride=old.stride[0],
+            padding=old.padding[0],
+            groups=old.groups,
+        )
+        self.conv.load_state_dict(old.state_dict())
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -211,7 +228,11 @@ class CellBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """The quantized network of a genotype: pictures (B, C, H, W) in [0, 1] to logits (B, num_classes)."""
+    """The quantized network of a genotype: pictures (B, C, H, W) in [0, 1] to logits (B, num_classes).
+
+    Raises:
+        ManifestError: `spec` overrides a convolution that is not there.
+    """
 
     def __init__(self, genotype: Genotype, spec: QuantizationSpec) -> None:
         super().__init__()
@@ -241,6 +262,7 @@ class Network(nn.Module):
         self.flatten = nn.Flatten(1)
         features = genotype.cells[-1].layers[-1].channels
         self.classifier = quantizers.linear(features, genotype.num_classes, bits=spec.head_weight_bits)
+        self._override(spec.overrides)
         self.constrain()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -248,6 +270,15 @@ class Network(nn.Module):
         for cell in self.cells:
             state = cell(state)
         return self.classifier(self.flatten(self.features(self.pool(state.act))))
+
+    def _override(self, overrides: Mapping[str, int]) -> None:
+        convolutions = {name: module for name, module in self.named_modules() if isinstance(module, ConvBN)}
+        for name, bits in overrides.items():
+            if name not in convolutions:
+                close = difflib.get_close_matches(name, convolutions, n=1)
+                hint = f", did you mean '{close[0]}'?" if close else ""
+                raise ManifestError(f"quantization.overrides.{name}: the network has no such convolution{hint}")
+            convolutions[name].set_weight_bits(bits)
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .errors import ManifestError, UsageError
@@ -22,6 +22,7 @@ class QuantizationSpec:
     zero and uses at least 2). act_bits: activations that backbone convolutions read. state_bits: the same activations
     as NAS operations, projections and residuals read them; one quantizer serves both when they are equal.
     join_bits: both sides of an addition, signed. feature_bits: pooled features, which the classifier reads.
+    overrides: weight bits of single convolutions by their names in the network, such as 'cells.0.layers.1.main'.
     """
 
     preset: str | None = None
@@ -34,11 +35,15 @@ class QuantizationSpec:
     projection_weight_bits: int = 8
     head_weight_bits: int = 8
     feature_bits: int = 4
+    overrides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.overrides, Mapping):
+            raise ManifestError(f"quantization.overrides: got {self.overrides!r}, expected an object of bits by name")
+        values = {name: getattr(self, name) for name in _BIT_KEYS}
+        values |= {f"overrides.{name}": bits for name, bits in self.overrides.items()}
         problems = []
-        for name in _BIT_KEYS:
-            bits = getattr(self, name)
+        for name, bits in values.items():
             lowest = 2 if name == "join_bits" else _BITS.start  # signed: one bit has no positive value
             if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < _BITS.stop:
                 problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{_BITS.stop - 1}")
@@ -56,7 +61,7 @@ class QuantizationSpec:
         Raises:
             ManifestError: an unknown or missing key, or a bit width out of range.
         """
-        known = [field.name for field in fields(cls)]
+        known = [each.name for each in fields(cls)]
         problems = [_unknown(key, known) for key in values if key not in known]
         required = ("weight_bits", "nas_weight_bits", "act_bits", "state_bits")
         problems += [f"quantization: misses the key '{key}'" for key in required if key not in values]
@@ -65,7 +70,7 @@ class QuantizationSpec:
         return cls(**values)
 
 
-_BIT_KEYS = tuple(field.name for field in fields(QuantizationSpec) if field.name.endswith("_bits"))
+_BIT_KEYS = tuple(each.name for each in fields(QuantizationSpec) if each.name.endswith("_bits"))
 
 
 def preset(name: str) -> QuantizationSpec:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, export
+from . import checkpoint, export, weights
 from . import genotype as genotypes
 from . import manifest as manifests
 from .errors import IntegrityError, UsageError
@@ -14,9 +14,10 @@ from .network import Network
 from .presets import QuantizationSpec
 from .recipe import Recipe
 
-CHECKPOINT, FLOAT, GENOTYPE = "checkpoint.safetensors", "float.safetensors", "genotype.json"
+CHECKPOINT, GENOTYPE = "checkpoint.safetensors", "genotype.json"
+BEST, FLOAT = "best.safetensors", "float.safetensors"
 HISTORY, MODEL, QCDQ = "history.jsonl", "model.json", "model-qcdq.onnx"
-_WRITTEN = (CHECKPOINT, FLOAT, GENOTYPE, HISTORY, MODEL, "model.onnx", "golden.npz", QCDQ)
+_WRITTEN = (CHECKPOINT, BEST, FLOAT, GENOTYPE, HISTORY, MODEL, "model.onnx", "golden.npz", QCDQ)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class RunState:
     is_trained: bool = False
     num_average_updates: int = 0
     float_top1: float | None = None
+    best_top1: float | None = None
     accuracy: dict[str, Any] | None = None
     seconds: float = 0.0
     class_names: list[str] = field(default_factory=list)
@@ -104,8 +106,8 @@ def training_record(settings: dict[str, Any], state: RunState) -> dict[str, Any]
     }
 
 
-def export_run(run_dir: Path, out: Path) -> dict[str, Any]:
-    """Write the network of a run's last checkpoint, and return its manifest.
+def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
+    """Write the network of a run's last checkpoint, or of its best quantized epoch, and return its manifest.
 
     Raises:
         IntegrityError: the folder holds no run, or a damaged one.
@@ -120,10 +122,12 @@ def export_run(run_dir: Path, out: Path) -> dict[str, Any]:
         raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
     network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
     network.load_state_dict(saved.part("network"))
+    if best:
+        network.load_state_dict(weights.read(run_dir / BEST, network.genotype).tensors)
     provenance = export.Provenance(
         genotype_path=genotype_path,
         class_names=tuple(state.class_names),
         training=training_record(settings, state),
     )
     manifest = export.export(network, saved.part("golden")["pictures"], out, provenance)
-    return {**manifest, "accuracy": state.accuracy}
+    return {**manifest, "accuracy": None if best else state.accuracy}

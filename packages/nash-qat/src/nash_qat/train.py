@@ -32,7 +32,18 @@ from .errors import DivergedError, Interrupted, OutputError
 from .genotype import Genotype
 from .network import Network
 from .progress import TrainingProgress
-from .runs import CHECKPOINT, FLOAT, GENOTYPE, HISTORY, RunState, Settings, export_run, refuse_other_settings, sweep
+from .runs import (
+    BEST,
+    CHECKPOINT,
+    FLOAT,
+    GENOTYPE,
+    HISTORY,
+    RunState,
+    Settings,
+    export_run,
+    refuse_other_settings,
+    sweep,
+)
 from .world import World
 
 _EVALUATION_BATCH = 256
@@ -258,6 +269,7 @@ class Trainer:
         phase = "quantized" if state.is_calibrated else "float"
         with self._averaged():
             accuracy = self._test_accuracy()
+            self._keep_best(accuracy)
         entry = {
             "epoch": state.epoch + 1,
             "phase": phase,
@@ -272,6 +284,14 @@ class Trainer:
             board.write(self._out, state.history)
         number = f"epoch {state.epoch}/{self._settings.epochs} {phase}"
         progress.epoch(f"{number}: loss {entry['loss']:.4f}, top1 {accuracy:.2f} %")
+
+    def _keep_best(self, accuracy: float) -> None:
+        """Keep the weights of the quantized epoch with the best accuracy on the test split."""
+        state = self.state
+        if state.is_calibrated and (state.best_top1 is None or accuracy > state.best_top1):
+            state.best_top1 = accuracy
+            if self._world.is_main:
+                weights.write(self._out / BEST, self.network)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
