@@ -60,7 +60,9 @@ def test_figures_fit_together(built):
     assert estimated["ii_cycles"] == max(layer["cycles"] for layer in result["layers"])
     assert estimated["resources"]["DSP"] == sum(layer["resources"]["DSP"] or 0 for layer in result["layers"])
     assert estimated["utilization"]["DSP"] == pytest.approx(estimated["resources"]["DSP"] / 1728)
-    assert estimated["resources"]["FF"] is None
+    parts = result["layers"] + result["streams"]
+    assert estimated["resources"]["FF"] == pytest.approx(sum(part["resources"]["FF"] for part in parts))
+    assert estimated["latency_us"] < estimated["latency_bound_us"]
     assert result["steps"][0]["name"] == "start FINN"
 
 

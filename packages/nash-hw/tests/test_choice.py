@@ -14,7 +14,7 @@ from nash_hw.errors import CapacityError
 BOARD = Board(
     name="small",
     fpga_part="xczu7ev-ffvc1156-2-e",
-    resources={"LUT": 300, "FF": 100, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
+    resources={"LUT": 300, "FF": 300, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
     num_slrs=1,
     source="finn",
 )
@@ -36,49 +36,35 @@ def random_groups(seed, *, num_options=5):
             used = {name: float(random.integers(0, 4)) for name in RESOURCES}
             much = ("LUT", "BRAM_18K", "URAM", "DSP")[random.integers(4)]
             used[much] += round(BOARD.resources[much] * random.uniform(1, 3) / (4 + cycles))
-            price = sum(used[name] / BOARD.resources[name] for name in RESOURCES if name != "FF")
+            price = sum(used[name] / BOARD.resources[name] for name in RESOURCES)
             widths = random.choice(WIDTHS, 2)
             options.append(
                 Option(
-                    settings=(),
+                    settings=((),),
                     cycles=int(cycles),
-                    resources=used | {"FF": None},
+                    resources=used,
                     price=price,
                     stream_bits=(*[int(widths[0])] * len(inputs), *[int(widths[1])] * len(outputs)),
                 )
             )
         priced = undominated(options, by_cycles=True, by_streams=True) if number != 2 else groups[0].options
         groups.append(
-            Group(names=(), source=f"layer{number}", options=priced, inputs=tuple(inputs), outputs=tuple(outputs))
+            Group(
+                names=(f"layer{number}",),
+                source=f"layer{number}",
+                options=priced,
+                inputs=tuple(inputs),
+                outputs=tuple(outputs),
+            )
         )
     return groups
 
 
-def converter_luts(from_bits, to_bits):
-    """What FINN's layer answers, built as FINN's InsertDWC builds it."""
-    from onnx import helper
-    from qonnx.custom_op.registry import getCustomOp
-
-    if from_bits == to_bits:
-        return 0
-    node = helper.make_node(
-        "StreamingDataWidthConverter_rtl",
-        ["x"],
-        ["y"],
-        domain="finn.custom_op.fpgadataflow.rtl",
-        backend="fpgadataflow",
-        inShape=[1, 96],
-        outShape=[1, 96],
-        inWidth=from_bits,
-        outWidth=to_bits,
-        dataType="UINT4",
-    )
-    return getCustomOp(node).lut_estimation(BOARD.fpga_part)
-
-
 def brute_force(groups, part):
     """Return (cycles, price) of every choice within a part of the board."""
-    luts = {pair: converter_luts(*pair) for pair in itertools.product(WIDTHS, repeat=2)}
+    from nash_hw.streams import converter_figures
+
+    converters = {pair: converter_figures(*pair).resources for pair in itertools.product(WIDTHS, repeat=2)}
     found = []
     for options in itertools.product(*(group.options for group in groups)):
         used = {name: sum(option.resources[name] or 0 for option in options) for name in RESOURCES}
@@ -87,9 +73,9 @@ def brute_force(groups, part):
             for (inputs, _), reader in zip(STREAMS, options, strict=True):
                 for name in set(outputs) & set(inputs):
                     at_writer = writer.stream_bits[len(writer.stream_bits) - len(outputs) + outputs.index(name)]
-                    more = luts[at_writer, reader.stream_bits[inputs.index(name)]]
-                    used["LUT"] += more
-                    price += more / BOARD.resources["LUT"]
+                    more = converters[at_writer, reader.stream_bits[inputs.index(name)]]
+                    used = {resource: value + more[resource] for resource, value in used.items()}
+                    price += sum(value / BOARD.resources[resource] for resource, value in more.items())
         if all(used[name] <= part * BOARD.resources[name] for name in RESOURCES):
             found.append((max(option.cycles for option in options), price))
     return found

@@ -157,7 +157,10 @@ def test_weights_lie_where_the_board_can_have_them(name, styles):
 
 
 def test_weights_move_to_the_memory_that_is_left(model, board):
-    """Each board has plenty of one memory alone; what the layers then answer is what was chosen."""
+    """Each board has plenty of one memory alone; what the layers then answer is what was chosen.
+
+    UltraRAM is not among them: with what it takes to write it, these few weights are never cheaper there.
+    """
     from dataclasses import replace
 
     from nash_hw.estimate import estimate
@@ -167,7 +170,6 @@ def test_weights_move_to_the_memory_that_is_left(model, board):
     scarce = {
         "block": {"LUT": 10**4, "URAM": 0},
         "distributed": {"BRAM_18K": 1, "URAM": 0},
-        "ultra": {"LUT": 10**4, "BRAM_18K": 10},
     }
     for style, few in scarce.items():
         folding = FoldingSpace(model, replace(board, resources=plenty | few)).for_fps(3_000, 200.0)
@@ -178,9 +180,8 @@ def test_weights_move_to_the_memory_that_is_left(model, board):
             assert estimate(folded, board).resources[name] == folding.resources[name]
         for name, instance in attributes_of(folded).items():
             if name.startswith("MVAU"):
-                is_ultra = instance.get_nodeattr("ram_style") == "ultra"
-                assert instance.get_nodeattr("runtime_writeable_weights") == is_ultra
-                assert bool(instance.uram_estimation(board.fpga_part)) == is_ultra
+                assert instance.get_nodeattr("runtime_writeable_weights") == 0
+                assert instance.uram_estimation(board.fpga_part) == 0
 
 
 def test_finn_generates_the_memory_of_weights_in_ultraram(model, board, tmp_path):

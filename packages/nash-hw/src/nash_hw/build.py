@@ -193,7 +193,7 @@ class _Build:
     def _write_files(self, folder: Path, state: State, result: Estimate) -> dict[str, str]:
         """Write the files of every build; return the role of each."""
         (folder / "folding.json").write_text(json.dumps(state.folding, indent=2) + "\n", "utf-8")
-        describe.write_layers(folder / "layers.csv", result.layers)
+        describe.write_layers(folder / "layers.csv", result)
         state.model.save(str(folder / "dataflow.onnx"))
         title = f"{self._source.manifest['name']} on {self._board.name}"
         (folder / "dataflow.svg").write_text(svg(title, state.model, result), "utf-8")
@@ -225,6 +225,7 @@ class _Build:
             "estimated": describe.estimated(result, self._all_boards, config.clock_mhz),
             "measured": None,
             "layers": [describe.layer(layer) for layer in result.layers],
+            "streams": [describe.stream(stream) for stream in result.streams],
             "verification": state.verification,
             "steps": self._steps.seconds,
         }

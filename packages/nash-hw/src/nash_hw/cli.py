@@ -166,9 +166,9 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
     lines = [
         f"{result['name']} on {result['board']} at {result['clock_mhz']:g} MHz: "
         f"{estimated['throughput_fps']:,.0f} fps estimated, one frame every {estimated['ii_cycles']:,} cycles "
-        f"({estimated['bottleneck']}), latency at most {estimated['latency_us'] / 1000:,.2f} ms",
+        f"({estimated['bottleneck']}), latency {estimated['latency_us'] / 1000:,.2f} ms",
     ]
-    table = [["resource", "estimated", "of the board", "layers without a figure"]]
+    table = [["resource", "estimated", "of the board", "parts without a figure"]]
     for name, used in estimated["resources"].items():
         part = estimated["utilization"][name]
         table.append(
@@ -176,7 +176,7 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
                 name,
                 "unknown" if used is None else f"{used:,.0f}",
                 "unknown" if part is None else f"{part:.1%}",
-                f"{estimated['num_unknown'][name]} of {len(result['layers'])}",
+                f"{estimated['num_unknown'][name]} of {len(result['layers']) + len(result['streams'])}",
             ]
         )
     lines.append(_columns(table))

@@ -8,8 +8,10 @@ from typing import Any
 
 from .boards import RESOURCES, Board
 from .estimate import NOT_COUNTED, Estimate, Layer, utilization
+from .figures import Figures
 from .integers import Dequantization
 from .model import Model
+from .streams import Stream
 
 
 def estimated(result: Estimate, board: Board, clock_mhz: float) -> dict[str, Any]:
@@ -17,6 +19,7 @@ def estimated(result: Estimate, board: Board, clock_mhz: float) -> dict[str, Any
     return {
         "throughput_fps": clock_mhz * 1e6 / result.ii_cycles,
         "latency_us": result.latency_cycles / clock_mhz,
+        "latency_bound_us": result.latency_bound_cycles / clock_mhz,
         "ii_cycles": result.ii_cycles,
         "bottleneck": result.bottleneck,
         "resources": dict(result.resources),
@@ -41,6 +44,20 @@ def layer(figures: Layer) -> dict[str, Any]:
     }
 
 
+def stream(part: Stream) -> dict[str, Any]:
+    """Return the figures of one converter or FIFO."""
+    return {
+        "kind": part.kind,
+        "producer": part.producer,
+        "consumer": part.consumer,
+        "in_width_bits": part.in_width,
+        "out_width_bits": part.out_width,
+        "depth": part.depth,
+        "resources": dict(part.figures.resources),
+        "origins": dict(part.figures.origins),
+    }
+
+
 def interface(model: Model, dequantization: Dequantization) -> dict[str, Any]:
     """Return what goes into the accelerator and comes out of it."""
     source, target = model.graph.input[0].name, model.graph.output[0].name
@@ -59,12 +76,19 @@ def interface(model: Model, dequantization: Dequantization) -> dict[str, Any]:
     }
 
 
-def write_layers(path: Path, layers: tuple[Layer, ...]) -> None:
-    """Write one line a layer; an unknown figure is an empty cell."""
+def write_layers(path: Path, result: Estimate) -> None:
+    """Write one line a layer, then one for each converter and FIFO; an unknown figure is an empty cell."""
+    rows: list[list[Any]] = [
+        [one.name, one.op_type, one.source, one.cycles, one.pe, one.simd, *_resources(one.figures)]
+        for one in result.layers
+    ]
+    for part in result.streams:
+        rows.append([f"{part.producer} to {part.consumer}", part.kind, "", "", "", "", *_resources(part.figures)])
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "op_type", "source", "cycles", "PE", "SIMD", *RESOURCES])
-        for one in layers:
-            figures = [one.figures.resources[name] for name in RESOURCES]
-            cells = ["" if value is None else value for value in (one.pe, one.simd, *figures)]
-            writer.writerow([one.name, one.op_type, one.source, one.cycles, *cells])
+        writer.writerows(["" if value is None else value for value in row] for row in rows)
+
+
+def _resources(figures: Figures) -> list[float | None]:
+    return [figures.resources[name] for name in RESOURCES]

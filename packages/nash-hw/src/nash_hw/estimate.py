@@ -1,23 +1,27 @@
-"""Cycles and resources of each layer and of the whole, without a figure that nobody computed.
+"""Cycles and resources of each layer, of what lies between them and of the whole, each figure with its origin.
 
-FINN answers 0 for a resource it has no model of. `_FINN_MODELS` lists what it does model; a 0 for anything else
-is reported as unknown (None), unless the layer's structure rules the resource out (`_ABSENT`: no memory, no
-multiplier). DSPs of the RTL matrix-vector unit are corrected to the lanes that its RTL packs, and where its weights
-lie in LUTs, the LUTs are those of the weights.
+FINN answers 0 for a resource it has no model of. `_FINN_MODELS` lists what it does model; the rest is this package's,
+from the layer's structure (`rtl_models`, `hls_models`, `streams`), or unknown: None, never 0. Where both have a figure,
+FINN's is `corrected`: the DSPs of an RTL matrix-vector unit to the lanes that its RTL packs, thresholds to what
+compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
+from . import hls_models, rtl_models
 from .boards import RESOURCES, Board
+from .figures import Figures, sum_known
+from .latency import spans as frame_spans
 from .model import Model, custom_op, tensor_title
 from .steps import is_layer
+from .streams import Stream, streams
 
 _MEMORIES = ("BRAM_18K", "URAM")
 # what FINN's node_res_estimation sums up, less the efficiencies that nobody reads here
@@ -29,31 +33,31 @@ _FINN_METHODS = {
 }
 _FINN_MODELS: dict[str, tuple[str, ...]] = {
     "MVAU_hls": ("LUT", *_MEMORIES, "DSP"),
-    "MVAU_rtl": _MEMORIES,
-    "Thresholding_rtl": ("LUT", *_MEMORIES),  # the LUTs of its threshold memories, not of its comparators
+    "MVAU_rtl": (*_MEMORIES, "DSP"),
+    "VVAU_hls": ("LUT", *_MEMORIES, "DSP"),
+    "VVAU_rtl": (*_MEMORIES, "DSP"),
     "Thresholding_hls": ("LUT", *_MEMORIES),
     "ConvolutionInputGenerator_rtl": ("LUT", *_MEMORIES),
 }
 _ABSENT: dict[str, tuple[str, ...]] = {
     "Thresholding": ("DSP",),
     "ConvolutionInputGenerator": ("DSP",),
-    "FMPadding": (*_MEMORIES, "DSP"),
-    "DuplicateStreams": (*_MEMORIES, "DSP"),
-    "StreamingConcat": (*_MEMORIES, "DSP"),
-    "ElementwiseAdd": (*_MEMORIES, "DSP"),
-    "Pool": (*_MEMORIES, "DSP"),  # of maxima
-    "GlobalAccPool": ("URAM", "DSP"),
-    "Requant": _MEMORIES,
 }
-NOT_COUNTED = ("stream FIFOs", "data width converters", "platform shell")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Resources of one layer, None where unknown, and who says so: finn, corrected or modelled."""
-
-    resources: Mapping[str, float | None]
-    origins: Mapping[str, str | None]
+_OUR_MODELS: dict[str, Callable[[Any], dict[str, float]]] = {
+    "VVAU_rtl": lambda instance: rtl_models.mvau(instance, None),
+    "Thresholding_hls": hls_models.thresholding,
+    "ConvolutionInputGenerator_rtl": rtl_models.window_generator,
+    "FMPadding_rtl": rtl_models.padding,
+    "Requant_rtl": rtl_models.requant,
+    "Requant_hls": hls_models.requant,
+    "DuplicateStreams_hls": hls_models.duplication,
+    "StreamingConcat_hls": hls_models.concatenation,
+    "ElementwiseAdd_hls": hls_models.addition,
+    "Pool_hls": hls_models.pool,
+    "GlobalAccPool_hls": hls_models.accumulating_pool,
+    "LabelSelect_hls": hls_models.selection,
+}
+NOT_COUNTED = ("platform shell",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +79,11 @@ class Estimate:
     """The accelerator as a whole. Resources are the sums of the known figures; `num_unknown` counts the others."""
 
     layers: tuple[Layer, ...]
+    streams: tuple[Stream, ...]
     ii_cycles: int
     bottleneck: str
-    latency_cycles: int
+    latency_cycles: int  # of a frame in an idle accelerator, modelled
+    latency_bound_cycles: int  # no layer overlapping another
     resources: Mapping[str, float | None]
     num_unknown: Mapping[str, int]
 
@@ -86,21 +92,20 @@ def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
     layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
     slowest = max(layers, key=lambda layer: layer.cycles)
-    totals = {resource: [layer.figures.resources[resource] for layer in layers] for resource in RESOURCES}
+    spans = frame_spans(model)
+    between = tuple(streams(model, spans, board.fpga_part))
+    parts = [part.figures.resources for part in (*layers, *between)]
+    totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
     return Estimate(
         layers=layers,
+        streams=between,
         ii_cycles=slowest.cycles,
         bottleneck=slowest.name,
-        latency_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
+        latency_cycles=round(max(spans[output.name].last for output in model.graph.output)),
+        latency_bound_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
         resources={resource: sum_known(values) for resource, values in totals.items()},
         num_unknown={resource: sum(value is None for value in values) for resource, values in totals.items()},
     )
-
-
-def sum_known(values: Iterable[float | None]) -> float | None:
-    """Return the sum of the known values, None if none is known."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def utilization(resources: Mapping[str, float | None], board: Board) -> dict[str, float | None]:
@@ -114,44 +119,29 @@ def utilization(resources: Mapping[str, float | None], board: Board) -> dict[str
 
 def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, *, narrow_weights: bool) -> Figures:
     """Return the resources of a specialized layer as it is folded now."""
-    resources: dict[str, float | None] = dict.fromkeys(RESOURCES)
-    origins: dict[str, str | None] = dict.fromkeys(RESOURCES)
-    for resource in _FINN_MODELS.get(node.op_type, ()):
-        resources[resource], origins[resource] = float(getattr(instance, _FINN_METHODS[resource])(fpga_part)), "finn"
-    for resource in _ABSENT.get(node.op_type[:-4], ()):
-        resources[resource], origins[resource] = 0.0, "modelled"
+    finn = _finn_figures(node.op_type, instance, fpga_part)
+    known: dict[str, float] = finn | dict.fromkeys(_ABSENT.get(node.op_type[:-4], ()), 0.0)
     if node.op_type == "MVAU_rtl":
-        resources["DSP"] = float(mvau_dsps(instance, fpga_part, narrow_weights=narrow_weights))
-        origins["DSP"] = "finn" if resources["DSP"] == instance.dsp_estimation(fpga_part) else "corrected"
-        if instance.get_nodeattr("ram_style") == "distributed":
-            resources["LUT"], origins["LUT"] = float(_weight_luts(instance)), "modelled"
-    if node.op_type == "Requant_rtl":
-        resources |= {"LUT": float(requant_luts(instance)), "DSP": float(instance.get_nodeattr("PE"))}
-        origins |= {"LUT": "modelled", "DSP": "modelled"}
-    return Figures(resources=resources, origins=origins)
+        known |= rtl_models.mvau(instance, _mvau_lanes(instance, fpga_part, narrow_weights=narrow_weights))
+        known["DSP"] = float(mvau_dsps(instance, fpga_part, narrow_weights=narrow_weights))
+    elif node.op_type == "Thresholding_rtl":
+        known |= rtl_models.thresholding(instance, finn["LUT"])
+    elif node.op_type in ("MVAU_hls", "VVAU_hls"):
+        known |= hls_models.matrix_vector(instance, finn["LUT"])
+    elif node.op_type in _OUR_MODELS:
+        known |= _OUR_MODELS[node.op_type](instance)
+    origins: dict[str, str | None] = dict.fromkeys(RESOURCES)
+    for name, value in known.items():
+        origins[name] = "modelled" if name not in finn else "finn" if value == finn[name] else "corrected"
+    return Figures(resources={name: known.get(name) for name in RESOURCES}, origins=origins)
 
 
-def requant_luts(instance: Any) -> int:
-    """Return the LUTs of a Requant with decoupled parameters, whose products and sums lie in one DSP a PE.
-
-    By finn-rtllib/requant/hdl/requant_decoupled.sv: for each PE the memory of its parameters (25 bits of scale, 25
-    plus the input's of bias, 3 of shift), 64 words a LUT; two LUTs an output bit to shift and clip; half a LUT an
-    output bit in the queue of 7. The control of stream, queue and memory is counted as 50.
-    """
-    bits, output_bits = (instance.get_input_datatype().bitwidth(), instance.get_output_datatype().bitwidth())
-    pe = instance.get_nodeattr("PE")
-    words = -(-instance.get_nodeattr("NumChannels") // pe)
-    memory = (25 + 25 + bits + 3) * -(-words // 64)
-    return pe * (memory + 2 * output_bits + -(-output_bits // 2)) + 50
-
-
-def _weight_luts(instance: Any) -> int:
-    """Return the LUTs that hold the weights of a matrix-vector unit, 64 bits each.
-
-    FINN counts them in the HLS form (MVAU_hls.lut_estimation, c2) but not in the RTL form, which has the same memory.
-    """
-    width = instance.get_nodeattr("PE") * instance.get_nodeattr("SIMD") * instance.get_input_datatype(1).bitwidth()
-    return width * -(-instance.calc_wmem() // 64)
+def _finn_figures(op_type: str, instance: Any, fpga_part: str) -> dict[str, float]:
+    if op_type == "Thresholding_rtl":  # one estimate of its memories holds all three
+        memories = instance.get_memory_estimate()
+        names = {"LUT": "LUTRAM", "BRAM_18K": "BRAM", "URAM": "URAM"}
+        return {name: float(memories.get(memory, 0)) for name, memory in names.items()}
+    return {name: float(getattr(instance, _FINN_METHODS[name])(fpga_part)) for name in _FINN_MODELS.get(op_type, ())}
 
 
 def mvau_dsps(instance: Any, fpga_part: str, *, narrow_weights: bool) -> int:
@@ -161,15 +151,19 @@ def mvau_dsps(instance: Any, fpga_part: str, *, narrow_weights: bool) -> int:
     (finn-rtllib/mvu/hdl/mvu.sv, NUM_LANES); a DSP58 sums three products instead where that is no loss
     (mvu_vvu_axi.sv, genINT8).
     """
+    lanes = _mvau_lanes(instance, fpga_part, narrow_weights=narrow_weights)
+    pe, simd = instance.get_nodeattr("PE"), instance.get_nodeattr("SIMD")
+    return pe * -(-simd // 3) if lanes is None else -(-pe // lanes) * simd
+
+
+def _mvau_lanes(instance: Any, fpga_part: str, *, narrow_weights: bool) -> int | None:
+    """Return how many weights share one DSP block, None where a DSP58 sums three products instead."""
     from finn.util.basic import get_dsp_block
 
-    pe, simd = instance.get_nodeattr("PE"), instance.get_nodeattr("SIMD")
     weight_bits, act_bits = (instance.get_input_datatype(i).bitwidth() for i in (1, 0))
     block = get_dsp_block(fpga_part)
     lanes = dsp_lanes(weight_bits, act_bits, 25 if block == "DSP48E1" else 27, narrow_weights=narrow_weights)
-    if block == "DSP58" and lanes <= 3 and weight_bits <= 8 and act_bits <= 9:
-        return pe * -(-simd // 3)
-    return -(-pe // lanes) * simd
+    return None if block == "DSP58" and lanes <= 3 and weight_bits <= 8 and act_bits <= 9 else lanes
 
 
 def dsp_lanes(weight_bits: int, act_bits: int, port_bits: int, *, narrow_weights: bool) -> int:

@@ -8,37 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
-from .boards import RESOURCES
+from .streams import converter_figures
 
 if TYPE_CHECKING:
     from .options import Group
 
 
-@cache
-def converter_resources(from_bits: int, to_bits: int) -> Mapping[str, float]:
-    """Return what it takes to convert a stream from one width to another; nothing if they are the same.
-
-    LUTs as FINN estimates them (StreamingDataWidthConverter.lut_estimation).
-    """
-    from onnx import helper
-
-    from .model import FINN_DOMAIN, custom_op
-
-    result = dict.fromkeys(RESOURCES, 0.0)
-    if from_bits != to_bits:
-        node = helper.make_node(
-            "StreamingDataWidthConverter_rtl",
-            ["x"],
-            ["y"],
-            domain=FINN_DOMAIN + ".rtl",
-            inWidth=from_bits,
-            outWidth=to_bits,
-        )
-        result["LUT"] = float(custom_op(node).lut_estimation(""))
-    return result
+def converter_resources(from_bits: int, to_bits: int) -> Mapping[str, float | None]:
+    """Return what it takes to convert a stream from one width to another; nothing if they are the same."""
+    return converter_figures(from_bits, to_bits).resources
 
 
 @dataclass(frozen=True, kw_only=True)
