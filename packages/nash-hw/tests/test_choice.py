@@ -14,7 +14,7 @@ from nash_hw.errors import CapacityError
 BOARD = Board(
     name="small",
     fpga_part="xczu7ev-ffvc1156-2-e",
-    resources={"LUT": 300, "FF": 300, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
+    resources={"LUT": 300, "FF": 1000, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
     num_slrs=1,
     source="finn",
 )
@@ -40,7 +40,7 @@ def random_groups(seed, *, num_options=5):
             widths = random.choice(WIDTHS, 2)
             options.append(
                 Option(
-                    settings=((),),
+                    settings=(),
                     cycles=int(cycles),
                     resources=used,
                     price=price,
@@ -49,13 +49,7 @@ def random_groups(seed, *, num_options=5):
             )
         priced = undominated(options, by_cycles=True, by_streams=True) if number != 2 else groups[0].options
         groups.append(
-            Group(
-                names=(f"layer{number}",),
-                source=f"layer{number}",
-                options=priced,
-                inputs=tuple(inputs),
-                outputs=tuple(outputs),
-            )
+            Group(names=(), source=f"layer{number}", options=priced, inputs=tuple(inputs), outputs=tuple(outputs))
         )
     return groups
 
@@ -67,16 +61,15 @@ def brute_force(groups, part):
     converters = {pair: converter_figures(*pair).resources for pair in itertools.product(WIDTHS, repeat=2)}
     found = []
     for options in itertools.product(*(group.options for group in groups)):
-        used = {name: sum(option.resources[name] or 0 for option in options) for name in RESOURCES}
-        price = sum(option.price for option in options)
+        parts = [option.resources for option in options]
         for (_, outputs), writer in zip(STREAMS, options, strict=True):
             for (inputs, _), reader in zip(STREAMS, options, strict=True):
                 for name in set(outputs) & set(inputs):
                     at_writer = writer.stream_bits[len(writer.stream_bits) - len(outputs) + outputs.index(name)]
-                    more = converters[at_writer, reader.stream_bits[inputs.index(name)]]
-                    used = {resource: value + more[resource] for resource, value in used.items()}
-                    price += sum(value / BOARD.resources[resource] for resource, value in more.items())
+                    parts.append(converters[at_writer, reader.stream_bits[inputs.index(name)]])
+        used = {name: sum(each[name] or 0 for each in parts) for name in RESOURCES}
         if all(used[name] <= part * BOARD.resources[name] for name in RESOURCES):
+            price = sum(used[name] / BOARD.resources[name] for name in RESOURCES)
             found.append((max(option.cycles for option in options), price))
     return found
 
@@ -85,6 +78,7 @@ def space_of(groups, monkeypatch):
     from nash_hw import folding
 
     monkeypatch.setattr(folding, "price_groups", lambda model, board: groups)
+    monkeypatch.setattr(folding, "fifo_resources", lambda *_: dict.fromkeys(RESOURCES, 0.0))
     return folding.FoldingSpace(SimpleNamespace(), BOARD)
 
 

@@ -7,6 +7,7 @@ that is solved at once, and refutes most frame rates that are out of reach.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,8 @@ class Choice:
 
     options: tuple[Option, ...] | None  # None: no choice is known
     is_refuted: bool = False  # there is none
-    gap: float | None = None  # no choice is cheaper by more than this part of the price
+    price: float = math.inf
+    gap: float = 0.0  # no choice is cheaper by more than this part of the price
 
 
 class Chooser:
@@ -76,7 +78,9 @@ class Chooser:
         )
         if result.x is None:
             return Choice(options=None, is_refuted=result.status == _INFEASIBLE)
-        choice = Choice(options=tuple(network.picked(result.x)), gap=float(result.mip_gap))
+        choice = Choice(
+            options=tuple(network.picked(result.x)), price=result.fun * _PRICE_UNIT, gap=float(result.mip_gap)
+        )
         # a choice that is over a limit is so by a rounding of HiGHS
         return choice if fits(self.used(choice.options), limits) else Choice(options=None)
 

@@ -1,37 +1,35 @@
-"""Choose how much of each layer works in parallel (PE, SIMD) and where its weights lie, by price, exactly.
+"""Choose how much of each layer works in parallel (PE, SIMD), its memories and its arithmetic, by price, exactly.
 
 The accelerator is a pipeline: a frame leaves every II cycles, II being the cycles of its slowest layer. So the
-layers are independent once II is given, but for the board they share. All options of a layer are priced once; the
-cheapest design for a frame rate is then a choice within the board (choice.py), and the highest frame rate that fits a
-part of the board is searched for among the cycles that options have: what fits at an II fits at any longer one.
+layers are independent once II is given, but for the width converters between them and the board they share. All
+options of a layer are priced once; the cheapest design for a frame rate is then a choice within the board (choice.py),
+and the highest frame rate that fits a part of the board is searched for among the cycles that options have: what fits
+at an II fits at any longer one.
+
+The depths of FIFOs follow from the folding of all layers: a choice that leaves no room for its own is made again with
+that room kept free.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .boards import RESOURCES, Board
 from .choice import Choice, Chooser, fits
 from .errors import CapacityError
-from .model import Model, custom_op
-from .options import Group, as_hls, needs_hls, price_groups
+from .fifos import fifo_resources
+from .finn_config import Settings, fold
+from .model import Model
+from .options import Group, Option, price_groups
 
-_EXPORTED = (
-    "PE",
-    "SIMD",
-    "parallel_window",
-    "ram_style",
-    "resType",
-    "mem_mode",
-    "runtime_writeable_weights",
-    "depth_trigger_uram",
-    "depth_trigger_bram",
-)
+__all__ = ["Folding", "FoldingSpace", "fold"]
+
 _PRICE_GAP = 5e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
-Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
+_ROUTABLE = 0.7  # of each resource: what a design should stay within, and does if it can
+_FIFO_ROUNDS = 6
+_FIFO_MARGIN = 1.1  # another choice may have somewhat deeper FIFOs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +38,17 @@ class Folding:
 
     settings: Settings
     ii_cycles: int
-    resources: Mapping[str, float | None]
-    gap: float  # no design is cheaper (for a frame rate) or faster (for a utilization) by more than this part
-    price_gap: float  # none that is as fast is cheaper by more than this part
+    resources: Mapping[str, float | None]  # of the layers, their converters and FIFOs
+    limit: float  # the part of each resource it was to stay within
+    gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
+    price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
 
 
 class FoldingSpace:
     """Every folding of a specialized model on a board, priced."""
 
     def __init__(self, model: Model, board: Board) -> None:
+        self._model = model
         self._board = board
         self._groups = price_groups(model, board)
         self._chooser = Chooser(self._groups, board)
@@ -59,7 +59,7 @@ class FoldingSpace:
         return max(group.options[0].cycles for group in self._groups)
 
     def for_fps(self, target_fps: float, clock_mhz: float) -> Folding:
-        """Return the cheapest folding that reaches a frame rate and fits the board.
+        """Return the cheapest folding that reaches a frame rate within 70 % of each resource, or else on the board.
 
         Raises:
             CapacityError: no folding does.
@@ -72,16 +72,18 @@ class FoldingSpace:
                 f"{clock_mhz:g} MHz; the bottleneck is {slow.title} with {self.fastest_cycles:,} cycles a frame, "
                 f"as far unfolded as {self._board.name} has room for it"
             )
-        choice = self._chooser.within(max_cycles, self._limits(1.0))
-        if choice.options is None:
-            needs = self._needs(max_cycles, 1.0)
-            best = self.for_utilization(1.0)
-            raise CapacityError(
-                f"--target-fps: {target_fps:g} fps need {needs}; {self._board.name} reaches at most "
-                f"{clock_mhz * 1e6 * (1 + best.gap) / best.ii_cycles:,.1f} fps: lower --target-fps or choose a larger "
-                "--board"
-            )
-        return self._folding(choice, choice.gap)
+        for limit in (_ROUTABLE, 1.0):
+            first, choice = self._with_fifos(limit, lambda left: self._chooser.within(max_cycles, left))
+            if choice.options is not None:
+                cheapest = first.price * (1 - first.gap)  # none is below that
+                return self._folding(choice, limit, max(0.0, 1 - cheapest / choice.price))
+        needs = self._needs(max_cycles, 1.0)
+        best = self.for_utilization(1.0)
+        raise CapacityError(
+            f"--target-fps: {target_fps:g} fps need {needs}; {self._board.name} reaches at most "
+            f"{clock_mhz * 1e6 * (1 + best.gap) / best.ii_cycles:,.1f} fps: lower --target-fps or choose a larger "
+            "--board"
+        )
 
     def for_utilization(self, max_utilization: float) -> Folding:
         """Return the fastest folding that uses at most a part of each resource there is a figure of.
@@ -96,53 +98,52 @@ class FoldingSpace:
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self._chooser.may_fit(candidates[middle], limits) else (middle + 1, high)
-        choice, low, high = self._search(candidates, low, limits)
-        if choice is None:
+        search = _Search(self._chooser, candidates[low:])
+        _, choice = self._with_fifos(max_utilization, search.fastest)
+        if choice.options is None:
             raise CapacityError(
                 f"--board {self._board.name}: too small, the slowest design needs "
                 f"{self._needs(candidates[-1], max_utilization)}; "
                 "choose a larger --board, fewer bits or a narrower network"
             )
-        return self._folding(choice, candidates[high] / candidates[low] - 1)
+        return self._folding(choice, max_utilization, _ii_cycles(choice.options) / search.unrefuted - 1)
 
-    def _search(self, candidates: list[int], low: int, limits: Mapping[str, float]) -> tuple[Choice | None, int, int]:
-        """Return the choice for the fewest cycles that is found, None if none is, and two positions in `candidates`.
+    def _with_fifos(self, limit: float, choose: Callable[[Mapping[str, float]], Choice]) -> tuple[Choice, Choice]:
+        """Return the choice as if FIFOs were nothing, and the one that leaves room for its own, if any is found."""
+        limits = self._limits(limit)
+        first = choice = choose(limits)
+        room = dict.fromkeys(RESOURCES, 0.0)
+        for _ in range(_FIFO_ROUNDS):
+            if choice.options is None:
+                break
+            fifos = fifo_resources(self._model, self._settings(choice.options), self._board.fpga_part)
+            used = self._chooser.used(choice.options)
+            if fits({name: used[name] + fifos[name] for name in RESOURCES}, limits):
+                return first, choice
+            room = {name: max(room[name], math.ceil(fifos[name] * _FIFO_MARGIN)) for name in RESOURCES}
+            choice = choose({name: limits[name] - room[name] for name in RESOURCES})
+        return first, Choice(options=None)
 
-        Below the first position all are refuted, as they are below the given one; the choice has the cycles of the
-        second. The first candidates are the likeliest: what fits without converters mostly fits with them.
-        """
-        tried, step, high = low - 1, 1, low  # at `tried` and before, nothing is found
-        while (found := self._chooser.within(candidates[high], limits, max_gap=_PRICE_GAP)).options is None:
-            low = high + 1 if found.is_refuted else low
-            if high == len(candidates) - 1:
-                return None, low, high
-            tried, high, step = high, min(high + step, len(candidates) - 1), 2 * step
-        while tried + 1 < high:
-            middle = (tried + high) // 2
-            choice = self._chooser.within(candidates[middle], limits, max_gap=_PRICE_GAP)
-            if choice.options is not None:
-                found, high = choice, middle
-            else:
-                tried = middle
-                low = middle + 1 if choice.is_refuted else low
-        return found, low, high
+    def _limits(self, limit: float) -> dict[str, float]:
+        return {name: self._board.resources[name] * limit for name in RESOURCES}
 
-    def _limits(self, max_utilization: float) -> dict[str, float]:
-        return {name: self._board.resources[name] * max_utilization for name in RESOURCES}
-
-    def _folding(self, choice: Choice, gap: float) -> Folding:
-        settings = {
+    def _settings(self, options: tuple[Option, ...]) -> Settings:
+        return {
             name: dict(values)
-            for group, option in zip(self._groups, choice.options, strict=True)
+            for group, option in zip(self._groups, options, strict=True)
             for name, values in zip(group.names, option.settings, strict=True)
         }
+
+    def _folding(self, choice: Choice, limit: float, gap: float) -> Folding:
+        settings = self._settings(choice.options)
+        fifos = fifo_resources(self._model, settings, self._board.fpga_part)
+        used = self._chooser.used(choice.options)
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=settings,
-            ii_cycles=max(option.cycles for option in choice.options),
-            resources={
-                name: used if is_known[name] else None for name, used in self._chooser.used(choice.options).items()
-            },
+            ii_cycles=_ii_cycles(choice.options),
+            resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
+            limit=limit,
             gap=gap,
             price_gap=choice.gap,
         )
@@ -170,43 +171,45 @@ class FoldingSpace:
         return " and ".join(too_much) + part
 
 
-def fold(model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
-    """Fold a specialized model; return it with the folding in the format of FINN's folding_config_file.
+class _Search:
+    """The search for the fewest cycles of a frame."""
 
-    A layer whose arithmetic lies in LUTs becomes the HLS one. Then all layers get new names, as FINN numbers each kind
-    of them for itself; the configuration has the new ones.
-    """
-    from qonnx.transformation.general import GiveUniqueNodeNames
+    def __init__(self, chooser: Chooser, candidates: list[int]) -> None:
+        """`candidates`: cycles in ascending order; below the first all are refuted."""
+        self._chooser = chooser
+        self._candidates = candidates
+        self.unrefuted = candidates[0]  # the fewest cycles of which it is not proven, at the limits asked for first
+        self._is_first = True
 
-    before = []
-    for node in model.graph.node:
-        before.append(node.name)
-        if needs_hls(node, settings[node.name]):
-            node.CopyFrom(as_hls(node))
-    model = model.transform(GiveUniqueNodeNames())
-    renamed = {node.name: settings[name] for name, node in zip(before, model.graph.node, strict=True)}
-    config = to_finn_config(model, renamed)
-    return apply_finn_config(model, config), config
+    def fastest(self, limits: Mapping[str, float]) -> Choice:
+        """Return the choice of the fewest cycles that is found.
+
+        The first candidates are the likeliest: what fits without converters and FIFOs mostly fits with them.
+        """
+        candidates, last = self._candidates, len(self._candidates) - 1
+        low, tried, step, high = 0, -1, 1, 0  # below low all are refuted; at `tried` and before nothing is found
+        while (found := self._at(high, limits)).options is None:
+            low = high + 1 if found.is_refuted else low
+            if high == last:
+                return found
+            tried, high, step = high, min(high + step, last), 2 * step
+        while tried + 1 < high:
+            middle = (tried + high) // 2
+            choice = self._at(middle, limits)
+            if choice.options is not None:
+                found, high = choice, middle
+            else:
+                tried, low = middle, middle + 1 if choice.is_refuted else low
+        if self._is_first:
+            self.unrefuted, self._is_first = candidates[low], False
+        return found
+
+    def _at(self, position: int, limits: Mapping[str, float]) -> Choice:
+        return self._chooser.within(self._candidates[position], limits, max_gap=_PRICE_GAP)
 
 
-def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:
-    """Return the folding in the format of FINN's folding_config_file."""
-    config: dict[str, Any] = {"Defaults": {}}
-    for node in model.graph.node:
-        instance = custom_op(node)
-        known = instance.get_nodeattr_types()
-        values = {name: instance.get_nodeattr(name) for name in _EXPORTED if name in known}
-        config[node.name] = values | settings.get(node.name, {})
-    return config
-
-
-def apply_finn_config(model: Model, config: dict[str, Any]) -> Model:
-    """Fold a model as a folding configuration of FINN says, through FINN's own ApplyConfig."""
-    from finn.transformation.general import ApplyConfig
-
-    # its `apply` takes nothing but the base class; the graph inside is what it works on
-    ApplyConfig(config).configure_network(model.graph, config, None)
-    return model
+def _ii_cycles(options: tuple[Option, ...]) -> int:
+    return max(option.cycles for option in options)
 
 
 def _fastest(group: Group) -> int:

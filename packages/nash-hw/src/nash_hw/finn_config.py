@@ -1,0 +1,60 @@
+"""A folding as FINN's own folding_config_file, and its application to a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .model import Model, custom_op
+from .options import as_hls, needs_hls
+
+Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
+_EXPORTED = (
+    "PE",
+    "SIMD",
+    "parallel_window",
+    "ram_style",
+    "resType",
+    "mem_mode",
+    "runtime_writeable_weights",
+    "depth_trigger_uram",
+    "depth_trigger_bram",
+)
+
+
+def fold(model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
+    """Fold a specialized model; return it with the folding in the format of FINN's folding_config_file.
+
+    A layer whose arithmetic lies in LUTs becomes the HLS one. Then all layers get new names, as FINN numbers each kind
+    of them for itself; the configuration has the new ones.
+    """
+    from qonnx.transformation.general import GiveUniqueNodeNames
+
+    before = []
+    for node in model.graph.node:
+        before.append(node.name)
+        if needs_hls(node, settings[node.name]):
+            node.CopyFrom(as_hls(node))
+    model = model.transform(GiveUniqueNodeNames())
+    renamed = {node.name: settings[name] for name, node in zip(before, model.graph.node, strict=True)}
+    config = to_finn_config(model, renamed)
+    return apply_finn_config(model, config), config
+
+
+def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:
+    """Return the folding in the format of FINN's folding_config_file."""
+    config: dict[str, Any] = {"Defaults": {}}
+    for node in model.graph.node:
+        instance = custom_op(node)
+        known = instance.get_nodeattr_types()
+        values = {name: instance.get_nodeattr(name) for name in _EXPORTED if name in known}
+        config[node.name] = values | settings.get(node.name, {})
+    return config
+
+
+def apply_finn_config(model: Model, config: dict[str, Any]) -> Model:
+    """Fold a model as a folding configuration of FINN says, through FINN's own ApplyConfig."""
+    from finn.transformation.general import ApplyConfig
+
+    # its `apply` takes nothing but the base class; the graph inside is what it works on
+    ApplyConfig(config).configure_network(model.graph, config, None)
+    return model
