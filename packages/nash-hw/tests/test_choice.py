@@ -24,6 +24,10 @@ STREAMS = ((("in",), ("a",)), (("a",), ("b", "c")), (("b",), ("d",)), (("c", "d"
 WIDTHS = (4, 8, 12, 32)
 
 
+def price_of(used):
+    return sum(used[name] / BOARD.resources[name] * (2 if name == "LUT" else 1) for name in RESOURCES)
+
+
 def random_groups(seed, *, num_options=5):
     """Five groups with one split and one join; each option needs much of one resource."""
     from nash_hw.options import Group, Option, undominated
@@ -36,7 +40,7 @@ def random_groups(seed, *, num_options=5):
             used = {name: float(random.integers(0, 4)) for name in RESOURCES}
             much = ("LUT", "BRAM_18K", "URAM", "DSP")[random.integers(4)]
             used[much] += round(BOARD.resources[much] * random.uniform(1, 3) / (4 + cycles))
-            price = sum(used[name] / BOARD.resources[name] for name in RESOURCES)
+            price = price_of(used)
             widths = random.choice(WIDTHS, 2)
             options.append(
                 Option(
@@ -69,7 +73,7 @@ def brute_force(groups, part):
                     parts.append(converters[at_writer, reader.stream_bits[inputs.index(name)]])
         used = {name: sum(each[name] or 0 for each in parts) for name in RESOURCES}
         if all(used[name] <= part * BOARD.resources[name] for name in RESOURCES):
-            price = sum(used[name] / BOARD.resources[name] for name in RESOURCES)
+            price = price_of(used)
             found.append((max(option.cycles for option in options), price))
     return found
 
@@ -80,12 +84,6 @@ def space_of(groups, monkeypatch):
     monkeypatch.setattr(folding, "price_groups", lambda model, board: groups)
     monkeypatch.setattr(folding, "fifo_resources", lambda *_: dict.fromkeys(RESOURCES, 0.0))
     return folding.FoldingSpace(SimpleNamespace(), BOARD)
-
-
-def price_of_choice(chooser, choice):
-    from nash_hw.options import price_of
-
-    return price_of(chooser.used(choice.options), BOARD)
 
 
 @pytest.mark.usefixtures("finn")
@@ -105,7 +103,7 @@ def test_cheapest_choice_within_limits_equals_brute_force(seed):
                 assert choice.options is None
                 assert choice.is_refuted
             else:
-                assert price_of_choice(chooser, choice) == pytest.approx(min(prices), rel=1e-9)
+                assert price_of(chooser.used(choice.options)) == pytest.approx(min(prices), rel=1e-9)
                 assert choice.gap == pytest.approx(0, abs=1e-9)
                 assert all(option in group.options for group, option in zip(groups, choice.options, strict=True))
 
@@ -125,7 +123,7 @@ def test_fastest_design_within_a_utilization_equals_brute_force(seed, monkeypatc
         fastest = min(cycles for cycles, _ in fitting)
         assert (folding.ii_cycles, folding.gap) == (fastest, 0)
         cheapest = min(price for cycles, price in fitting if cycles == fastest)
-        price = sum((folding.resources[name] or 0) / BOARD.resources[name] for name in RESOURCES)
+        price = price_of(folding.resources)
         assert cheapest * (1 - 1e-9) <= price <= cheapest * (1 + folding.price_gap + 1e-9)
 
 

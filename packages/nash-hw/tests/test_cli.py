@@ -87,6 +87,7 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
     assert result["target"] == {
         "target_fps": None,
         "max_utilization": 0.7,
+        "limit": 0.7,
         "gap": 0.0,
         "price_gap": result["target"]["price_gap"],
     }  # the default

@@ -67,7 +67,8 @@ def test_options_of_each_group_equal_brute_force(board):
         for name, value in (("PE", pe), ("SIMD", simd), ("ram_style", style), ("resType", arithmetic)):
             instance.set_nodeattr(name, value)
         figures = layer_figures(node, instance, board.fpga_part, narrow_weights=narrow).resources
-        price = sum((figures[name] or 0) / max(board.resources[name], 1) for name in RESOURCES) + 1e-9 * (pe + simd)
+        parts = {name: (figures[name] or 0) / max(board.resources[name], 1) for name in RESOURCES}
+        price = sum(parts.values()) + parts["LUT"] + 1e-9 * (pe + simd)
         tried.append((instance.get_exp_cycles(), price))
     for cycles in sorted({cycles for cycles, _ in tried}):
         chosen = group.cheapest(cycles)

@@ -217,6 +217,7 @@ class _Build:
             "target": {
                 "target_fps": config.target_fps,
                 "max_utilization": config.utilization_limit,
+                "limit": state.limit,
                 "gap": state.gap,
                 "price_gap": state.price_gap,
             },

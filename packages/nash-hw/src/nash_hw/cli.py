@@ -249,7 +249,8 @@ def _target_text(target: dict[str, Any]) -> str:
     if target["target_fps"] is not None:
         wanted, better = f"the cheapest design of {target['target_fps']:g} fps or more", "cheaper"
     else:
-        wanted, better = f"the fastest design within {target['max_utilization']:.0%} of each resource", "faster"
+        wanted, better = "the fastest design", "faster"
+    wanted += f" within {target['limit']:.0%} of each resource"
     if target["gap"] == 0:
         return f"folded to {wanted}: proven"
     return f"folded to {wanted}, up to proof: none is {better} by more than {target['gap']:.2%}"

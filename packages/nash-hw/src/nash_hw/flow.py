@@ -53,6 +53,7 @@ class State:
     integers: np.ndarray | None = None  # (N, K), the outputs of the first stage that was executed
     verification: list[dict[str, Any]] = field(default_factory=list)
     folding: dict[str, Any] = field(default_factory=dict)  # in FINN's format
+    limit: float = 1.0  # the part of each resource the folding was to stay within
     gap: float = 0.0
     price_gap: float = 0.0
 
@@ -66,6 +67,7 @@ class State:
             "integers": None if self.integers is None else self.integers.tolist(),
             "verification": self.verification,
             "folding": self.folding,
+            "limit": self.limit,
             "gap": self.gap,
             "price_gap": self.price_gap,
         }
@@ -82,6 +84,7 @@ class State:
             integers=None if integers is None else np.array(integers),
             verification=content["verification"],
             folding=content["folding"],
+            limit=content["limit"],
             gap=content["gap"],
             price_gap=content["price_gap"],
         )
@@ -183,7 +186,7 @@ class Flow:
         folding = self._choose(FoldingSpace(state.model, self._target.board))
         model, state.folding = fold(state.model, folding.settings)
         state.model = name_tensors(model)
-        state.gap, state.price_gap = folding.gap, folding.price_gap
+        state.limit, state.gap, state.price_gap = folding.limit, folding.gap, folding.price_gap
 
     def _choose(self, space: FoldingSpace) -> Folding:
         if self._target.utilization is None:

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from .boards import RESOURCES, Board
 from .links import Link, converter_resources
-from .options import Group, Option, undominated
+from .options import Group, Option, undominated, unit_prices
 
 _ROUNDS = 3  # of pruning: each leaves fewer widths, and so a tighter bound to the next
 
@@ -36,7 +36,8 @@ class Network:
 
     def __init__(self, groups: Sequence[Group], links: Sequence[Link], board: Board, max_cycles: int) -> None:
         self._links = links
-        self._board = board
+        prices = unit_prices(board)
+        self._unit_prices = np.array([prices[name] for name in RESOURCES])
         self._ends: list[list[tuple[int, int, int]]] = [[] for _ in groups]  # (link, side, entry of stream_bits)
         for number, link in enumerate(links):
             self._ends[link.producer].append((number, 0, link.producer_entry))
@@ -99,7 +100,7 @@ class Network:
         widths, producer = np.unique(_bits(self.options[link.producer], link.producer_entry), return_inverse=True)
         others, consumer = np.unique(_bits(self.options[link.consumer], link.consumer_entry), return_inverse=True)
         resources = np.array([[_converter(int(a), int(b)) for b in others] for a in widths])
-        price = resources @ [1 / max(self._board.resources[name], 1) for name in RESOURCES]
+        price = resources @ self._unit_prices
         return np.concatenate([price[..., None], resources], axis=2), producer, consumer
 
     def _prune(self) -> None:
