@@ -129,7 +129,7 @@ def test_costs_prices_a_space(run, tmp_path):
     arguments = ("costs", write_space(tmp_path / "space.json"), *BOARD, *COSTS, "--target-fps", 1000)
     code, stdout, _ = run(*arguments, "--out", tmp_path / "costs.json")
     assert code == 0
-    assert re.search(r"conv_3x3 +1 +[\d.,]+ +[\d.,]+", stdout)
+    assert re.search(r"conv_3x3 +1 +[\d.,]+ +[\d.,]+ ", stdout)
     code, stdout, _ = run(*arguments, "--out", tmp_path / "again.json", "--json")
     result = json.loads(stdout)
     assert result == json.loads((tmp_path / "costs.json").read_text())
