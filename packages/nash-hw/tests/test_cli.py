@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import DATA
+from onnx import helper, numpy_helper
 
 from nash_hw import cli, manifest
 from nash_hw.errors import Interrupted
@@ -55,6 +58,16 @@ def rehash(model_json: Path, key: str) -> None:
         content[key]["sha256"] = manifest.file_sha256(model_json.parent / content[key]["path"])
 
     edit(model_json, change)
+
+
+@contextmanager
+def edited_onnx(model_json: Path):
+    """Yield the graph of a model to change, and let the manifest name what it becomes."""
+    path = model_json.parent / "model.onnx"
+    model = onnx.load(str(path))
+    yield model.graph
+    onnx.save(model, str(path))
+    rehash(model_json, "onnx")
 
 
 def refuses(run, code: int, message: str, *arguments: object) -> None:
@@ -209,15 +222,33 @@ class TestErrors:
         refuses(run, 4, r"model\.onnx: .*export the model anew", "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
     def test_operation_without_hardware_is_6(self, run, model_json, tmp_path):
-        import onnx
-
-        path = model_json.parent / "model.onnx"
-        model = onnx.load(str(path))
-        relu = next(node for node in model.graph.node if node.op_type == "Relu")
-        relu.op_type = "Sigmoid"
-        onnx.save(model, str(path))
-        rehash(model_json, "onnx")
+        with edited_onnx(model_json) as graph:
+            next(node for node in graph.node if node.op_type == "Relu").op_type = "Sigmoid"
         refuses(run, 6, "Sigmoid 'stem_act.*no such operation", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_join_of_two_scales_is_6(self, run, model_json, tmp_path):
+        with edited_onnx(model_json) as graph:
+            quantizers = {node.output[0]: node for node in graph.node if node.op_type == "Quant"}
+            join = next(node for node in graph.node if node.op_type == "Add" and node.input[1] in quantizers)
+            graph.initializer.append(numpy_helper.from_array(np.float32(0.3), "another_scale"))
+            quantizers[join.input[1]].input[1] = "another_scale"
+        message = r"Add 'cells\.0/layers\.\d/join': .*scales [\d.]+ and 0\.3; let both inputs .* share one quantizer"
+        refuses(run, 6, message, "build", model_json, *BOARD, "--out", tmp_path / "hw")
+
+    def test_padded_pool_of_signed_values_is_6(self, run, model_json, tmp_path):
+        with edited_onnx(model_json) as graph:
+            position, pool = next((i, node) for i, node in enumerate(graph.node) if node.op_type == "MaxPool")
+            for name, value in (("one", 1.0), ("step", 0.05), ("zero", 0.0), ("eight", 8.0)):
+                graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+            minus = helper.make_node("Sub", [pool.input[0], "one"], ["below"])
+            signed = helper.make_node(
+                "Quant", ["below", "step", "zero", "eight"], ["signed"], domain="qonnx.custom_op.general", signed=1
+            )
+            pool.input[0] = "signed"
+            graph.node.insert(position, signed)
+            graph.node.insert(position, minus)
+        message = r"MaxPool 'cells\.\d/layers\.\d/nas_op/pool': pads a signed tensor.*pool an unsigned one"
+        refuses(run, 6, message, "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
     def test_other_logits_is_7(self, run, model_json, tmp_path):
         path = model_json.parent / "golden.npz"
