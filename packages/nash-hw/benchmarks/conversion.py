@@ -1,8 +1,9 @@
 """Time nash-hw's conversion of a model against the step list FINN+ ships for its ResNet18, on the same file.
 
-    python benchmarks/conversion.py RUN/model.json [--finn-timeout 600]
+    python benchmarks/conversion.py RUN/model.json [--finn-timeout 600] [--larger OTHER/model.json]
 
-FINN+'s list runs in a process of its own, which is stopped after the given time: on the networks of this family it
+With `--larger` a second network is converted by nash-hw alone, to see how its time grows with the layers. FINN+'s list
+runs in a process of its own, which is stopped after the given time: on the networks of this family it
 takes minutes and then fails.
 """
 
@@ -19,23 +20,29 @@ from typing import Any
 
 from nash_hw import manifest
 
-FPGA_PART = "xcu250-figd2104-2L-e"
+BOARD = "U250"
+FRAME_CYCLES = 200_000  # 1,000 fps at 200 MHz
 
 
 def ours(onnx_path: Path, queue: Any) -> None:
     """Convert up to specialized layers, as FINN+'s list is asked to."""
     from nash_hw import steps
+    from nash_hw.boards import find_board
     from nash_hw.finn_env import contained_finn
     from nash_hw.lower import lower
     from nash_hw.qonnx_graph import load_onnx
+    from nash_hw.quantizers import infer_requants
     from nash_hw.streamline import streamline
 
     with contained_finn():
-        start = time.perf_counter()
+        board = find_board(BOARD)
+        start, cpu_start = time.perf_counter(), time.process_time()
         model, _ = streamline(load_onnx(onnx_path))
-        model = steps.partition(steps.to_hardware(lower(model)))
-        model = steps.specialize(steps.minimize_bit_widths(model), FPGA_PART)
-        queue.put({"step": "done", "seconds": time.perf_counter() - start, "layers": len(model.graph.node)})
+        model = steps.partition(steps.to_hardware(infer_requants(lower(model), board, FRAME_CYCLES)))
+        model = steps.specialize(steps.minimize_bit_widths(model), board.fpga_part)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        layers = len(model.graph.node)
+        queue.put({"step": "done", "seconds": seconds, "cpu_seconds": cpu_seconds, "layers": layers})
 
 
 def theirs(onnx_path: Path, queue: Any) -> None:
@@ -55,7 +62,7 @@ def theirs(onnx_path: Path, queue: Any) -> None:
         config = configuration.DataflowBuildConfig(
             output_dir=folder,
             synth_clk_period_ns=5.0,
-            board="U250",
+            board=BOARD,
             shell_flow_type=configuration.ShellFlowType.VITIS_ALVEO,
             generate_outputs=[],
             standalone_thresholds=True,
@@ -104,20 +111,32 @@ def run(target: Any, onnx_path: Path, timeout: float) -> list[dict[str, Any]]:
     return reports
 
 
+def onnx_of(path: Path) -> Path:
+    """Return the ONNX file of a model.json."""
+    entry = manifest.load(path, "model")["onnx"]
+    return manifest.resolve(path, entry["path"], entry["sha256"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path, help="model.json")
     parser.add_argument("--finn-timeout", type=float, default=600.0, help="seconds to give FINN+'s own list")
+    parser.add_argument("--larger", type=Path, help="model.json of a network with more layers")
     options = parser.parse_args()
-    entry = manifest.load(options.model, "model")["onnx"]
-    onnx_path = manifest.resolve(options.model, entry["path"], entry["sha256"])
+    onnx_path = onnx_of(options.model)
     result = {"nash-hw": run(ours, onnx_path, 600.0), "finn-plus": run(theirs, onnx_path, options.finn_timeout)}
+    if options.larger is not None:
+        result["larger"] = run(ours, onnx_of(options.larger), 600.0)
     for name, reports in result.items():
         for report in reports:
             outcome = report.get("failed") or f"{report['layers']} nodes"
             print(f"{name:10} {report['step']:32} {report['seconds']:8.1f} s  {outcome}")
     ratio = result["finn-plus"][-1]["seconds"] / result["nash-hw"][-1]["seconds"]
     print(f"ratio: at least {ratio:.0f}" if "failed" in result["finn-plus"][-1] else f"ratio: {ratio:.0f}")
+    if options.larger is not None:
+        smaller, larger = result["nash-hw"][-1], result["larger"][-1]
+        ratios = [larger[key] / smaller[key] for key in ("cpu_seconds", "layers")]
+        print(f"larger: {ratios[0]:.2f} times the processor time for {ratios[1]:.2f} times the layers")
     print(json.dumps(result))
 
 
