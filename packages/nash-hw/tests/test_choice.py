@@ -170,3 +170,19 @@ def test_what_is_not_proven_is_a_gap(monkeypatch):
     folding = space.for_utilization(3.0)
     assert folding.gap == pytest.approx(slowest / space.fastest_cycles - 1)
     assert folding.gap > 0
+
+
+def test_the_solver_prints_nothing(capfd, monkeypatch):
+    """HiGHS writes with C's printf, which a pipe buffers; what was on stdout before and comes after stays."""
+    import ctypes
+
+    import scipy.optimize
+
+    from nash_hw import choice
+
+    monkeypatch.setattr(scipy.optimize, "milp", lambda: ctypes.CDLL(None).puts(b"noise"))
+    print("before")
+    choice._milp()
+    print("after", flush=True)
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == "before\nafter\n"

@@ -7,9 +7,13 @@ that is solved at once, and refutes most frame rates that are out of reach.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,13 +64,13 @@ class Chooser:
 
     def within(self, max_cycles: int, limits: Mapping[str, float], *, max_gap: float = 0.0) -> Choice:
         """Return the cheapest choice within the limits, or one that is dearer by at most `max_gap` of its price."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.optimize import Bounds, LinearConstraint
 
         if not self.may_fit(max_cycles, limits):
             return Choice(options=None, is_refuted=True)
         network = Network(self._groups, self._links, self._board, max_cycles)
         program = network.program()
-        result = milp(
+        result = _milp(
             program.cost / _PRICE_UNIT,
             integrality=np.arange(len(program.cost)) < program.num_options,
             bounds=Bounds(0, 1),
@@ -86,7 +90,7 @@ class Chooser:
 
     def may_fit(self, max_cycles: int, limits: Mapping[str, float]) -> bool:
         """Tell whether some choice may fit; if not, it is proven that none does."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.optimize import Bounds, LinearConstraint
 
         classes = self._fast_enough(max_cycles)
         least = sum(size * _used(options).min(axis=0) for options, size in classes)
@@ -96,7 +100,7 @@ class Chooser:
         options = [option for of_class, _ in classes for option in of_class]
         sizes = np.array([size for _, size in classes])
         class_of = np.repeat(np.arange(len(classes)), [len(of_class) for of_class, _ in classes])
-        result = milp(
+        result = _milp(
             np.zeros(len(options)),
             integrality=np.ones(len(options)),
             bounds=Bounds(0, sizes[class_of]),
@@ -112,6 +116,24 @@ class Chooser:
         return [
             ([option for option in options if option.cycles <= max_cycles], size) for options, size in self._classes
         ]
+
+
+def _milp(*args: Any, **given: Any) -> Any:
+    """Solve with scipy's milp, whose HiGHS now and then prints a line of its own to the process's stdout."""
+    from scipy.optimize import milp
+
+    flush_c = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush_c(None)
+    stdout = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        return milp(*args, **given)
+    finally:
+        flush_c(None)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def fits(used: Mapping[str, float], limits: Mapping[str, float]) -> bool:
