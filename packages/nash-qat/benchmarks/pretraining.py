@@ -3,7 +3,7 @@
     python benchmarks/pretraining.py GENOTYPE.json --data DIR [--pictures 5000] [--epochs 12] [--preset w2a2]
 
 DIR has the layout of an image folder: train/CLASS/picture.png and val/ or test/. All three ways train for as many
-epochs on the first `--pictures` training pictures of a seeded order, and are tested on as many test pictures.
+epochs on the first `--pictures` training pictures of a seeded order, and are tested on half as many test pictures.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def main() -> None:
     splits = {
         name: few(
             evaluate.load_split("imagefolder", name, tree.input_shape, tree.num_classes, arguments.data),
-            arguments.pictures,
+            number,
         )
-        for name in ("train", "test")
+        for name, number in (("train", arguments.pictures), ("test", arguments.pictures // 2))
     }
     inputs = train.Inputs(train=splits["train"], test=splits["test"])
     for way, (float_fraction, distill_weight) in WAYS.items():

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import importlib.util
+
+import pytest
 import torch
 
+from nash_qat import augment as module
+from nash_qat import data
 from nash_qat.augment import augment
+from nash_qat.errors import DataError, UsageError
 from nash_qat.recipe import Augmentation
 
 
@@ -50,3 +56,31 @@ def test_same_generator_state_gives_the_same_pictures() -> None:
     first, second = (augment(_pictures(), settings, _generator()) for _ in range(2))
     assert torch.equal(first, second)
     assert first.dtype == torch.uint8
+
+
+def test_rand_augment_changes_each_picture_and_leaves_the_global_generator_alone() -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is an extra")
+    settings = Augmentation(rand_ops=2, rand_magnitude=12)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, second = (augment(_pictures(), settings, _generator()) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first, second)
+    changed = (first != _pictures()).flatten(1).any(dim=1)
+    assert changed.sum() > 40
+    other = augment(_pictures(), settings, torch.Generator().manual_seed(2))
+    assert not torch.equal(first, other)
+    same = _pictures()[:1].expand(64, -1, -1, -1)
+    assert len(augment(same, settings, _generator()).flatten(1).unique(dim=0)) > 10
+
+
+def test_rand_augment_without_torchvision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise DataError("torchvision is not installed")
+
+    monkeypatch.setattr(data, "_torchvision", missing)
+    module._transforms.cache_clear()
+    module.check(Augmentation(flip=True))
+    with pytest.raises(UsageError, match=r"augmentation\.rand_ops: needs torchvision"):
+        module.check(Augmentation(rand_ops=1))

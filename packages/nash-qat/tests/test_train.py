@@ -271,15 +271,15 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run: Path) ->
         process = os.fork()
         if process == 0:
             _resume_in_child(setup, folder)
-        _wait_for_progress(folder, process, num_saves=int(random.integers(1, 4)))
-        time.sleep(random.uniform(0, 0.05))
+        _wait_for_progress(folder, process, num_saves=int(random.integers(0, 2)))
+        time.sleep(random.uniform(0, 0.04))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
             break
         num_kills += 1
-    assert num_kills >= 1
+    assert num_kills >= 1, "the machine is so fast that the run ended before it was killed"
     (folder / ".checkpoint.safetensors.killed.safetensors").write_bytes(b"half")
     last = setup.trainer(folder)
     last.resume()
@@ -351,6 +351,22 @@ def test_infinite_loss_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Pa
     assert all(
         torch.isfinite(tensor).all() for tensor in _tensors(tmp_path / "run").values() if tensor.is_floating_point()
     )
+
+
+def test_gradient_or_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, gradient_clip=None)
+    trainer = setup.trainer(tmp_path / "run")
+    trainer.start(setup.path)
+    before = (tmp_path / "run" / runs.CHECKPOINT).read_bytes()
+    hook = trainer.network.classifier.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(DivergedError, match=r"gradient: got (nan|inf) in epoch 1, step 1"):
+        trainer.train()
+    hook.remove()
+    with torch.no_grad():
+        trainer.network.classifier.weight[3, 1] = torch.inf
+    with pytest.raises(DivergedError, match="weights: got inf"):
+        trainer._save()
+    assert (tmp_path / "run" / runs.CHECKPOINT).read_bytes() == before
 
 
 def test_schedules_follow_the_phases(tmp_path: Path) -> None:

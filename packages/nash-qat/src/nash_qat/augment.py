@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import data
+from .errors import DataError, UsageError
 from .recipe import Augmentation
 
 _LOG_ASPECT = math.log(4 / 3)
@@ -32,6 +33,16 @@ def augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator
     return changed.round().clamp(0, 255).to(torch.uint8)
 
 
+def check(settings: Augmentation) -> None:
+    """Refuse what cannot be done here.
+
+    Raises:
+        UsageError: RandAugment is wanted and torchvision is not installed.
+    """
+    if settings.rand_ops:
+        _transforms()
+
+
 def _rand_augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     transforms = _transforms()
     change = transforms.RandAugment(settings.rand_ops, settings.rand_magnitude)
@@ -43,7 +54,13 @@ def _rand_augment(pictures: Tensor, settings: Augmentation, generator: torch.Gen
 
 @functools.cache
 def _transforms() -> ModuleType:
-    data._torchvision()
+    try:
+        data._torchvision()
+    except DataError as error:
+        raise UsageError(
+            "recipe: augmentation.rand_ops: needs torchvision, which is not installed; "
+            "pip install 'nash-qat[cifar]', or set it to 0"
+        ) from error
     return importlib.import_module("torchvision.transforms.v2")
 
 

@@ -85,7 +85,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tens
         start = f"{name}/"
         moments = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         for key, value in moments.items():
-            if value.shape == parameter.shape:
+            if key != "step" and value.shape == parameter.shape:
                 moments[key] = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
         if moments:
             optimizer.state[parameter] = moments

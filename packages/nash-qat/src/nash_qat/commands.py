@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import board, calibrate, execute, presets, runs, weights
+from . import augment, board, calibrate, execute, presets, runs, weights
 from . import evaluate as evaluation
 from . import export as exports
 from . import genotype as genotypes
@@ -58,6 +58,7 @@ def train(
         )
     if bfloat16:
         plan = dataclasses.replace(plan, precision="bfloat16")
+    augment.check(plan.augmentation_of(dataset))
     if tensorboard:
         board.check()
     init, teacher = (None if path is None else weights.read(path, genotype) for path in (init_path, teacher_path))
@@ -75,14 +76,14 @@ def train(
         teacher_sha256=None if teacher is None else teacher.sha256,
         skip_broken=skip_broken,
     )
-    train_split, test_split = (
-        evaluation.load_split(
-            dataset, name, genotype.input_shape, genotype.num_classes, data_dir, skip_broken=skip_broken
-        )
-        for name in ("train", "test")
-    )
-    inputs = training.Inputs(train=train_split, test=test_split, init=init, teacher=teacher)
     with worlds.joined(device) as world:
+        train_split, test_split = (
+            evaluation.load_split(
+                dataset, name, genotype.input_shape, genotype.num_classes, data_dir, skip_broken=skip_broken
+            )
+            for name in ("train", "test")
+        )
+        inputs = training.Inputs(train=train_split, test=test_split, init=init, teacher=teacher)
         trainer = training.Trainer(genotype, settings, inputs, out, world=world, has_board=tensorboard)
         if resume:
             trainer.resume()

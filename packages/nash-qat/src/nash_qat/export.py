@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import calibrate, complexity, exact, execute, frozen, quantizers
 from . import manifest as manifests
-from .data import Preprocessing
+from .data import Preprocessing, Split
 from .errors import OutputError, VerificationError
 from .genotype import Genotype
 from .network import Network
@@ -69,6 +69,15 @@ def untrained(genotype: Genotype, spec: Any, *, seed: int) -> Network:
     calibrate.calibrate(network, pictures)
     calibrate.estimate_statistics(network, [pictures])
     return network.eval()
+
+
+def golden_candidates(split: Split, *, seed: int) -> Tensor:
+    """Return pictures spread over a split, filled up with seeded noise where it is small."""
+    spread = np.linspace(0, len(split) - 1, num=min(_NUM_CANDIDATES, len(split)), dtype=np.int64)
+    pictures = torch.from_numpy(split.images[spread])
+    _, channels, height, width = pictures.shape
+    noise = calibrate.noise_pictures(_NUM_CANDIDATES, (channels, height, width), seed=seed)
+    return torch.cat([pictures, noise])[:_NUM_CANDIDATES]
 
 
 def export(network: Network, pictures: Tensor, out: Path, provenance: Provenance) -> dict[str, Any]:

@@ -47,7 +47,6 @@ from .runs import (
 from .world import World
 
 _EVALUATION_BATCH = 256
-_NUM_GOLDEN_CANDIDATES = 32
 _ALONE = World(device=torch.device("cpu"))
 
 
@@ -78,7 +77,7 @@ class Trainer:
         self._inputs, self._out, self._world, self._has_board = inputs, out, world, has_board
         self.state = RunState(class_names=list(inputs.train.class_names))
         self._starts = _batch_starts(len(inputs.train), self._recipe.batch_size, world.size)
-        self._golden = _golden_candidates(inputs.test, settings.seed)
+        self._golden = export.golden_candidates(inputs.test, seed=settings.seed)
         self._clock = time.monotonic()
         self._teacher: nn.Module | None = None
         if inputs.teacher is not None:
@@ -117,8 +116,9 @@ class Trainer:
         if self._world.is_main:
             sweep(self._out)
         self.network.load_state_dict(saved.part("network"))
+        self.network.to(self._world.device)  # loading has made new parameter objects of the activation scales
         self.state = RunState(**saved.state["run"])
-        self._begin_phase()  # loading has made new parameter objects of the activation scales
+        self._begin_phase()
         checkpoint.restore_optimizer(self._optimizer, self.network, saved.part("optimizer"))
         if self._average is not None:
             self._average.restore(saved.part("average"))
@@ -132,7 +132,7 @@ class Trainer:
         """Take all steps that are left; a checkpoint is saved every epoch and every `checkpoint_steps`.
 
         Raises:
-            DivergedError: the loss is not finite.
+            DivergedError: the loss, its gradient or a weight is not finite.
             Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
         """
         state, num_steps = self.state, self._settings.epochs * len(self._starts)
@@ -251,18 +251,22 @@ class Trainer:
                 (loss * (len(part) * world.size / num_samples)).backward()
             loss_sum += loss.item() * len(part)
         value = world.sum(torch.tensor(loss_sum, dtype=torch.float64)).item() / num_samples
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"training: loss: got {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, expected a "
-                "finite number; the last checkpoint is kept: try a recipe with a lower learning_rate"
-            )
-        if recipe.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
+        self._refuse_unless_finite("loss", value)
+        limit = math.inf if recipe.gradient_clip is None else recipe.gradient_clip
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self._refuse_unless_finite("gradient", norm.item())
         self._optimizer.step()
         self.network.constrain()
         if self._average is not None:
             self._average.update(self.network)
         return value
+
+    def _refuse_unless_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"training: {what}: got {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, expected "
+                "a finite number; the last checkpoint is kept: try a recipe with a lower learning_rate"
+            )
 
     def _end_epoch(self, progress: TrainingProgress) -> None:
         state = self.state
@@ -342,6 +346,8 @@ class Trainer:
     def _save(self) -> None:
         if not self._world.is_main:
             return
+        for tensor in self.network.state_dict().values():
+            self._refuse_unless_finite("weights", tensor.sum().item())
         now = time.monotonic()
         self.state.seconds += now - self._clock
         self._clock = now
@@ -379,12 +385,3 @@ def top1(network: Network, split: Split, world: World = _ALONE) -> float:
 def _batch_starts(num_samples: int, batch_size: int, num_processes: int = 1) -> list[int]:
     """Return where batches start; a last one of a single sample a process is left out, as it has no variance."""
     return [start for start in range(0, num_samples, batch_size) if num_samples - start >= 2 * num_processes]
-
-
-def _golden_candidates(split: Split, seed: int) -> Tensor:
-    """Return pictures spread over a split, filled up with noise where it is small."""
-    spread = np.linspace(0, len(split) - 1, num=min(_NUM_GOLDEN_CANDIDATES, len(split)), dtype=np.int64)
-    pictures = torch.from_numpy(split.images[spread])
-    _, channels, height, width = pictures.shape
-    noise = calibrate.noise_pictures(_NUM_GOLDEN_CANDIDATES, (channels, height, width), seed=seed)
-    return torch.cat([pictures, noise])[:_NUM_GOLDEN_CANDIDATES]
