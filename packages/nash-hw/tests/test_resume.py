@@ -98,6 +98,7 @@ def test_checkpoint_of_another_build_is_refused_by_name(model_json, tmp_path, ch
     with pytest.raises(UsageError, match=f"--resume: .*{name}.*without --resume"):
         build(model_json, tmp_path / "hw", **({"target_fps": 5000} | changes), resume=True)
     assert contents(tmp_path / "hw") == before
+    build(model_json, tmp_path / "hw", target_fps=5000, resume=True)  # it is still there
 
 
 def test_checkpoint_of_another_model_is_refused(model_json, tmp_path):

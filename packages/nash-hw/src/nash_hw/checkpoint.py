@@ -1,7 +1,7 @@
 """What a build has got done, kept in its folder so that ``--resume`` goes on from there.
 
 There is one checkpoint, of the last finished step: the graph as ONNX and a small JSON beside it. The JSON names what
-it was made of (the model, the versions, the board, the options); a build of something else does not touch it.
+it was made of (the model, the versions, the board, the options); `--resume` of something else is refused and leaves it.
 """
 
 from __future__ import annotations

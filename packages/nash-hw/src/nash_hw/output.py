@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Interrupted, OutputError
+from .errors import Interrupted, NashError, OutputError
 
 WORK = ".steps"
 
@@ -21,8 +21,8 @@ WORK = ".steps"
 def staging(out: Path, state_file: str) -> Iterator[Path]:
     """Yield an empty folder below `out` for the files to come, gone afterwards.
 
-    After an error `out` is as it was before. Only a build that was stopped leaves its work behind, if it has got as
-    far as to write `state_file` there.
+    After an error `out` is as it was before, but for a checkpoint (`state_file`) that this build has written: it is
+    removed, unless the build was stopped.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -38,12 +38,16 @@ def staging(out: Path, state_file: str) -> Iterator[Path]:
         folder.mkdir()
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    is_kept = False
+    before = _stamp(work / state_file)
+    is_kept = before is not None
     try:
         yield folder
         is_kept = True
     except Interrupted:
         is_kept = (work / state_file).exists()
+        raise
+    except NashError:
+        is_kept = is_kept and _stamp(work / state_file) == before
         raise
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); nothing is changed") from error
@@ -51,6 +55,15 @@ def staging(out: Path, state_file: str) -> Iterator[Path]:
         shutil.rmtree(folder if is_kept else work, ignore_errors=True)
         if created and not is_kept:
             shutil.rmtree(out, ignore_errors=True)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is replaced, None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def move_in(folder: Path, out: Path, names: Iterable[str]) -> None:
