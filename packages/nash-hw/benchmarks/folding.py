@@ -19,6 +19,7 @@ from typing import Any
 
 from nash_hw import manifest
 from nash_hw.boards import RESOURCES, Board, find_board
+from nash_hw.errors import CapacityError
 
 CLOCK_MHZ = 200.0
 
@@ -66,15 +67,18 @@ def compare(name: str, model: Any, fps: float, board: Board) -> str:
     theirs = finn_folding(model, fps, board)
     reached = CLOCK_MHZ * 1e6 / theirs.ii_cycles
     as_large = replace(board, resources={key: math.ceil(theirs.resources[key] or 0) for key in RESOURCES})
+    row = f"| {name} | SetFolding, asked {fps:g} | {reached:,.0f} | {_row(theirs.resources)} | |\n"
     start = time.perf_counter()
-    ours, gap = our_folding(model, reached, as_large)
+    try:
+        ours, gap = our_folding(model, reached, as_large)
+    except CapacityError:
+        return row + "| | nash-hw | none found | | | | | | |"
     seconds = time.perf_counter() - start
     ratios = [
         f"{ours.resources[key] / theirs.resources[key]:.2f}" if theirs.resources[key] else "-" for key in RESOURCES
     ]
     return (
-        f"| {name} | SetFolding, asked {fps:g} | {reached:,.0f} | {_row(theirs.resources)} | |\n"
-        f"| | nash-hw | {CLOCK_MHZ * 1e6 / ours.ii_cycles:,.0f} | {_row(ours.resources)} | "
+        f"{row}| | nash-hw | {CLOCK_MHZ * 1e6 / ours.ii_cycles:,.0f} | {_row(ours.resources)} | "
         f"{' '.join(ratios)}, gap {gap:.1%}, {seconds:.1f} s |"
     )
 
