@@ -126,7 +126,7 @@ def test_latency_is_that_of_a_simulation(source, fps):
     model, board = folded(source(), fps)
     simulated = max(simulate(model)[0][output.name][-1] for output in model.graph.output)
     result = estimate(model, board)
-    assert result.latency_cycles == pytest.approx(simulated, rel=0.2)
+    assert result.latency_cycles == pytest.approx(simulated, rel=0.25)
     assert result.latency_cycles < result.latency_bound_cycles
 
 
