@@ -14,9 +14,10 @@ import onnx
 from onnx import helper
 from qonnx.core.datatype import DataType
 
-from .boards import RESOURCES, Board
+from .boards import Board
 from .estimate import layer_figures
 from .model import FINN_DOMAIN, Model, attributes, custom_op, range_datatype
+from .options import price_of
 from .requant import REQUANT_MEMORY
 
 
@@ -62,10 +63,10 @@ def _replace(model: Model, node: onnx.NodeProto, values: Mapping[str, Any]) -> N
 
 
 def _price(op_type: str, values: Mapping[str, Any], board: Board) -> float:
-    """Return the parts of the board that a layer takes, summed."""
+    """Return the price of a layer, as the folding counts it."""
     node = helper.make_node(op_type, ["x"], ["y"], domain=f"{FINN_DOMAIN}.rtl", backend="fpgadataflow", **values)
     figures = layer_figures(node, custom_op(node), board.fpga_part, narrow_weights=False)
-    return sum((figures.resources[name] or 0.0) / max(board.resources[name], 1) for name in RESOURCES)
+    return price_of(figures.resources, board)
 
 
 def _needed_pe(channels: int, num_vectors: int, max_cycles: int) -> int:
