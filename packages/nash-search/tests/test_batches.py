@@ -57,14 +57,29 @@ def test_clean_batches_cover_the_half_without_augmentation(digits: data.Split) -
 
 
 def test_augmented_picture_is_a_window_of_the_padded_one() -> None:
-    pixels = np.random.default_rng(0).integers(1, 255, (64, 3, 5, 7), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 3, 16, 18), dtype=np.uint8)
     padded = np.pad(pixels, ((0, 0), (0, 0), (2, 2), (2, 2)))
     found = batches.augment(pixels, Augmentation(crop_padding=2, flip=True), np.random.default_rng(1))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 7), (2, 3)).reshape(64, 3, 25, 5, 7)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (16, 18), (2, 3)).reshape(64, 3, 25, 16, 18)
     is_window = (windows == found[:, :, None]).all((1, 3, 4)).any(1)
     is_mirrored = (windows == found[:, :, None, :, ::-1]).all((1, 3, 4)).any(1)
     assert (is_window ^ is_mirrored).all()
     assert 16 < is_mirrored.sum() < 48
+
+
+def test_padding_is_at_most_an_eighth_of_the_side() -> None:
+    pixels = np.random.default_rng(0).integers(1, 255, (32, 1, 16, 24), dtype=np.uint8)
+    found = batches.augment(pixels, Augmentation(crop_padding=16, flip=False), np.random.default_rng(1))
+    black = [[int((picture[0] == 0).all(axis).sum()) for axis in (0, 1)] for picture in found]
+    assert np.max(black, 0).tolist() == [2, 2]
+
+
+def test_clean_batches_mix_the_classes_of_a_sorted_split() -> None:
+    labels = np.repeat(np.arange(4), 64)
+    images = np.zeros((256, 1, 2, 2), dtype=np.uint8)
+    split = data.Split(name="sorted", images=images, labels=labels, class_names=tuple("abcd"))
+    _, half = batches.halve(split, PLAIN, seed=0)
+    assert all(len(set(y.tolist())) == 4 for _, y in half.clean_batches(32))
 
 
 def test_no_augmentation_changes_nothing() -> None:

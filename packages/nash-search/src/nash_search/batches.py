@@ -44,7 +44,7 @@ class Half:
         return self._tensors(augment(self._split.images[chosen], self._augmentation, rng), chosen)
 
     def clean_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the whole half in order, without augmentation, in batches of nearly the same size."""
+        """Yield the whole half, without augmentation, in batches of nearly the same size."""
         for chosen in np.array_split(self.indices, -(-len(self) // batch_size)):
             yield self._tensors(self._split.images[chosen], chosen)
 
@@ -65,7 +65,7 @@ def halve(split: Split, augmentation: Augmentation, *, seed: int, num_images: in
         raise DataError(f"{split.name}: got {len(split)} pictures, expected at least 4 to search on")
     order = np.random.default_rng([seed, 0]).permutation(len(split))[:num_images]
     middle = len(order) // 2
-    parts = (np.sort(order[:middle]), np.sort(order[middle:]))
+    parts = (order[:middle], order[middle:])  # mixed: a split may lie class by class, and batches are normalized
     weight_half, alpha_half = (
         Half(split, part, augmentation, key=(seed, number)) for number, part in enumerate(parts, 1)
     )
@@ -75,10 +75,10 @@ def halve(split: Split, augmentation: Augmentation, *, seed: int, num_images: in
 def augment(pixels: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Crop each picture at random out of its padded self, and mirror every other one.
 
-    pixels: (B, C, H, W).
+    pixels: (B, C, H, W). The padding is at most an eighth of the shorter side, so that small pictures stay in view.
     """
     batch_size, channels, height, width = pixels.shape
-    padding = augmentation.crop_padding
+    padding = min(augmentation.crop_padding, min(height, width) // 8)
     if padding == 0 and not augmentation.flip:
         return pixels
     padded = np.pad(pixels, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
