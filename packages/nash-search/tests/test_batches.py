@@ -74,6 +74,18 @@ def test_padding_is_at_most_an_eighth_of_the_side() -> None:
     assert np.max(black, 0).tolist() == [2, 2]
 
 
+def test_cutout_blacks_out_a_square_at_random() -> None:
+    pixels = np.full((256, 2, 10, 14), 9, dtype=np.uint8)
+    found = batches.augment(pixels, Augmentation(crop_padding=0, flip=False, cutout=4), np.random.default_rng(1))
+    assert np.array_equal(found[:, 0], found[:, 1])
+    black = found[:, 0] == 0
+    heights, widths = black.any(2).sum(1), black.any(1).sum(1)
+    assert np.array_equal(black.sum((1, 2)), heights * widths)  # a rectangle: the square, or what is inside of it
+    assert heights.max() == widths.max() == 4
+    assert heights.min() == widths.min() == 2  # half of it, about a corner pixel
+    assert black.any(0).all()  # it may lie anywhere
+
+
 def test_clean_batches_mix_the_classes_of_a_sorted_split() -> None:
     labels = np.repeat(np.arange(4), 64)
     images = np.zeros((256, 1, 2, 2), dtype=np.uint8)

@@ -58,7 +58,16 @@ def test_options_are_frozen() -> None:
         "run": [
             *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
             *("--num-images", "--width", "--input-size", "--gradient", "--primitives", "--costs", "--cost-weight"),
-            *("--cost-resource", "--budget", "--sweep-cost", "--seed", "--threads", "--resume", "--json"),
+            *(
+                "--cost-resource",
+                "--budget",
+                "--sweep-cost",
+                "--seed",
+                "--threads",
+                "--precision",
+                "--resume",
+                "--json",
+            ),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--json"],

@@ -47,6 +47,18 @@ def test_recipe_is_read_from_a_file(tmp_path: Path) -> None:
     found = recipe.load(str(tmp_path / "mine.json"))
     assert found.name == "mine"
     assert found.alphas.betas == (0, 0.9)
+    assert found.alphas.multiplier_lr == 0.01
+    assert found.augmentation_of("digits").cutout == 0
+
+
+def test_optional_numbers_of_a_recipe_are_read(tmp_path: Path) -> None:
+    content = _content()
+    content["alphas"]["multiplier_lr"] = 0.5
+    content["augmentation"]["cifar10"] = {"crop_padding": 4, "flip": True, "cutout": 16}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    found = recipe.load(str(tmp_path / "mine.json"))
+    assert found.alphas.multiplier_lr == 0.5
+    assert found.augmentation_of("cifar10") == recipe.Augmentation(crop_padding=4, flip=True, cutout=16)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,8 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "num_images": 1437,
         "seed": 3,
         "gradient": "two-path",
+        "precision": "float32",
+        "processes": 1,
         "accuracy": record["accuracy"],
         "alphas": "alphas.json",
         "primitives": ["none", "max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5"],

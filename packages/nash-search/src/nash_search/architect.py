@@ -21,8 +21,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from . import parallel
 from .penalty import Penalty
 from .supernet import Path, Supernet
 
@@ -87,12 +87,15 @@ class Architect:
         self.optimizer.zero_grad()
         of_penalty = self._penalty_gradient(path)
         with self.supernet.frozen():
-            loss = F.cross_entropy(self.supernet(x, path), target)
+            loss = parallel.share_of_loss(self.supernet(x, path), target)
             loss.backward()
+        parallel.sum_gradients(self.supernet.alphas())
         gradient = self.supernet.alpha.grad
         if of_penalty is not None:
             gradient.add_(of_penalty)
-        return ArchitectureStep(loss=loss.item(), gradient_norm=float(torch.linalg.vector_norm(gradient)))
+        return ArchitectureStep(
+            loss=parallel.total(loss.item()), gradient_norm=float(torch.linalg.vector_norm(gradient))
+        )
 
     def _penalty_gradient(self, path: Path) -> Tensor | None:
         """Return the penalty's gradient in the alphas, taken through the same gates as that of the loss.

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import parallel
 from .data import Split
 from .errors import DataError
 from .recipe import Augmentation
@@ -36,17 +37,23 @@ class Half:
         return len(self.indices)
 
     def batch(self, epoch: int, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return a batch of an epoch, augmented."""
+        """Return this process's pictures of a batch of an epoch, augmented."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([*self._key, epoch]).permutation(self.indices)
         chosen = self._order[1][number * batch_size : (number + 1) * batch_size]
         rng = np.random.default_rng([*self._key, epoch, number])
-        return self._tensors(augment(self._split.images[chosen], self._augmentation, rng), chosen)
+        taken = np.arange(len(chosen))[parallel.mine()]
+        pixels = augment(self._split.images[chosen[taken]], self._augmentation, rng, joined=(len(chosen), taken))
+        return self._tensors(pixels, chosen[taken])
 
     def clean_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the whole half, without augmentation, in batches of nearly the same size."""
+        """Yield the whole half, without augmentation, in batches of nearly the same size.
+
+        With several processes, each gets its share of every batch.
+        """
         for chosen in np.array_split(self.indices, -(-len(self) // batch_size)):
-            yield self._tensors(self._split.images[chosen], chosen)
+            taken = chosen[parallel.mine()]
+            yield self._tensors(self._split.images[taken], taken)
 
     def _tensors(self, pixels: NDArray[np.uint8], chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         x = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last).float().div_(255)
@@ -72,24 +79,40 @@ def halve(split: Split, augmentation: Augmentation, *, seed: int, num_images: in
     return weight_half, alpha_half
 
 
-def augment(pixels: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Crop each picture at random out of its padded self, and mirror every other one.
+def augment(
+    pixels: NDArray[np.uint8],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    *,
+    joined: tuple[int, NDArray[np.int64]] | None = None,
+) -> NDArray[np.uint8]:
+    """Crop each picture at random out of its padded self, mirror every other one, and black out a square.
 
     pixels: (B, C, H, W). The padding is at most an eighth of the shorter side, so that small pictures stay in view.
+    joined: the size of the batch that these pictures are part of, and their places in it; they come out alike
+        whether the rest of it is there or not.
     """
     batch_size, channels, height, width = pixels.shape
+    num_joined, places = joined or (batch_size, np.arange(batch_size))
     padding = min(augmentation.crop_padding, min(height, width) // 8)
-    if padding == 0 and not augmentation.flip:
-        return pixels
-    padded = np.pad(pixels, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    top, left = rng.integers(0, 2 * padding + 1, (2, batch_size, 1))
-    rows, columns = top + np.arange(height), left + np.arange(width)
-    if augmentation.flip:
-        mirrored = rng.random((batch_size, 1)) < 0.5
-        columns = np.where(mirrored, columns[:, ::-1], columns)
-    return padded[
-        np.arange(batch_size)[:, None, None, None],
-        np.arange(channels)[None, :, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
+    if padding or augmentation.flip:
+        padded = np.pad(pixels, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+        top, left = rng.integers(0, 2 * padding + 1, (2, num_joined, 1))[:, places]
+        rows, columns = top + np.arange(height), left + np.arange(width)
+        if augmentation.flip:
+            mirrored = rng.random((num_joined, 1))[places] < 0.5
+            columns = np.where(mirrored, columns[:, ::-1], columns)
+        pixels = padded[
+            np.arange(batch_size)[:, None, None, None],
+            np.arange(channels)[None, :, None, None],
+            rows[:, None, :, None],
+            columns[:, None, None, :],
+        ]
+    if augmentation.cutout:
+        centre = rng.integers(0, (height, width), (num_joined, 2))[places].T[:, :, None]
+        start = centre - augmentation.cutout // 2
+        row, column = np.arange(height), np.arange(width)
+        rows = (row >= start[0]) & (row < start[0] + augmentation.cutout)
+        columns = (column >= start[1]) & (column < start[1] + augmentation.cutout)
+        pixels = pixels * ~(rows[:, None, :, None] & columns[:, None, None, :])
+    return pixels

@@ -41,6 +41,13 @@ class GradientName(StrEnum):
     FULL = "full"
 
 
+class Precision(StrEnum):
+    """The numbers that a search computes in."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
 class CostResource(StrEnum):
     """What --cost-weight weighs."""
 
@@ -105,13 +112,14 @@ def run_command(
     sweep_cost: Annotated[str | None, typer.Option(help="A search for each of these cost weights: 0,0.1,1.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
+    precision: Annotated[Precision, typer.Option(help="Of the computation.")] = Precision.FLOAT32,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
     import torch
 
-    from . import penalty, search, sweep
+    from . import parallel, penalty, search, sweep
     from . import recipe as recipes
     from .errors import UsageError
     from .settings import Settings
@@ -132,6 +140,7 @@ def run_command(
         seed=seed,
         threads=torch.get_num_threads() if threads is None else threads,
         num_images=num_images,
+        precision=precision.value,
         primitives=None if primitives is None else tuple(primitives.split(",")),
         costs_file=costs,
         price=penalty.Price(
@@ -142,10 +151,13 @@ def run_command(
     )
     options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume}
     if sweep_cost is None:
-        _print_genotype(search.run(settings, out, **options), as_json=as_json)
+        path = search.run(settings, out, **options)
+        if parallel.is_first():
+            _print_genotype(path, as_json=as_json)
     else:
         found = sweep.run(settings, sweep.parse_weights(sweep_cost), out, **options)
-        console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
+        if parallel.is_first():
+            console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
 
 
 def _backbone(

@@ -14,8 +14,13 @@ class Stop:
     """A context in which SIGINT and SIGTERM only ask to stop; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self.received = 0  # the number of the signal
         self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> str | None:
+        """Return the name of the signal that asks to stop, if there was one."""
+        return signal.Signals(self.received).name if self.received else None
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
@@ -28,6 +33,6 @@ class Stop:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if self.received:
             raise Interrupted("stopped at once; go on from the last checkpoint with --resume")
-        self.requested = signal.Signals(number).name
+        self.received = number

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import parallel
 from .variants import NONE
 
 _MOMENTUM = 0.1  # of running statistics
@@ -107,6 +108,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
         running = self.updates_statistics or not self.training
+        if self.training and parallel.size() > 1:
+            return self._of_joined_batch(x, self.eps / scale**2)
         return F.batch_norm(
             x,
             self.running_mean if running else None,
@@ -117,6 +120,19 @@ class BatchNorm(nn.BatchNorm2d):
             momentum=_MOMENTUM,
             eps=self.eps / scale**2,
         )
+
+    def _of_joined_batch(self, x: Tensor, eps: float) -> Tensor:
+        """Return what batch normalization of all processes' pictures gives for those of this one."""
+        axes, shape = (0, 2, 3), (1, -1, 1, 1)
+        count = parallel.total(x.numel() // x.shape[1])
+        mean = parallel.summed(x.sum(axes)) / count
+        centred = x - mean.view(shape)
+        var = parallel.summed(centred.square().sum(axes)) / count
+        if self.updates_statistics:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, _MOMENTUM)
+                self.running_var.lerp_(var * (count / max(count - 1, 1)), _MOMENTUM)
+        return centred * (self.weight * torch.rsqrt(var + eps)).view(shape) + self.bias.view(shape)
 
 
 class Conv2d(nn.Conv2d):

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Reporter:
     """Tells how far a search is; use as a context."""
 
-    def __init__(self, num_steps: int, first_step: int) -> None:
+    def __init__(self, num_steps: int, first_step: int, *, is_silent: bool = False) -> None:
         console = Console(stderr=True)
         self._num_steps = num_steps
+        self._is_silent = is_silent
         self._first_step = first_step
         self._started = time.monotonic()
         self._progress = Progress(
@@ -28,7 +29,7 @@ class Reporter:
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=is_silent or not console.is_terminal,
         )
         self._task = self._progress.add_task("search", total=num_steps, completed=first_step, note="")
 
@@ -47,6 +48,8 @@ class Reporter:
 
     def epoch(self, record: Mapping[str, Any], num_epochs: int) -> None:
         """Show what an epoch came to."""
+        if self._is_silent:
+            return
         line = (
             f"epoch {record['epoch']}/{num_epochs}: loss {record['weight_loss']:.3f}, "
             f"accuracy {record['accuracy']:.1f} %, alpha entropy {record['alpha_entropy']:.3f}"

@@ -41,10 +41,14 @@ class AlphaRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A random crop after padding by `crop_padding` pixels, and a random mirror image."""
+    """A random crop after padding by `crop_padding` pixels, a random mirror image, a black square of `cutout` pixels.
+
+    The square (Cutout, arXiv 1708.04552) lies anywhere around a random pixel, so part of it may be outside.
+    """
 
     crop_padding: int
     flip: bool
+    cutout: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +147,9 @@ def _build(name: str, content: Mapping[str, Any], epochs: int | None) -> Recipe:
         weights=WeightRecipe(**content["weights"]),
         alphas=AlphaRecipe(**(alphas | {"betas": tuple(alphas["betas"])})),
         augmentation={
-            dataset: Augmentation(crop_padding=int(found["crop_padding"]), flip=found["flip"])
+            dataset: Augmentation(
+                crop_padding=int(found["crop_padding"]), flip=found["flip"], cutout=int(found.get("cutout", 0))
+            )
             for dataset, found in content["augmentation"].items()
         },
     )

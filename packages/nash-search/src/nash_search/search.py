@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import batches, checkpoint, cost, data, genotype, manifest
+from . import batches, checkpoint, cost, data, genotype, manifest, parallel
 from .architect import Architect, ArchitectureStep
 from .decoding import decode_within
-from .errors import DataError, DivergedError, Interrupted, OutputError
+from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
 from .genotype import Genotype
 from .interrupt import Stop
 from .penalty import Penalty
@@ -33,6 +33,7 @@ from .settings import Settings
 from .supernet import Supernet
 
 GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE = "genotype.json", "alphas.json", "history.jsonl"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _ALPHA_PATHS, _WEIGHT_PATHS = 0, 1  # streams of random numbers
 
 
@@ -49,12 +50,14 @@ class Search:
             split, augmentation, seed=settings.seed, num_images=settings.num_images
         )
         self.batch_size = min(recipe.batch_size, len(self.weight_half))
+        if self.batch_size < parallel.size():
+            raise UsageError(f"batches of {self.batch_size}: expected at least a picture for each process; start fewer")
         self.steps_per_epoch = len(self.weight_half) // self.batch_size
         self.num_steps = recipe.epochs * self.steps_per_epoch
-        variant = settings.strategy()
+        variant, self.dtype = settings.strategy(), _DTYPES[settings.precision]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std)
+            self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std).to(self.dtype)
         self.penalty: Penalty | None = None
         if settings.costs_file is not None and settings.price is not None:
             costs = cost.load(settings.costs_file, settings.backbone, variant)
@@ -75,7 +78,10 @@ class Search:
         self._saved_step: int | None = None
 
     def save(self) -> None:
-        """Write a checkpoint and the history so far."""
+        """Write a checkpoint and the history so far; of several processes the first does."""
+        self._saved_step = self.step
+        if not parallel.is_first():
+            return
         checkpoint.write(
             self.out,
             checkpoint.Checkpoint(
@@ -86,7 +92,6 @@ class Search:
         )
         with manifest.atomic_path(self.out / HISTORY_FILE) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in self.history), "utf-8")
-        self._saved_step = self.step
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint of the same settings."""
@@ -139,7 +144,7 @@ class Search:
     def architecture_step(self, x: Tensor, y: Tensor) -> ArchitectureStep:
         """Train the alphas on a batch."""
         path = self.architect.sample(self._generator(_ALPHA_PATHS))
-        step = self.architect.accumulate(x, y, path)
+        step = self.architect.accumulate(x.to(self.dtype), y, path)
         self._refuse_unless_finite("alpha loss", step.loss)
         self._refuse_unless_finite("gradient of the alphas", step.gradient_norm)
         self.architect.update(path)
@@ -150,16 +155,18 @@ class Search:
         recipe = self.settings.recipe.weights
         path = self.supernet.sample(self._generator(_WEIGHT_PATHS))
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.supernet(x, path), y)
-        self._refuse_unless_finite("weight loss", loss.item())
-        loss.backward()
+        share = parallel.share_of_loss(self.supernet(x.to(self.dtype), path), y)
+        loss = parallel.total(share.item())
+        self._refuse_unless_finite("weight loss", loss)
+        share.backward()
+        parallel.sum_gradients(self.supernet.weights())
         trained = [weight for weight in self.supernet.weights() if weight.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
         self._refuse_unless_finite("gradient of the weights", norm.item())
         cosine = (1 + math.cos(math.pi * self.step / self.num_steps)) / 2
         self.optimizer.param_groups[0]["lr"] = recipe.lr_min + (recipe.lr - recipe.lr_min) * cosine
         self.optimizer.step()
-        return loss.item()
+        return loss
 
     def _refuse_unless_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -205,9 +212,10 @@ class Search:
             for x, y in self.alpha_half.clean_batches(self.batch_size):
                 if stop.requested:
                     return None
-                logits = self.supernet(x, path)
+                logits = self.supernet(x.to(self.dtype), path)
                 loss += F.cross_entropy(logits, y, reduction="sum").item()
                 num_correct += int((logits.argmax(1) == y).sum())
+        loss, num_correct = parallel.total(loss), parallel.total(num_correct)
         self._refuse_unless_finite("validation loss", loss)
         return {"loss": loss / len(self.alpha_half), "accuracy": 100 * num_correct / len(self.alpha_half)}
 
@@ -236,6 +244,8 @@ class Search:
             "num_images": len(self.weight_half) + len(self.alpha_half),
             "seed": self.settings.seed,
             "gradient": self.settings.gradient,
+            "precision": self.settings.precision,
+            "processes": parallel.size(),
             "accuracy": self.history[-1]["accuracy"],
             "alphas": ALPHAS_FILE,
             "primitives": list(self.supernet.variant.primitives),
@@ -279,10 +289,17 @@ def run(
 ) -> Path:
     """Search, or go on with the search of `out`, and return the path of its genotype.json.
 
-    A named backbone gets as many classes as the dataset has; a user's must have them.
+    A named backbone gets as many classes as the dataset has; a user's must have them. The processes that torchrun has
+    started search together, and all return when the files are written.
     """
     torch.set_num_threads(settings.threads)
+    with parallel.joined():
+        return _run(settings, out, data_dir, backbone_file, resume=resume)
+
+
+def _run(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Path | None, *, resume: bool) -> Path:
     saved = _open(out, resume=resume)
+    parallel.wait()  # before any of them writes there
     shape = settings.backbone.input
     preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)
     split = data.load(settings.dataset, "train", preprocessing, data_dir=data_dir)
@@ -290,15 +307,19 @@ def run(
     if backbone_file is not None:
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
     search = Search(replace(settings, backbone=backbone), split, out)
-    with Stop() as stop:
+    with parallel.JointStop() as stop:
         if saved is None:
             search.save()
         else:
             search.restore(saved)
-            _remove_leftovers(out)
-        with Reporter(search.num_steps, search.step) as reporter:
+            if parallel.is_first():
+                _remove_leftovers(out)
+        with Reporter(search.num_steps, search.step, is_silent=not parallel.is_first()) as reporter:
             search.train(stop, reporter)
-        return search.write_genotype(inputs)
+        if parallel.is_first():
+            search.write_genotype(inputs)
+        parallel.wait()
+        return out / GENOTYPE_FILE
 
 
 def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:

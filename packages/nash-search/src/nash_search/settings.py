@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import data, genotype, manifest
+from . import data, genotype, manifest, parallel
 from .architect import Gradient
 from .genotype import Genotype
 from .penalty import Price
@@ -29,6 +29,7 @@ class Settings:
     seed: int
     threads: int
     num_images: int | None = None  # at most so many of the training pictures
+    precision: str = "float32"
     primitives: tuple[str, ...] | None = None  # None: the variant's own
     costs_file: Path | None = None
     price: Price | None = None  # what is asked of costs_file
@@ -55,6 +56,8 @@ class Settings:
             "seed": self.seed,
             "gradient": self.gradient,
             "threads": self.threads,
+            "processes": parallel.size(),
+            "precision": self.precision,
             "num_images": min(len(split), self.num_images or len(split)),
             "labels": hashlib.sha256(split.labels.tobytes()).hexdigest()[:12],
             "cells": hashlib.sha256(json.dumps([cells["stem"], cells["cells"]]).encode()).hexdigest()[:12],
