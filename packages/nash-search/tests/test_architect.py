@@ -115,7 +115,7 @@ def test_full_gradient_is_that_of_the_loss_in_the_gates(tiny: Supernet) -> None:
 
 
 def _gradient_of_gates(supernet: Supernet, active: list[int]) -> Tensor:
-    gates = torch.zeros(3, 6, dtype=torch.double, requires_grad=True)
+    gates = torch.ones(3, 6, dtype=torch.double, requires_grad=True)
     with supernet.frozen():
         (gradient,) = torch.autograd.grad(_linear_loss(supernet, Path(active, [range(6)] * 3, gates)), gates)
     return gradient
@@ -233,6 +233,27 @@ def test_each_wanted_operation_runs_once(
     architect.accumulate(*batch, architect.sample(torch.Generator().manual_seed(0)))
     assert sum(calls.values()) == num_calls
     assert set(calls.values()) == {1}
+
+
+@pytest.mark.parametrize("gradient", ["two-path", "full"])
+def test_discarded_operations_do_not_run(gradient: str, supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+    supernet.admissible[:, 5] = supernet.admissible[:, 1] = False
+    supernet.admissible[0, 1:5] = False  # an edge of `none` alone
+    calls = _count_calls(supernet)
+    architect, generator = Architect(supernet, gradient), torch.Generator().manual_seed(0)
+    for _ in range(5):
+        path = architect.sample(generator)
+        architect.accumulate(*batch, path)
+        assert supernet.alpha.grad[:, [1, 5]].abs().max() == 0
+        assert supernet.alpha.grad[1:].abs().max() > 0
+        architect.update(path)
+    ran = {(row, index) for row, mixed in enumerate(_mixed(supernet)) for index, op in enumerate(mixed) if op in calls}
+    assert not {(row, index) for row, index in ran if not supernet.admissible[row, index]}
+    assert supernet.probs()[0].tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def _mixed(supernet: Supernet) -> list[list[Primitive]]:
+    return [list(mixed.ops) for layer in supernet.layers for mixed in layer.mixed]
 
 
 def test_statistics_see_a_batch_once_in_a_weight_step(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:

@@ -58,16 +58,8 @@ def test_options_are_frozen() -> None:
         "run": [
             *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
             *("--num-images", "--width", "--input-size", "--gradient", "--primitives", "--costs", "--cost-weight"),
-            *(
-                "--cost-resource",
-                "--budget",
-                "--sweep-cost",
-                "--seed",
-                "--threads",
-                "--precision",
-                "--resume",
-                "--json",
-            ),
+            *("--cost-resource", "--budget", "--sweep-cost", "--init-weights", "--discard-below", "--discard-after"),
+            *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--json"],
@@ -228,6 +220,20 @@ def test_primitives_narrow_and_reorder_the_space(tmp_path: Path) -> None:
     assert found["search"]["primitives"] == alphas["primitives"]
 
 
+def test_tensorboard_shows_the_history(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    short = [*RUN[:-1], "2", "--threads", "1", "--num-images", "256", "--out", tmp_path / "run", "--tensorboard"]
+    _run(*short, "--discard-below", "0.01", "--discard-after", "2")
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    records = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == records[0].keys() - {"epoch", "step"}
+    for key in ("accuracy", "alpha_entropy", "num_operations"):
+        shown = [(event.step, event.value) for event in events.Scalars(key)]
+        assert shown == [(record["step"], pytest.approx(record[key], rel=1e-6)) for record in records]
+
+
 def test_error_leaves_the_process_with_its_code(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from nash_search.cli import main; main()", "show", str(tmp_path / "absent.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -326,6 +332,12 @@ def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_pa
     done = _run(*arguments, *out, code=2)
     assert text in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = _run(*RUN, "--threads", "1", "--out", tmp_path / "run", "--tensorboard", code=8)
+    assert "pip install 'nash-search[tensorboard]'" in done.stderr
 
 
 def test_contradicting_genotype_is_refused_in_one_line(tmp_path: Path) -> None:

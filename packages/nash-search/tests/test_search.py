@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import checkpoint, data, genotype, recipe, search, zoo
+from nash_search import checkpoint, data, genotype, manifest, recipe, search, zoo
 from nash_search.errors import DataError, DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_search.interrupt import Stop
 from nash_search.progress import Reporter
@@ -130,6 +130,30 @@ def test_validation_changes_nothing_and_repeats(begin: Begin) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in running._tensors())
 
 
+def test_hopeless_operations_are_discarded_after_their_epoch(begin: Begin, tmp_path: Path) -> None:
+    options = {"discard_below": 0.16, "discard_after": 2, "recipe": recipe.load("quick", epochs=3)}
+    running = _train(begin(**options))
+    counts = [record["num_operations"] for record in running.history]
+    assert counts[0] == 9 * 6
+    assert counts[0] > counts[1] >= counts[2]
+    again = begin(**options)
+    again.restore(checkpoint.read(again.out))
+    assert torch.equal(again.supernet.probs(), running.supernet.probs())
+    assert (again.supernet.probs() == 0).sum() == 54 - counts[2]
+
+
+def test_search_begins_with_the_weights_of_another(begin: Begin, tmp_path: Path) -> None:
+    first = begin(tmp_path / "first")
+    for _ in range(3):
+        first._train_step()
+    first.save()
+    (path,) = first.out.glob("*.safetensors")
+    second = begin(tmp_path / "second", init_weights=path, seed=9)
+    assert torch.equal(second.supernet.stem.weight, first.supernet.stem.weight)
+    assert not torch.equal(second.supernet.alpha, first.supernet.alpha)
+    assert second._flat["init_weights"] == manifest.file_sha256(path)[:12]
+
+
 def test_seed_decides_everything(begin: Begin, tmp_path: Path) -> None:
     alphas = [
         _train(begin(tmp_path / name, seed=seed)).supernet.alpha.tolist()
@@ -163,6 +187,9 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "processes": 1,
         "accuracy": record["accuracy"],
         "alphas": "alphas.json",
+        "init_weights": None,
+        "discard_below": None,
+        "discard_after": 1,
         "primitives": ["none", "max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5"],
     }
     alphas = json.loads((tmp_path / "run/alphas.json").read_text())

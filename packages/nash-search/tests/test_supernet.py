@@ -86,6 +86,25 @@ def test_inadmissible_primitives_have_no_probability(odd_network: Genotype) -> N
     assert torch.allclose(probs.sum(1), torch.ones(len(probs)))
 
 
+def test_discarding_keeps_the_best_and_what_decoding_keeps(supernet: Supernet) -> None:
+    with torch.no_grad():
+        supernet.alpha.copy_(torch.randn(9, 6, generator=torch.Generator().manual_seed(0)))
+    probs, found = supernet.probs().detach(), supernet.genotype()
+    supernet.discard(0.3)
+    after = supernet.probs().detach()
+    kept = after > 0
+    assert kept.any(1).all()
+    assert (kept[probs >= 0.3]).all()
+    extra = kept & (probs < 0.3)
+    decoded = [layer.nas_op.probability for cell in found.cells for layer in cell.layers]
+    assert all(p == probs[row].max() or p in decoded for row in range(9) for p in probs[row][extra[row]].tolist())
+    assert kept.sum() < 20
+    ops = [[(x.nas_op.op, x.nas_op.input) for x in cell.layers] for cell in supernet.genotype().cells]
+    assert {len(cell) for cell in ops} == {2}
+    supernet.discard(0.0)
+    assert torch.equal(supernet.probs() > 0, kept)  # for good
+
+
 def test_only_the_sampled_primitives_run(supernet: Supernet) -> None:
     calls: Counter[str] = Counter()
     for module in supernet.modules():

@@ -110,10 +110,14 @@ def run_command(
     ),
     budget: Annotated[str | None, typer.Option(help="Of the operations together: lut=20000,bram=5%.")] = None,
     sweep_cost: Annotated[str | None, typer.Option(help="A search for each of these cost weights: 0,0.1,1.")] = None,
+    init_weights: Annotated[Path | None, typer.Option(help="Begin with the weights of this safetensors file.")] = None,
+    discard_below: Annotated[float | None, typer.Option(min=0, max=1, help="Discard less probable operations.")] = None,
+    discard_after: Annotated[int, typer.Option(min=1, help="From the end of this epoch on.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     precision: Annotated[Precision, typer.Option(help="Of the computation.")] = Precision.FLOAT32,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the history for TensorBoard, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
@@ -148,8 +152,11 @@ def run_command(
             metric=cost_resource.value,
             budget={} if budget is None else penalty.parse_budget(budget),
         ),
+        init_weights=init_weights,
+        discard_below=discard_below,
+        discard_after=discard_after,
     )
-    options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume}
+    options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
     if sweep_cost is None:
         path = search.run(settings, out, **options)
         if parallel.is_first():

@@ -64,14 +64,18 @@ def _choices(backbone: Genotype, probs: Rows, variant: Variant) -> Iterator[Choi
                 yield Choice(edge.cell, edge.layer, row, column, nas_op)
 
 
+def best(backbone: Genotype, probs: Rows, variant: Variant) -> list[Choice]:
+    """Return the most probable choice of each layer; of equals the first wins."""
+    return [max(layer, key=lambda choice: choice.nas_op.probability) for layer in choices(backbone, probs, variant)]
+
+
 def decode(backbone: Genotype, probs: Rows, variant: Variant) -> Genotype:
     """Return the backbone with, at each layer, the most probable operation the variant may keep.
 
     probs: one row an edge of `backbone.edges()`, one column a primitive of the variant; an operation that an
     edge cannot carry has probability 0. Of equals the first wins.
     """
-    layers = choices(backbone, probs, variant)
-    return _with(backbone, [max(layer, key=lambda choice: choice.nas_op.probability) for layer in layers], variant)
+    return _with(backbone, best(backbone, probs, variant), variant)
 
 
 def _with(backbone: Genotype, chosen: Sequence[Choice], variant: Variant) -> Genotype:

@@ -11,14 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .board import Board
+
 
 class Reporter:
     """Tells how far a search is; use as a context."""
 
-    def __init__(self, num_steps: int, first_step: int, *, is_silent: bool = False) -> None:
+    def __init__(self, num_steps: int, first_step: int, *, board: Board | None = None, is_silent: bool = False) -> None:
         console = Console(stderr=True)
         self._num_steps = num_steps
         self._is_silent = is_silent
+        self._board = board
         self._first_step = first_step
         self._started = time.monotonic()
         self._progress = Progress(
@@ -41,6 +44,8 @@ class Reporter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self._board is not None:
+            self._board.close()
 
     def step(self, step: int, loss: float) -> None:
         """Show that a step is done."""
@@ -50,6 +55,8 @@ class Reporter:
         """Show what an epoch came to."""
         if self._is_silent:
             return
+        if self._board is not None:
+            self._board.epoch(record)
         line = (
             f"epoch {record['epoch']}/{num_epochs}: loss {record['weight_loss']:.3f}, "
             f"accuracy {record['accuracy']:.1f} %, alpha entropy {record['alpha_entropy']:.3f}"

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import batches, checkpoint, cost, data, genotype, manifest, parallel
+from . import batches, checkpoint, cost, data, genotype, manifest, parallel, warm
 from .architect import Architect, ArchitectureStep
+from .board import Board
 from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
 from .genotype import Genotype
@@ -33,6 +34,7 @@ from .settings import Settings
 from .supernet import Supernet
 
 GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE = "genotype.json", "alphas.json", "history.jsonl"
+BOARD_FOLDER = "tensorboard"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _ALPHA_PATHS, _WEIGHT_PATHS = 0, 1  # streams of random numbers
 
@@ -58,6 +60,8 @@ class Search:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std).to(self.dtype)
+        if settings.init_weights is not None:
+            warm.start(self.supernet, settings.init_weights)
         self.penalty: Penalty | None = None
         if settings.costs_file is not None and settings.price is not None:
             costs = cost.load(settings.costs_file, settings.backbone, variant)
@@ -195,6 +199,10 @@ class Search:
             "alpha_entropy": float(torch.special.entr(probs).sum(-1).mean()),
             **({} if self.penalty is None else self.penalty.record(probs)),
         }
+        if self.settings.discard_below is not None:
+            if record["epoch"] >= self.settings.discard_after:
+                self.supernet.discard(self.settings.discard_below)
+            record["num_operations"] = int(self.supernet.admissible.sum())
         self.history.append(record)
         self._sums = {}
         self.save()
@@ -249,6 +257,9 @@ class Search:
             "accuracy": self.history[-1]["accuracy"],
             "alphas": ALPHAS_FILE,
             "primitives": list(self.supernet.variant.primitives),
+            "init_weights": None if self.settings.init_weights is None else self.settings.init_weights.name,
+            "discard_below": self.settings.discard_below,
+            "discard_after": self.settings.discard_after,
         }
         if self.penalty is not None:
             search["costs"] = self.penalty.summary(found, self.supernet.variant, self.supernet.probs())
@@ -286,6 +297,7 @@ def run(
     data_dir: Path | None = None,
     backbone_file: Path | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
 ) -> Path:
     """Search, or go on with the search of `out`, and return the path of its genotype.json.
 
@@ -294,10 +306,18 @@ def run(
     """
     torch.set_num_threads(settings.threads)
     with parallel.joined():
-        return _run(settings, out, data_dir, backbone_file, resume=resume)
+        return _run(settings, out, data_dir, backbone_file, resume=resume, tensorboard=tensorboard)
 
 
-def _run(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Path | None, *, resume: bool) -> Path:
+def _run(
+    settings: Settings,
+    out: Path,
+    data_dir: Path | None,
+    backbone_file: Path | None,
+    *,
+    resume: bool,
+    tensorboard: bool,
+) -> Path:
     saved = _open(out, resume=resume)
     parallel.wait()  # before any of them writes there
     shape = settings.backbone.input
@@ -314,7 +334,9 @@ def _run(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Pa
             search.restore(saved)
             if parallel.is_first():
                 _remove_leftovers(out)
-        with Reporter(search.num_steps, search.step, is_silent=not parallel.is_first()) as reporter:
+        is_first = parallel.is_first()
+        board = Board(out / BOARD_FOLDER, search.step) if tensorboard and is_first else None
+        with Reporter(search.num_steps, search.step, board=board, is_silent=not is_first) as reporter:
             search.train(stop, reporter)
         if parallel.is_first():
             search.write_genotype(inputs)

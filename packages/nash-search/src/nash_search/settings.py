@@ -33,6 +33,9 @@ class Settings:
     primitives: tuple[str, ...] | None = None  # None: the variant's own
     costs_file: Path | None = None
     price: Price | None = None  # what is asked of costs_file
+    init_weights: Path | None = None
+    discard_below: float | None = None
+    discard_after: int = 1
 
     def strategy(self) -> Variant:
         """Return the variant with the primitives that were asked for.
@@ -66,6 +69,10 @@ class Settings:
             flat["costs"] = manifest.file_sha256(self.costs_file)[:12]
             flat |= {"cost_weight": self.price.weight, "cost_resource": self.price.metric}
             flat["budget"] = ",".join(f"{name}={limit}" for name, limit in self.price.budget.items())
+        if self.init_weights is not None:
+            flat["init_weights"] = manifest.file_sha256(self.init_weights)[:12]
+        if self.discard_below is not None:
+            flat |= {"discard_below": self.discard_below, "discard_after": self.discard_after}
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
 
 

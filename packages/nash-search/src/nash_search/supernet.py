@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .decoding import decode
+from .decoding import best, decode
 from .genotype import Cell, Edge, Genotype, refusal
 from .primitives import PRIMITIVES, BatchNorm, BinaryConv2d, Conv2d, State
 from .variants import NONE, VARIANTS, Variant
@@ -62,7 +62,7 @@ class Supernet(nn.Module):
         )
         self.classifier = nn.Linear(backbone.cells[-1].layers[-1].channels, backbone.num_classes, bias=False)
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(edges), len(variant.primitives)))
-        self.register_buffer("admissible", _admissible(edges, variant), persistent=False)
+        self.register_buffer("admissible", _admissible(edges, variant))
         self.to(memory_format=torch.channels_last)
 
     def alphas(self) -> Iterator[nn.Parameter]:
@@ -74,7 +74,10 @@ class Supernet(nn.Module):
         return (parameter for parameter in self.parameters() if parameter is not self.alpha)
 
     def logits(self) -> Tensor:
-        """Return the alphas, minus infinity where an edge cannot carry the primitive: (num_edges, num_primitives)."""
+        """Return the alphas, (num_edges, num_primitives), minus infinity where a primitive is out.
+
+        That is where it does not fit the shapes, or was discarded.
+        """
         return self.alpha.masked_fill(~self.admissible, float("-inf"))
 
     def probs(self) -> Tensor:
@@ -115,6 +118,19 @@ class Supernet(nn.Module):
             yield
         finally:
             _set_training_of_weights(self, norms, enabled=True)
+
+    @torch.no_grad()
+    def discard(self, below: float) -> None:
+        """Discard the primitives less probable than that, for good.
+
+        The most probable one of an edge stays, and so does what decoding would keep.
+        """
+        probs = self.probs()
+        stays = probs >= below
+        stays.scatter_(1, probs.argmax(1, keepdim=True), value=True)
+        for choice in best(self.backbone, probs.tolist(), self.variant):
+            stays[choice.row, choice.column] = True
+        self.admissible &= stays
 
     def genotype(self) -> Genotype:
         """Return the most probable genotype that the variant's decoding rule admits."""
@@ -234,8 +250,11 @@ class _GatedSum(torch.autograd.Function):
         gates, *outputs = ctx.saved_tensors
         gate_grads = torch.zeros_like(gates)
         flat_grad = _flat(grad)
+        is_open = (gates > 0).tolist()  # the softmax takes no gradient on from a gate that is 0: discarded, or unfit
         for edge, indices in enumerate(ctx.task.wanted):
             for column, index in enumerate(indices):
+                if not is_open[edge][column]:
+                    continue
                 output = ctx.task.output(edge, index, outputs)
                 if output is not None:
                     gate_grads[edge, column] = torch.dot(flat_grad, _flat(output))
