@@ -1,6 +1,10 @@
-"""Time one iteration (alpha step and weight step) against the reference algorithm, and print the ratio.
+"""Time and memory of one iteration (alpha step and weight step) against the reference algorithm, with their ratios.
 
-    python benchmarks/iteration.py [--width 16] [--batch-size 32] [--repeats 7]
+    python benchmarks/iteration.py [--width 16] [--batch-size 32] [--repeats 7] [--threads 1]
+
+Each way runs in a process of its own. Time is the shortest of the repeats, which other load disturbs least; with one
+thread it is that of the processor. Memory is by how much the process grows beyond what it holds before its first
+iteration (Linux).
 
 The reference algorithm, written plainly: the sampled operation runs in the forward pass, and in the backward pass of
 either step every operation of every edge runs once more for its gate's gradient; operations share nothing, memory is
@@ -12,6 +16,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +29,11 @@ from torch.nn import functional as F
 from nash_search import zoo
 from nash_search.architect import Architect
 from nash_search.primitives import State
-from nash_search.supernet import MixedOperation, Path, SearchLayer, Supernet
+from nash_search.supernet import MixedOperation, SearchLayer, Supernet
+from nash_search.supernet import Path as SampledPath
 from nash_search.variants import VARIANTS
+
+REFERENCE = "reference"
 
 
 class Recompute(torch.autograd.Function):
@@ -48,7 +59,7 @@ class Recompute(torch.autograd.Function):
         return gates, ctx.x.grad, None, None
 
 
-def recomputing_layer(layer: SearchLayer, states: Sequence[State], path: Path, first_edge: int) -> State:
+def recomputing_layer(layer: SearchLayer, states: Sequence[State], path: SampledPath, first_edge: int) -> State:
     """Stand in for `SearchLayer.forward`."""
     y = layer._backbone([State(state.x) for state in states])
     for edge, mixed in enumerate(layer.mixed, first_edge):
@@ -77,37 +88,62 @@ def iteration(width: int, gradient: str, *, is_reference: bool) -> Callable[[Ten
         F.cross_entropy(supernet(x, path), y).backward()
         torch.nn.utils.clip_grad_norm_([weight for weight in supernet.weights() if weight.grad is not None], 5.0)
         optimizer.step()
+        if not is_reference:
+            optimizer.zero_grad()
 
     return run
 
 
-def seconds(run: Callable[[Tensor, Tensor], None], x: Tensor, y: Tensor, repeats: int) -> float:
-    """Return the shortest time of a call, which other load disturbs least; the first sets things up."""
-    times = []
+@dataclass(frozen=True)
+class Measured:
+    """The shortest time of a call, and the growth of the process."""
+
+    seconds: float
+    megabytes: float
+
+
+def measure(way: str, width: int, batch_size: int, repeats: int, threads: int) -> Measured:
+    """Measure one way in this process, which should be fresh."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    x, y = torch.rand(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
+    if way != REFERENCE:
+        x = x.contiguous(memory_format=torch.channels_last)
+    run = iteration(width, "full" if way == REFERENCE else way, is_reference=way == REFERENCE)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before, times = _status("VmRSS"), []
     for _ in range(repeats + 1):
-        started = time.perf_counter()
+        started = clock()
         run(x, y)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+        times.append(clock() - started)
+    return Measured(min(times[1:]), _status("VmHWM") - before)
+
+
+def _status(key: str) -> float:
+    """Return a figure of /proc/self/status in megabytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) / 1024
 
 
 def main() -> None:
-    """Print a line a way, with the ratio to the reference algorithm."""
+    """Print a line a way, with the ratios to the reference algorithm."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    x, y = torch.rand(arguments.batch_size, 3, 32, 32), torch.randint(10, (arguments.batch_size,))
-    reference = seconds(iteration(arguments.width, "full", is_reference=True), x, y, arguments.repeats)
-    print(f"resnet18 v1, width {arguments.width}, batch {arguments.batch_size}, {arguments.threads} threads")
-    print(f"reference  {1e3 * reference:7.0f} ms")
-    x = x.contiguous(memory_format=torch.channels_last)
-    for gradient in ("two-path", "full"):
-        ours = seconds(iteration(arguments.width, gradient, is_reference=False), x, y, arguments.repeats)
-        print(f"{gradient:9}  {1e3 * ours:7.0f} ms  {reference / ours:.1f} times as fast")
+    options = vars(parser.parse_args())
+    print("resnet18 v1, width {width}, batch {batch_size}, {threads} threads".format(**options))
+    reference: Measured | None = None
+    for way in (REFERENCE, "two-path", "full"):
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found = pool.submit(measure, way, **options).result()
+        reference = reference or found
+        print(
+            f"{way:9}  {1e3 * found.seconds:7.0f} ms, {reference.seconds / found.seconds:.1f} times as fast; "
+            f"{found.megabytes:5.0f} MB, {100 * found.megabytes / reference.megabytes:.0f} %"
+        )
 
 
 if __name__ == "__main__":

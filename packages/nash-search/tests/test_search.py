@@ -259,7 +259,8 @@ def test_damaged_checkpoint_is_refused(damage: str, begin: Begin, settings: Sett
     state, tensors = running.out / checkpoint.STATE_FILE, next(running.out.glob("*.safetensors"))
     match damage:
         case "tensors":
-            tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
+            content = tensors.read_bytes()
+            tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 0xFF]))
         case "state":
             state.write_text(state.read_text()[:-20])
         case "format":

@@ -164,7 +164,10 @@ class BinaryConv2d(Conv2d):
 
 
 class Primitive(nn.Module):
-    """An operation that a mixed operation may sample. Calling it with a `State` returns its output."""
+    """An operation that a mixed operation may sample. Calling it with a `State` returns its output.
+
+    It comes in two parts: `features` does the work, `finish` normalizes what that returns.
+    """
 
     name: ClassVar[str]
 
@@ -174,13 +177,28 @@ class Primitive(nn.Module):
         self.out_channels = out_channels
         self.stride = stride
 
+    def features(self, state: State) -> Tensor | None:
+        """Return what is to be normalized."""
+        raise NotImplementedError
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Return the output."""
+        raise NotImplementedError
+
+    def forward(self, state: State, kept: list[Tensor | None] | None = None) -> Tensor | None:
+        """Return the output, and append its features to `kept`."""
+        features = self.features(state)
+        if kept is not None:
+            kept.append(None if features is None else features.detach())
+        return None if features is None else self.finish(features)
+
 
 class Nothing(Primitive):
     """No connection: None, a term that is missing from the sum (zero times the state would let a NaN through)."""
 
     name = NONE
 
-    def forward(self, state: State) -> None:
+    def features(self, state: State) -> None:
         return None
 
 
@@ -194,9 +212,12 @@ class MaxPool(Primitive):
         self.repeats = out_channels // in_channels
         self.bn = BatchNorm(out_channels)
 
-    def forward(self, state: State) -> Tensor:
+    def features(self, state: State) -> Tensor:
         pooled = state.pooled(self.stride)
-        return self.bn(torch.cat([pooled] * self.repeats, 1) if self.repeats > 1 else pooled)
+        return torch.cat([pooled] * self.repeats, 1) if self.repeats > 1 else pooled
+
+    def finish(self, features: Tensor) -> Tensor:
+        return self.bn(features)
 
 
 class SkipConnect(Primitive):
@@ -217,12 +238,15 @@ class SkipConnect(Primitive):
         )
         self.bn = None if self.is_identity else BatchNorm(out_channels)
 
-    def forward(self, state: State) -> Tensor:
+    def features(self, state: State) -> Tensor:
         if self.bn is None:
             return state.x
         signs = state.sign()
         parts = [conv(_shifted(signs, pixels)) * conv.scale() for pixels, conv in enumerate(self.convs)]
-        return self.bn(F.relu(torch.cat(parts, 1)))
+        return F.relu_(torch.cat(parts, 1))
+
+    def finish(self, features: Tensor) -> Tensor:
+        return features if self.bn is None else self.bn(features)
 
 
 def _shifted(x: Tensor, pixels: int) -> Tensor:
@@ -243,8 +267,11 @@ class Conv(Primitive):
         self.conv = BinaryConv2d(in_channels, out_channels, self.kernel, stride)
         self.bn = BatchNorm(out_channels)
 
-    def forward(self, state: State) -> Tensor:
-        return self.bn(F.relu(self.conv(state.sign())), self.conv.scale())
+    def features(self, state: State) -> Tensor:
+        return F.relu_(self.conv(state.sign()))
+
+    def finish(self, features: Tensor) -> Tensor:
+        return self.bn(features, self.conv.scale())
 
 
 class Conv1x1(Conv):

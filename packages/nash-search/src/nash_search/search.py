@@ -158,7 +158,6 @@ class Search:
         """Train the weights of one sampled path on a batch and return the loss."""
         recipe = self.settings.recipe.weights
         path = self.supernet.sample(self._generator(_WEIGHT_PATHS))
-        self.optimizer.zero_grad()
         share = parallel.share_of_loss(self.supernet(x.to(self.dtype), path), y)
         loss = parallel.total(share.item())
         self._refuse_unless_finite("weight loss", loss)
@@ -170,6 +169,7 @@ class Search:
         cosine = (1 + math.cos(math.pi * self.step / self.num_steps)) / 2
         self.optimizer.param_groups[0]["lr"] = recipe.lr_min + (recipe.lr - recipe.lr_min) * cosine
         self.optimizer.step()
+        self.optimizer.zero_grad()  # not later: the architecture step has no use for these gradients
         return loss
 
     def _refuse_unless_finite(self, what: str, value: float) -> None:

@@ -11,7 +11,7 @@ alphas (eq. 4 there): dL/dalpha_i = sum_k dL/dg_k p_k (delta_ik - p_i).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -164,9 +164,9 @@ class MixedOperation(nn.Module):
             for name in variant.primitives
         )
 
-    def forward(self, states: Sequence[State], index: int) -> Tensor | None:
-        """Return the output of the primitive of that index; None stands for nothing."""
-        return self.ops[index](states[self.input])
+    def forward(self, states: Sequence[State], index: int, kept: list[Tensor | None] | None = None) -> Tensor | None:
+        """Return the output of the primitive of that index, its features in `kept`; None stands for nothing."""
+        return self.ops[index](states[self.input], kept)
 
 
 class SearchLayer(nn.Module):
@@ -178,7 +178,7 @@ class SearchLayer(nn.Module):
         layer = cell.layers[target - 1]
         self.residual_from = layer.residual_from
         self.is_binary = variant.binary_backbone
-        self.activation = torch.tanh if variant.activation == "tanh" else None
+        self.activation = torch.tanh_ if variant.activation == "tanh" else None
         before = cell.channels(target - 1)
         if self.is_binary:
             self.conv: Conv2d = BinaryConv2d(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
@@ -194,12 +194,13 @@ class SearchLayer(nn.Module):
         """Return the state behind this layer; its edges are the rows of the path from `first_edge` on."""
         rows = slice(first_edge, first_edge + len(self.mixed))
         active = path.active_index[rows]
-        outputs = [mixed(states, index) for mixed, index in zip(self.mixed, active, strict=True)]
+        kept: list[Tensor | None] = []
+        outputs = [mixed(states, index, kept) for mixed, index in zip(self.mixed, active, strict=True)]
         base = self._backbone(states)
         if path.gates is None:
-            y = sum((output for output in outputs if output is not None), base)
+            y = _add(base, outputs)
         else:
-            task = _GateTask(self.mixed, states, active, path.wanted[rows])
+            task = _GateTask(self.mixed, states, kept, active, path.wanted[rows])
             y = _GatedSum.apply(path.gates[rows], task, base, *outputs)
         return State(y if self.activation is None else self.activation(y))
 
@@ -228,12 +229,19 @@ class _GateTask:
 
     mixed: nn.ModuleList
     states: Sequence[State]
+    kept: Sequence[Tensor | None]
     active: Sequence[int]
     wanted: Sequence[Sequence[int]]
 
-    def output(self, edge: int, index: int, outputs: Sequence[Tensor | None]) -> Tensor | None:
-        """Return a primitive's output: the active one's is at hand, any other one is run here, once."""
-        return outputs[edge] if index == self.active[edge] else self.mixed[edge](self.states, index)
+    def output(self, edge: int, index: int) -> Tensor | None:
+        """Return a primitive's output: the active one has only to be finished, any other one is run here, once.
+
+        The features of the active one are in the graph anyway; its output would take as much memory again.
+        """
+        mixed, features = self.mixed[edge], self.kept[edge]
+        if index != self.active[edge]:
+            return mixed(self.states, index)
+        return None if features is None else mixed.ops[index].finish(features)
 
 
 class _GatedSum(torch.autograd.Function):
@@ -242,12 +250,12 @@ class _GatedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, task: _GateTask, base: Tensor, *outputs: Tensor | None) -> Tensor:
         ctx.task = task
-        ctx.save_for_backward(gates, *outputs)
-        return sum((output for output in outputs if output is not None), torch.clone(base))
+        ctx.save_for_backward(gates)
+        return _add(torch.clone(base), outputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gates, *outputs = ctx.saved_tensors
+        (gates,) = ctx.saved_tensors
         gate_grads = torch.zeros_like(gates)
         flat_grad = _flat(grad)
         is_open = (gates > 0).tolist()  # the softmax takes no gradient on from a gate that is 0: discarded, or unfit
@@ -255,11 +263,19 @@ class _GatedSum(torch.autograd.Function):
             for column, index in enumerate(indices):
                 if not is_open[edge][column]:
                     continue
-                output = ctx.task.output(edge, index, outputs)
+                output = ctx.task.output(edge, index)
                 if output is not None:
                     gate_grads[edge, column] = torch.dot(flat_grad, _flat(output))
-        ctx.task = None
-        return gate_grads, None, grad, *(None if output is None else grad for output in outputs)
+        kept, ctx.task = ctx.task.kept, None
+        return gate_grads, None, grad, *(None if features is None else grad for features in kept)
+
+
+def _add(base: Tensor, outputs: Iterable[Tensor | None]) -> Tensor:
+    """Return base, which must be of no further use, with the outputs added in place."""
+    for output in outputs:
+        if output is not None:
+            base.add_(output)
+    return base
 
 
 def _flat(x: Tensor) -> Tensor:
