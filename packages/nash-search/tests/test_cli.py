@@ -334,6 +334,69 @@ def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def _pictures(folder: Path, *, count: int = 4) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no train", "holds no folder train"),
+        ("no classes", "got 0 class folders, expected at least 2"),
+        ("one class", "got 1 class folders, expected at least 2"),
+        ("empty class", "b: holds no picture"),
+        ("broken picture", "1.png: not a readable picture"),
+    ],
+)
+def test_folder_without_usable_pictures_is_refused(kind: str, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if kind == "no classes":
+        (folder / "train").mkdir()
+    elif kind != "no train":
+        _pictures(folder / "train/a")
+    if kind in ("empty class", "broken picture"):
+        _pictures(folder / "train/b", count=0 if kind == "empty class" else 4)
+    if kind == "broken picture":
+        (folder / "train/b/1.png").write_bytes(b"no picture")
+    done = _run(*RUN, "--dataset", "imagefolder", "--data", folder, "--out", tmp_path / "out", code=5)
+    assert message in done.stderr
+    assert not (tmp_path / "out/genotype.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"op": "conv_3x3", "input": 1}, "cells[0].layers[0].nas_op.input: got 1, expected an earlier state (0..0)"),
+        ({"op": "conv_3x3", "input": 2}, "cells[0].layers[0].nas_op.input: got 2, expected an earlier state (0..0)"),
+        ({"op": "conv_7x7", "input": 0}, 'cells[0].layers[0].nas_op: got {"op": "conv_7x7"'),
+    ],
+)
+def test_cycle_or_unknown_primitive_is_refused(change: dict, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    genotype.save(zoo.build("resnet8", width=2, input_size=8), path)
+    content = json.loads(path.read_text())
+    content["cells"][0]["layers"][0]["nas_op"] = change
+    path.write_text(json.dumps(content))
+    for command in (["show", path], ["run", "--backbone", path, "--variant", "v3", "--out", tmp_path / "out"]):
+        assert message in _run(*command, code=3).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_channels_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.json"
+    genotype.save(zoo.build("resnet8", width=2, input_size=8), path)
+    content = json.loads(path.read_text())
+    content["cells"][1]["in_channels"] = 3
+    path.write_text(json.dumps(content))
+    done = _run("run", "--backbone", path, "--variant", "v3", "--out", tmp_path / "out", code=3)
+    assert "cells[1].in_channels: got 3, expected 2 as before it" in done.stderr
+
+
 def test_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     done = _run(*RUN, "--threads", "1", "--out", tmp_path / "run", "--tensorboard", code=8)
