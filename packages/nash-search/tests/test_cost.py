@@ -272,6 +272,11 @@ def test_unknown_figures_are_counted(tiny: Genotype, priced: Write) -> None:
     assert found.tables["dsp"][2, 2] == 0
 
 
+def test_share_of_what_the_board_lacks_is_refused(costs: Costs) -> None:
+    with pytest.raises(UsageError, match="uram: got 5%, but U250 has none"):
+        _penalty(costs, budget={"uram": "5%"})
+
+
 def test_resource_that_nothing_costs_is_refused(costs: Costs) -> None:
     with pytest.raises(ManifestError, match="--cost-resource: got uram, which no operation costs"):
         _penalty(costs, weight=1.0, metric="uram")

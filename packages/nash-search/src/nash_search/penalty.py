@@ -77,7 +77,7 @@ class Penalty:
         self.costs = costs
         self.price = price
         self.multiplier_lr = multiplier_lr
-        self.limits = {name: _limit(text, costs.available.get(name)) for name, text in price.budget.items()}
+        self.limits = {name: _limit(name, text, costs) for name, text in price.budget.items()}
         self.multipliers = torch.zeros(len(self.limits), dtype=torch.double)
         self.largest = costs.largest(price.metric)
         if not self.largest:
@@ -128,7 +128,9 @@ class Penalty:
         }
 
 
-def _limit(text: str, available: float | None) -> float:
+def _limit(name: str, text: str, costs: Costs) -> float:
     if not text.endswith("%"):
         return float(text)
-    return float(text.removesuffix("%")) / 100 * (available or 0.0)
+    if not costs.available[name]:
+        raise UsageError(f"--budget: {name}: got {text}, but {costs.board} has none; leave it out")
+    return float(text.removesuffix("%")) / 100 * costs.available[name]
