@@ -90,9 +90,10 @@ def test_other_samples_are_refused(pair: tuple[Path, Path], key: str) -> None:
         compare(pair[0], [pair[1]])
 
 
-def test_other_input_size_is_compared_by_its_labels(pair: tuple[Path, Path]) -> None:
+def test_other_preprocessing_is_refused(pair: tuple[Path, Path]) -> None:
     rewrite_outcomes(pair[1], pixels_sha256="0" * 64, input_shape=[1, 16, 16])
-    assert compare(pair[0], [pair[1]])["candidates"][0]["paired"]["top1"] is not None
+    with pytest.raises(DataError, match=r"outcomes.input_shape: got '1x16x16', expected '1x8x8'"):
+        compare(pair[0], [pair[1]])
 
 
 def test_changed_outcomes_are_integrity_error(pair: tuple[Path, Path]) -> None:

@@ -45,7 +45,7 @@ def _options(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="model.json of a network.", metavar="MODEL.json")],
+    model: Annotated[Path, typer.Argument(help="model.json of a network, or any ONNX file.", metavar="MODEL")],
     dataset: Annotated[str, typer.Option(help=f"Dataset: {_DATASETS}.")],
     out: Annotated[Path, typer.Option(help="Benchmark manifest to write.")],
     data: Annotated[Path | None, typer.Option(help="Folder the dataset lies in.")] = None,
@@ -53,6 +53,10 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 64,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of onnxruntime; default: one a core.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of the throughput measurement.")] = 9,
+    mean: Annotated[
+        str | None, typer.Option(help="Of an ONNX file's pixels from 0 to 1, a value a channel: R,G,B.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="The same, what they are divided by.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and CPU throughput of a network on the test split of a dataset."""
@@ -69,9 +73,20 @@ def evaluate(
             batch_size=batch_size,
             num_threads=threads,
             num_repeats=repeats,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
             progress=progress,
         )
     print_result(benchmark | {"path": str(out)}, _evaluation_text(benchmark, out), as_json=as_json)
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    from .errors import UsageError
+
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option}: got '{text}', expected numbers between commas, as 0.49,0.48,0.45") from error
 
 
 def _evaluation_text(benchmark: dict[str, Any], out: Path) -> str:

@@ -6,22 +6,20 @@ Shapes: pixels (N, C, H, W) uint8, logits (N, K) float32, labels (N,) int64.
 from __future__ import annotations
 
 import hashlib
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import data, manifest
-from .convert import read_onnx
-from .errors import DataError, IntegrityError, ManifestError, UnsupportedError, VerificationError
+from .errors import DataError, IntegrityError, UnsupportedError, VerificationError
 from .execute import Reference, Runtime, num_available_cores
 from .outcomes import Outcomes, save_benchmark
-from .records import Accuracy, ClassAccuracy, Hardware, Identity, hardware_from_manifest
+from .records import Accuracy, ClassAccuracy, Hardware, hardware_from_manifest
+from .subject import Subject, load_split, load_subject
 from .throughput import describe_environment, measure_latency, measure_throughput
 
 _NOISE = 1e-4  # of the largest logit: what the order of float32 sums may change
@@ -64,9 +62,14 @@ def measure(
     batch_size: int = 64,
     num_threads: int | None = None,
     num_repeats: int = 9,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> tuple[dict[str, Any], Outcomes]:
     """Return the benchmark manifest of a model on the test split of a dataset, and which pictures it got right.
+
+    The model is a model.json, or any ONNX classifier, float or QONNX; `mean` and `std` are what such a one was trained
+    with, a value for each channel of pixels from 0 to 1.
 
     Raises:
         ManifestError: a manifest is malformed, or disagrees with its own network.
@@ -74,23 +77,20 @@ def measure(
         DataError: the dataset is missing, or does not fit the network.
         VerificationError: the network does not compute its golden outputs, or not what qonnx computes.
     """
-    model = manifest.load(model_path, "model")
-    inputs = [manifest.input_record(model_path, model)]
-    sha256 = inputs[0]["sha256"]
+    subject = load_subject(model_path, mean=mean, std=std)
+    inputs = [subject.source]
     hardware = None
     if hardware_path is not None:
         built = manifest.load(hardware_path, "hardware")
         inputs.append(manifest.input_record(hardware_path, built))
-        hardware = _hardware_of(built, hardware_path, sha256, model_path)
+        hardware = _hardware_of(built, hardware_path, subject.identity.model_sha256, model_path)
 
-    network = _load_network(model_path, model)
-    golden = _load_golden(model_path, model)
-    runtime = _named(model_path, lambda: Runtime(network, scale=model["input"]["scale"], num_threads=num_threads))
-    split = _load_split(model_path, model, dataset, data_dir)
-    verification = [
-        _check_golden(model_path, runtime, *golden),
-        _check_reference(model_path, runtime, Reference(network, scale=model["input"]["scale"]), split),
-    ]
+    network, scale = subject.network, subject.scale
+    runtime = _named(model_path, lambda: Runtime(network, scale=scale, num_threads=num_threads))
+    split = load_split(subject, dataset, data_dir)
+    _check_num_classes(subject, runtime, split)
+    verification = [] if subject.golden is None else [_check_golden(model_path, runtime, *subject.golden)]
+    verification.append(_check_reference(model_path, runtime, Reference(network, scale=scale), split))
     logits, pixels_sha256 = _run_all(runtime, split, batch_size, progress)
     accuracy = measure_accuracy(logits, split)
     rank = _ranks(logits, split)
@@ -98,15 +98,16 @@ def measure(
     batch = split.images[np.arange(batch_size) % len(split)]
     cpu = measure_throughput(runtime, batch, num_threads=runtime.num_threads, num_repeats=num_repeats)
     cpu = replace(cpu, **measure_latency(runtime, batch[:1]))
-    identity = Identity.from_model(model, sha256)
+    identity = subject.identity
     benchmark = {
         **manifest.header("benchmark", inputs=inputs),
         "name": identity.name,
-        "model": {"sha256": sha256},
+        "model": {"sha256": identity.model_sha256},
         "backbone": identity.backbone,
         "variant": identity.variant,
         "identity": identity.to_json(),
-        "accuracy": accuracy.to_json() | {"float_top1": _float_top1(model, accuracy)},
+        "normalization": subject.normalization,
+        "accuracy": accuracy.to_json() | {"float_top1": subject.float_top1(accuracy)},
         "cpu": asdict(cpu),
         "hardware": None if hardware is None else hardware.to_json(),
         "verification": [asdict(check) for check in verification],
@@ -124,70 +125,21 @@ def _hardware_of(built: dict[str, Any], path: Path, sha256: str, model_path: Pat
     return hardware_from_manifest(built, source=path)
 
 
-def _load_network(path: Path, model: dict[str, Any]) -> Any:
-    onnx_path = manifest.resolve(path, model["onnx"]["path"], model["onnx"]["sha256"])
-    network = read_onnx(onnx_path)
-    shape = [dim.dim_value for dim in network.graph.input[0].type.tensor_type.shape.dim]
-    if shape[1:] != model["input"]["shape"][1:]:
-        raise ManifestError(
-            f"{path}: input.shape: got {model['input']['shape']}, expected {shape} as in {onnx_path.name}; export anew"
-        )
-    return network
-
-
-def _load_golden(path: Path, model: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    golden_path = manifest.resolve(path, model["golden"]["path"], model["golden"]["sha256"])
-    try:
-        with np.load(golden_path, allow_pickle=False) as arrays:
-            pixels, logits = arrays["input"], arrays["output"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise IntegrityError(f"{golden_path}: not a readable golden file ({error}); export it anew") from error
-    expected = tuple(model["input"]["shape"][1:])
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
-        got = f"{pixels.dtype} {pixels.shape}"
-        raise IntegrityError(f"{golden_path}: input: got {got}, expected uint8 (N, {expected}); export it anew")
-    if logits.ndim != 2 or len(logits) != len(pixels) or not np.isfinite(logits).all():
-        raise IntegrityError(
-            f"{golden_path}: output: got shape {logits.shape}, expected finite logits of {len(pixels)} pictures; "
-            "export it anew"
-        )
-    return pixels, logits
-
-
-def _load_split(path: Path, model: dict[str, Any], dataset: str, data_dir: Path | None) -> data.Split:
-    described = model["input"]
-    _, channels, height, width = described["shape"]
-    preprocessing = data.Preprocessing(channels=channels, height=height, width=width)
-    for key, expected in (("resize", preprocessing.resize), ("crop", [height, width])):
-        if described[key] != expected:
-            raise ManifestError(
-                f"{path}: input.{key}: got {described[key]}, expected {expected} for {height}x{width} pictures; "
-                "export the model anew"
-            )
-    split = data.load(dataset, "test", preprocessing, data_dir=data_dir)
-    num_classes, class_names = model["genotype"]["copy"]["num_classes"], model["class_names"]
-    if len(split.class_names) != num_classes:
-        raise DataError(
-            f"{path}: num_classes: got {num_classes}, expected {len(split.class_names)} as {split.name} has; "
-            "pass the dataset that the model was trained on"
-        )
-    if class_names is not None and len(class_names) != num_classes:
-        raise ManifestError(f"{path}: class_names: got {len(class_names)} names, expected {num_classes}; export anew")
-    if class_names is not None and tuple(class_names) != split.class_names:
-        index = next(k for k, name in enumerate(split.class_names) if name != class_names[k])
-        raise DataError(
-            f"{path}: class_names[{index}]: got '{class_names[index]}', expected '{split.class_names[index]}' "
-            f"as {split.name} has; pass the dataset that the model was trained on"
-        )
-    return split
-
-
 def _named(path: Path, make: Callable[[], T]) -> T:
     """Put the manifest's name before an error of the graph it names."""
     try:
         return make()
     except UnsupportedError as error:
         raise UnsupportedError(f"{path}: {error}") from error
+
+
+def _check_num_classes(subject: Subject, runtime: Runtime, split: data.Split) -> None:
+    got = _named(subject.path, lambda: runtime(split.images[np.arange(1)])).shape[1]
+    if got != len(split.class_names):
+        raise DataError(
+            f"{subject.path}: num_classes: got {got} logits, expected {len(split.class_names)} as {split.name} has; "
+            "pass the dataset that the model was trained on"
+        )
 
 
 def _check_golden(
@@ -280,11 +232,3 @@ def _ranks(logits: NDArray[np.float32], split: data.Split) -> NDArray[np.int64]:
     own = logits[np.arange(len(labels)), labels][:, None]
     is_before = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
     return is_before.sum(axis=1)
-
-
-def _float_top1(model: dict[str, Any], accuracy: Accuracy) -> float | None:
-    """Return the float network's accuracy that the model manifest reports, if it is of the same pictures."""
-    reported = model["accuracy"]
-    if reported is None or (reported["dataset"], reported["split"], reported["num_samples"]) != accuracy.key:
-        return None
-    return reported.get("float_top1")

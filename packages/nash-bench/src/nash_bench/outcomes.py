@@ -57,9 +57,13 @@ class Outcomes:
         return np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8), count=self.num_samples).astype(bool)
 
     def is_of_same_samples(self, other: Outcomes) -> bool:
-        """Tell whether both are of the same labels in the same order, and of the same pixels where sizes are equal."""
-        has_same_pixels = self.input_shape != other.input_shape or self.pixels_sha256 == other.pixels_sha256
-        return self.labels_sha256 == other.labels_sha256 and has_same_pixels
+        """Tell whether both are of the same labels in the same order, and of the same pixels after preprocessing."""
+        return self.first_difference(other) is None
+
+    def first_difference(self, other: Outcomes) -> str | None:
+        """Return the key in which the samples differ: other labels or order, another size, other pixels."""
+        keys = ("labels_sha256", "input_shape", "pixels_sha256")
+        return next((key for key in keys if getattr(self, key) != getattr(other, key)), None)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], accuracy: Accuracy) -> Self:

@@ -354,7 +354,8 @@ def require_comparable(baseline: Record, candidate: Record, *, names: tuple[obje
     """Check that two records may stand side by side.
 
     Raises:
-        DataError: accuracies of another dataset, split or sample count, or figures of another board or origin.
+        DataError: accuracies of another dataset, split, sample count or preprocessing, or figures of another board or
+            origin.
     """
     pairs: list[tuple[str, object, object]] = []
     if baseline.accuracy is not None and candidate.accuracy is not None:
@@ -365,11 +366,16 @@ def require_comparable(baseline: Record, candidate: Record, *, names: tuple[obje
         pairs += zip(keys, baseline.hardware.key, candidate.hardware.key, strict=True)
     if baseline.outcomes is not None and candidate.outcomes is not None:
         known, own = baseline.outcomes, candidate.outcomes
-        if not known.is_of_same_samples(own):
-            key = "labels_sha256" if known.labels_sha256 != own.labels_sha256 else "pixels_sha256"
-            pairs.append((f"outcomes.{key}", getattr(known, key)[:12], getattr(own, key)[:12]))
+        key = known.first_difference(own)
+        if key is not None:
+            pairs.append((f"outcomes.{key}", _brief(getattr(known, key)), _brief(getattr(own, key))))
     different = [f"{key}: got {got!r}, expected {expected!r}" for key, expected, got in pairs if got != expected]
     if different:
         raise DataError(
             f"{names[1]}: {' | '.join(different)} as in {names[0]}; compare what was measured on the same terms"
         )
+
+
+def _brief(value: str | tuple[int, ...]) -> str:
+    """Return the beginning of a hash, or a shape as 3x32x32."""
+    return value[:12] if isinstance(value, str) else "x".join(map(str, value))
