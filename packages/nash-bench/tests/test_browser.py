@@ -69,6 +69,32 @@ def test_columns_sort_both_ways_and_unknown_last(browse: Browse, page: Path) -> 
         assert order[2:] == ["n/a", "n/a"]
 
 
+def test_thousand_rows_sort(browse: Browse, page: Path) -> None:
+    script = """
+      const table = document.querySelector("#results table"), heads = [...table.tHead.rows[0].cells];
+      const column = heads.findIndex((cell) => cell.textContent.includes("top-1"));
+      const rows = Array.from({ length: 1000 }, (_, k) => {
+        const row = table.tBodies[0].rows[0].cloneNode(true);
+        row.cells[column].dataset.sort = 50 + (k * 37 % 1000) / 25;
+        return row;
+      });
+      table.tBodies[0].replaceChildren(...rows);
+      heads[column].querySelector("button").click();
+      answer = [...table.tBodies[0].rows].map((row) => Number(row.cells[column].dataset.sort))
+    """
+    assert ask(browse, page, script) == sorted((50 + k / 25 for k in range(1000)), reverse=True)
+
+
+def test_link_to_a_drawing_unfolds_it(browse: Browse, page: Path) -> None:
+    script = """
+      const link = document.querySelector('#results a[href="#n0"]'), drawing = document.getElementById("n0");
+      drawing.open = false;
+      link.click();
+      answer = drawing.open
+    """
+    assert ask(browse, page, script) is True
+
+
 def test_point_shows_its_figures_and_its_row(browse: Browse, page: Path) -> None:
     script = """
       const point = document.querySelector(".point"), tip = document.getElementById("tip");

@@ -5,10 +5,12 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from builders import ACCURACY, change_json, genotype, write_hardware, write_json, write_model, write_runs
 
+from nash_bench import manifest
 from nash_bench.cells import draw_cells
 from nash_bench.chart import make_plot, place_labels, scale_of, staircase, tick_text
 from nash_bench.collect import collect
@@ -23,6 +25,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.loads: list[str] = []
+        self.links: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(text)
@@ -33,7 +36,9 @@ class Page(HTMLParser):
         for key in ("src", "srcset", "data", "poster", "xlink:href", "action"):
             if attributes.get(key):
                 self.loads.append(attributes[key])
-        if attributes.get("href") and not attributes["href"].startswith("#"):
+        if tag == "a":
+            self.links.append(attributes["href"])
+        elif attributes.get("href"):
             self.loads.append(attributes["href"])
         if tag not in ("meta", "link", "br", "path", "line", "circle"):
             self.open.append(tag)
@@ -90,6 +95,17 @@ def test_page_loads_nothing(report: Path) -> None:
     assert page.loads == ["data:,"]  # an empty icon, so that none is asked for
     assert page.open == []
     assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttpRequest|import\(", text)
+
+
+def test_links_lead_to_manifests_and_drawings(report: Path) -> None:
+    page = Page((report / "index.html").read_text())
+    ids = {attributes["id"] for _, attributes in page.tags if attributes.get("id")}
+    inside = [link for link in page.links if link.startswith("#")]
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert {link[1:] for link in inside} <= ids
+    assert sum(link.startswith("#n") and link[2:].isdigit() for link in inside) == 4  # a drawing for each row
+    kinds = [manifest.load((report / unquote(link)).resolve(), Path(link).stem)["schema"] for link in outside]
+    assert sorted(kinds) == ["nash.hardware/1.0"] * 4 + ["nash.model/1.0"] * 4
 
 
 def test_page_shows_points_rows_and_pairs(report: Path) -> None:

@@ -15,6 +15,7 @@ from .records import Record
 Point = tuple[float, float]
 _LOG_FROM = 30  # largest over smallest value from which an axis is logarithmic
 _PADDING = 0.09
+MAX_POINTS_LABELLED = 40
 AXIS_TITLES = {
     "LUT": "LUT",
     "BRAM_18K": "BRAM (18 Kbit blocks)",

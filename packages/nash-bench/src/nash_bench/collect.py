@@ -30,6 +30,7 @@ class Row:
     accuracy_source: str | None
     folder: str
     hardware_folder: str | None = None
+    manifests: tuple[Path, ...] = ()
 
     @property
     def panel(self) -> tuple[str, str, int, str, str] | None:
@@ -38,9 +39,9 @@ class Row:
         return None if accuracy is None or hardware is None else accuracy.key + hardware.key
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Collection:
-    """What was found: the rows, what is odd about it, and what could not be read."""
+    """What was found: the rows, what is odd about it, and what could not be read; equal to itself alone."""
 
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
@@ -146,12 +147,13 @@ def _rows_of_model(model: _File | None, benchmarks: list[_File], built: list[_Fi
     figures = [
         (_try(lambda file=file: hardware_from_manifest(file.content, source=file.path), notes), file) for file in built
     ]
-    accelerators = [(hardware, file.folder) for hardware, file in figures if hardware is not None]
+    accelerators = [(hardware, file) for hardware, file in figures if hardware is not None]
     hashes = {file.sha256 for file in built}
     rows = []
     for source, record, file in evaluated:
-        own = [(record.hardware, file.folder)] if _is_only_here(record.hardware, file, hashes) else []
-        for hardware, folder in [*accelerators, *own] or [(None, None)]:
+        own = [(record.hardware, file)] if _is_only_here(record.hardware, file, hashes) else []
+        for hardware, source_of_it in [*accelerators, *own] or [(None, None)]:
+            known = [found.path for found in (model, file, source_of_it) if found is not None]
             rows.append(
                 Row(
                     label=record.identity.name,
@@ -159,7 +161,8 @@ def _rows_of_model(model: _File | None, benchmarks: list[_File], built: list[_Fi
                     genotype=None if model is None else model.content["genotype"]["copy"],
                     accuracy_source=source,
                     folder=(model or file).folder,
-                    hardware_folder=folder,
+                    hardware_folder=source_of_it and source_of_it.folder,
+                    manifests=tuple(dict.fromkeys(known)),
                 )
             )
     return rows

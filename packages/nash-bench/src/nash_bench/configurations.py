@@ -7,7 +7,6 @@ were measured on, and the board, origin, clock and target of their accelerator.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,8 +63,9 @@ def spread_of(values: Sequence[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
-    std = statistics.stdev(known) if len(known) > 1 else None
-    return Spread(mean=statistics.fmean(known), std=std, num_seeds=len(known))
+    mean = math.fsum(known) / len(known)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1)) if len(known) > 1 else None
+    return Spread(mean=mean, std=std, num_seeds=len(known))
 
 
 def std_of_difference(first: float | None, second: float | None) -> float | None:

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from .configurations import Configuration, Spread, are_of_same_samples, family_terms, std_of_difference
+from .collect import Collection
+from .configurations import (
+    Configuration,
+    Spread,
+    are_of_same_samples,
+    configurations,
+    family_terms,
+    std_of_difference,
+)
 
 AXES = ("LUT", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us")
 Status = Literal["interpolated", "outside", "constant", "one_width", "unknown"]
@@ -50,6 +59,12 @@ class Gains:
     gain: float | None
     std: float | None
     at_equal_cost: tuple[EqualCost, ...]
+
+
+@lru_cache(maxsize=1)
+def gains_of(collection: Collection) -> list[Gains]:
+    """Return the gains of a collection's NASH configurations; asked for again, the same."""
+    return find_gains(configurations([row.record for row in collection.rows]))
 
 
 def find_gains(found: Sequence[Configuration]) -> list[Gains]:

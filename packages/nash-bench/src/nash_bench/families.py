@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-from .collect import Row
+from .collect import Collection, Row
 from .configurations import are_of_same_samples, family_terms
 from .figures import BY_KEY, Delta, deltas
 from .outcomes import paired_differences
@@ -34,6 +34,12 @@ class Pair:
     def paired(self) -> dict[str, PairedDifference | None]:
         """Return the differences of top-1 and top-5 with their intervals, None where outcomes are missing."""
         return paired_differences(self.baseline.record.outcomes, self.candidate.record.outcomes)
+
+
+@lru_cache(maxsize=1)
+def pairs_of(collection: Collection) -> list[Pair]:
+    """Return the pairs of a collection; asked for again, the same."""
+    return find_pairs(collection.rows)
 
 
 def find_pairs(rows: Sequence[Row]) -> list[Pair]:

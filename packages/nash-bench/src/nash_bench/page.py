@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .cells import OPERATION_LABELS, draw_cells
-from .chart import STYLES, Plot, Point, Style, make_plot, place_labels, short_labels, style_of, tick_text
+from .chart import (
+    MAX_POINTS_LABELLED,
+    STYLES,
+    Plot,
+    Point,
+    Style,
+    make_plot,
+    place_labels,
+    short_labels,
+    style_of,
+    tick_text,
+)
 from .collect import Collection, Row
 from .compare import interval_text, p_text
-from .configurations import configurations
-from .equal_cost import Gains, find_gains
-from .families import AXES, Dominated, Pair, dominated, find_pairs, fronts_of, panels
+from .equal_cost import Gains, gains_of
+from .families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
 from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, OF_BOUNDS, Delta, lower_bounds
 from .gains_text import GAINS_LEGEND, between_text, equal_cost_text, gain_text, shown_axes, spread_text
 from .paired import PairedDifference
@@ -23,12 +36,14 @@ from .records import nas_operations
 _CHART = (520.0, 340.0)  # the drawing's size in its own units
 _FRAME = (54.0, 12.0, 508.0, 292.0)  # left, top, right, bottom of the plotted area
 _MARKER_RADIUS = 5.6
-_MAX_POINTS_LABELLED = 40
 TABLE_FIGURES = ("top1", "top5", "LUT", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us", "cpu_fps")
 
 
-def render_page(collection: Collection, published: dict[str, Any], *, version: str, title: str) -> str:
-    """Return the page of a collection; `published` are reference results, shown apart."""
+def render_page(collection: Collection, published: dict[str, Any], *, version: str, title: str, place: Path) -> str:
+    """Return the page of a collection; `published` are reference results, shown apart.
+
+    Its links to manifests are relative to `place`, the folder that the page is to lie in.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -40,10 +55,10 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         lstrip_blocks=True,
     )
     templates = resources.files(__package__).joinpath("templates")
-    rows = _row_views(collection.rows)
+    rows = _row_views(collection.rows, place)
     ids = {id(view["row"]): view["id"] for view in rows}
-    pairs = find_pairs(collection.rows)
-    gains = find_gains(configurations([row.record for row in collection.rows]))
+    pairs, gains = pairs_of(collection), gains_of(collection)
+    networks, drawn = _networks(collection.rows)
     return environment.get_template("page.html.j2").render(
         title=title,
         version=version,
@@ -55,7 +70,8 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         labels={figure.key: figure.label for figure in BY_KEY.values()},
         operation_labels=OPERATION_LABELS,
         rows=rows,
-        networks=_networks(collection.rows),
+        networks=networks,
+        drawn=drawn,
         figures=[BY_KEY[key] for key in TABLE_FIGURES],
         panels=[_panel_view(key, members, ids) for key, members in panels(collection.rows).items()],
         pairs=[_pair_view(pair, ids) for pair in pairs],
@@ -72,13 +88,27 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
     )
 
 
-def _row_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [_row_view(index, row, axes) for index, (row, axes) in enumerate(zip(rows, fronts_of(rows), strict=True))]
+def _row_views(rows: Sequence[Row], place: Path) -> list[dict[str, Any]]:
+    fronts = fronts_of(rows)
+    return [
+        _row_view(index, row, axes) | {"links": _links(row, place)}
+        for index, (row, axes) in enumerate(zip(rows, fronts, strict=True))
+    ]
 
 
-def _networks(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return each genotype once, with the networks that were made of it; the first with NAS operations is unfolded."""
+def _links(row: Row, place: Path) -> list[tuple[str, str]]:
+    """Return the name and the relative address of each manifest that a row stands on."""
+    folder = place.resolve()
+    return [(path.stem, quote(Path(os.path.relpath(path, folder)).as_posix())) for path in row.manifests]
+
+
+def _networks(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return each genotype once, with the networks that were made of it, and where each network (by hash) is drawn.
+
+    The first with NAS operations is unfolded.
+    """
     found: dict[str, dict[str, Any]] = {}
+    drawn: dict[str, str] = {}
     for row in rows:
         if row.genotype is None:
             continue
@@ -86,6 +116,7 @@ def _networks(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if key not in found:
             operations = nas_operations(row.genotype)
             found[key] = {
+                "id": f"n{len(found)}",
                 "name": row.genotype["name"],
                 "members": [],
                 "style": style_of(row.record),
@@ -93,9 +124,10 @@ def _networks(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "is_open": bool(operations) and not any(view["is_open"] for view in found.values()),
                 "cells": draw_cells(row.genotype),
             }
+        drawn[row.record.identity.model_sha256] = found[key]["id"]
         if row.label not in found[key]["members"]:
             found[key]["members"].append(row.label)
-    return list(found.values())
+    return list(found.values()), drawn
 
 
 def _not_counted(rows: Sequence[Row]) -> list[str]:
@@ -175,7 +207,7 @@ def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
     fronts = {kind: [place(x, y) for x, y in line] for kind, line in plot.fronts.items()}
     texts = short_labels(rows)
     corners: list[Point | None] = [None] * len(rows)
-    if len(rows) <= _MAX_POINTS_LABELLED:
+    if len(rows) <= MAX_POINTS_LABELLED:
         shifted = [(x - left, y - top) for x, y in anchors]
         lines = [[(x - left, y - top) for x, y in line] for line in fronts.values()]
         box = (right - left, bottom - top)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .chart import STYLES, Plot, make_plot, place_labels, short_labels, style_of, tick_text
+from .chart import MAX_POINTS_LABELLED, STYLES, Plot, make_plot, place_labels, short_labels, style_of, tick_text
 from .collect import Row
 from .families import AXES, PanelKey, panels
 from .manifest import atomic_path
@@ -94,17 +94,15 @@ def _draw(axes: Any, plot: Plot, key: PanelKey) -> None:
     for kind, line in plot.fronts.items():
         color, dashes, label = _FRONTS[kind]
         axes.plot(*zip(*line, strict=True), color=color, linestyle=dashes, linewidth=0.9, label=label, zorder=2)
-    labelled = set()
-    for row, x, y in plot.known:
-        style = style_of(row.record)
-        is_baseline = row.record.identity.is_baseline
-        label = None if style.key in labelled else style.label
-        labelled.add(style.key)
-        face = "white" if is_baseline else style.color
-        axes.plot(
-            [x], [y], style.marker, color=face, markeredgecolor=style.color if is_baseline else "white",
-            markeredgewidth=1.1 if is_baseline else 0.5, markersize=5.2, label=label, zorder=3, linestyle="none",
-        )  # fmt: skip
+    for style in STYLES.values():
+        places = [(x, y) for row, x, y in plot.known if style_of(row.record) is style]
+        if places:
+            is_hollow = style.key == "baseline"
+            axes.plot(
+                *zip(*places, strict=True), style.marker, color="white" if is_hollow else style.color,
+                markeredgecolor=style.color if is_hollow else "white", markeredgewidth=1.1 if is_hollow else 0.5,
+                markersize=5.2, label=style.label, zorder=3, linestyle="none",
+            )  # fmt: skip
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda index: _LEGEND.index(labels[index]))
     axes.figure.legend(
@@ -121,7 +119,9 @@ def _draw(axes: Any, plot: Plot, key: PanelKey) -> None:
 
 
 def _draw_labels(axes: Any, plot: Plot) -> None:
-    """Write the bits beside each point, where there is room at print size."""
+    """Write the bits beside each point, where there is room at print size; among many points there is none."""
+    if len(plot.known) > MAX_POINTS_LABELLED:
+        return
     points_of_display = 72 / axes.figure.dpi
     width, height = axes.bbox.width * points_of_display, axes.bbox.height * points_of_display
     anchors = [(plot.x(x) * width, (1 - plot.y(y)) * height) for _, x, y in plot.known]

@@ -14,8 +14,8 @@ from typing import Any
 from .collect import Collection, Row, collect
 from .compare import difference_text, interval_text, p_text, paired_json
 from .configurations import configurations
-from .equal_cost import Gains, find_gains
-from .families import COSTS, Pair, dominated, find_pairs, fronts_of, panels
+from .equal_cost import gains_of
+from .families import COSTS, Pair, dominated, fronts_of, pairs_of, panels
 from .figures import BOUNDS_LEGEND, BY_KEY, FIGURES, NOT_KNOWN, delta_json, lower_bounds
 from .gains_text import GAINS_LEGEND, configuration_json, gains_json, gains_lines, gains_table
 from .latex import escape, tabular
@@ -43,7 +43,7 @@ def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> 
         _write(out / "results.tex", _latex(collection, title)),
         *write_plots(collection.rows, out / "plots"),
     ]
-    page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title)
+    page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title, place=out)
     written.append(_write(out / "index.html", page))
     return collection, results | {"page": str(out / "index.html"), "files": [str(path) for path in written]}
 
@@ -66,10 +66,10 @@ def results_json(collection: Collection) -> dict[str, Any]:
                 "figures": {delta.key: delta_json(delta) for delta in pair.deltas},
                 "paired": paired_json(pair.paired),
             }
-            for pair in find_pairs(collection.rows)
+            for pair in pairs_of(collection)
         ],
         "configurations": [configuration_json(one) for one in found],
-        "gains": [gains_json(one) for one in find_gains(found)],
+        "gains": [gains_json(one) for one in gains_of(collection)],
         "hypervolumes": _hypervolumes(collection.rows),
         "warnings": list(collection.warnings),
         "errors": [
@@ -158,16 +158,9 @@ def results_table(collection: Collection) -> Any:
 
 def pairs_text(collection: Collection) -> list[str]:
     """Return a line for each NASH network and its baseline, and for each configuration at equal width and cost."""
-    lines = [
-        f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in find_pairs(collection.rows)
-    ]
+    lines = [f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in pairs_of(collection)]
     lines += gains_lines(gains_of(collection))
     return [*lines, BOUNDS_LEGEND] if _has_bounds(collection) else lines
-
-
-def gains_of(collection: Collection) -> list[Gains]:
-    """Return the gains of each NASH configuration at equal width and at equal cost."""
-    return find_gains(configurations([row.record for row in collection.rows]))
 
 
 def _has_bounds(collection: Collection) -> bool:
@@ -184,7 +177,7 @@ def _pair_text(pair: Pair) -> str:
 
 def _markdown(collection: Collection, title: str) -> str:
     lines = [f"# {title}", "", *_markdown_table(_heads(), [_cells(row) for row in collection.rows])]
-    pairs = find_pairs(collection.rows)
+    pairs = pairs_of(collection)
     if pairs:
         heads, cells = _pair_table(pairs)
         lines += ["", "## NASH against its baseline", "", *_markdown_table(heads, cells)]
@@ -233,7 +226,7 @@ def _latex(collection: Collection, title: str) -> str:
     """Return the results and the pairs as tables to \\input into a paper that uses booktabs."""
     heads = _heads()
     tables = [tabular(heads, [_cells(row) for row in collection.rows], is_right=[h in _RIGHT for h in heads])]
-    pairs = find_pairs(collection.rows)
+    pairs = pairs_of(collection)
     if pairs:
         heads, cells = _pair_table(pairs)
         tables.append(tabular(heads, cells, is_right=[head in _RIGHT for head in heads]))

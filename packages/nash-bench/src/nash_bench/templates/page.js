@@ -47,6 +47,13 @@
     row.addEventListener("pointerleave", () => mark(row.dataset.row, false));
   }
 
+  for (const link of document.querySelectorAll('a[href^="#n"]')) {
+    link.addEventListener("click", () => {
+      const target = document.getElementById(link.hash.slice(1));
+      if (target instanceof HTMLDetailsElement) target.open = true;
+    });
+  }
+
   const keyOf = (row, column) => {
     const cell = row.cells[column];
     if (!("sort" in cell.dataset)) return cell.textContent.trim();
