@@ -5,6 +5,7 @@ Each step is ``model -> model``, or with what it needs of the target; each keeps
 
 from __future__ import annotations
 
+from graphlib import TopologicalSorter
 from typing import Any
 
 import onnx
@@ -81,17 +82,13 @@ def remove_flatten(model: Model) -> Model:
 
 def sort_nodes(model: Model) -> Model:
     """Bring the nodes into an order in which each follows those it reads."""
-    waiting = list(model.graph.node)
-    produced = {name for node in waiting for name in node.output}
-    done: set[str] = set()
-    order: list[onnx.NodeProto] = []
-    while waiting:
-        ready = [node for node in waiting if all(name in done or name not in produced for name in node.input)]
-        assert ready, "the graph has a cycle"
-        order.extend(ready)
-        done.update(name for node in ready for name in node.output)
-        waiting = [node for node in waiting if node.output[0] not in done]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
+    nodes = list(model.graph.node)
+    producer = {name: position for position, node in enumerate(nodes) for name in node.output}
+    reads = {
+        position: [producer[name] for name in node.input if name in producer] for position, node in enumerate(nodes)
+    }
+    order = TopologicalSorter(reads).static_order()
+    copies = [onnx.NodeProto.FromString(nodes[position].SerializeToString()) for position in order]
     del model.graph.node[:]
     model.graph.node.extend(copies)
     return model
