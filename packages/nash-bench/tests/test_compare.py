@@ -28,7 +28,10 @@ def test_benchmarks_differ_figure_by_figure(tmp_path: Path, shared_model: Path) 
     assert figures["LUT"] == {"baseline": 1000, "candidate": 1100, "delta": 100, "relative": 0.1}
     assert figures["DSP"] == {"baseline": 0, "candidate": 5, "delta": 5, "relative": None}
     assert figures["latency_us"] == {"baseline": 10, "candidate": None, "delta": None, "relative": None}
-    assert list(figures) == ["top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "DSP"]
+    assert figures["weight_memory_bits"]["baseline"] == 4000  # as the model manifest says
+    assert list(figures) == [
+        "top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "URAM", "DSP", "weight_memory_bits",
+    ]  # fmt: skip
 
 
 def test_models_are_compared_by_their_training(tmp_path: Path) -> None:

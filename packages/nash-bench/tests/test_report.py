@@ -118,7 +118,7 @@ def test_page_shows_points_rows_and_pairs(report: Path) -> None:
     assert "The figures leave out: stream FIFOs." in (report / "index.html").read_text()
     ids = {attributes["id"] for tag, attributes in page.tags if tag == "tr" and attributes.get("id")}
     assert {point["data-row"] for point in points} == ids
-    assert len(page.classes("delta")) == 2 * 6 + 2  # each pair's seven figures but DSP, each gain at equal width
+    assert len(page.classes("delta")) == 2 * 8 + 2  # each pair's nine figures but DSP, each gain at equal width
     assert len(page.classes("cell")) == 4  # two genotypes of two cells
 
 

@@ -54,6 +54,10 @@ def _of_hardware(key: str) -> Callable[[Record], float | None]:
     return lambda record: None if record.hardware is None else getattr(record.hardware, key)
 
 
+def _weight_memory(record: Record) -> float | None:
+    return record.identity.weight_memory_bits
+
+
 def _cpu_throughput(record: Record) -> float | None:
     return None if record.cpu is None else record.cpu.throughput_fps
 
@@ -84,10 +88,11 @@ FIGURES: tuple[Figure, ...] = (
     ),
     *(Figure(key=key, label=key, unit="", is_high_good=False, value=_of_hardware(key)) for key in RESOURCES),
     Figure(key="power_w", label="power", unit="W", is_high_good=False, value=_of_hardware("power_w"), num_decimals=2),
+    Figure(key="weight_memory_bits", label="weights", unit="bit", is_high_good=False, value=_weight_memory),
     Figure(key="cpu_fps", label="CPU fps", unit="frames/s", is_high_good=True, value=_cpu_throughput),
 )
 BY_KEY = {figure.key: figure for figure in FIGURES}
-COMPARED = ("top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "DSP")
+COMPARED = ("top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "URAM", "DSP", "weight_memory_bits")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -227,6 +227,7 @@ class Identity:
     num_params: int | None = None
     macs: int | None = None
     bops: int | None = None
+    weight_memory_bits: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -264,6 +265,7 @@ class Identity:
             num_params=complexity["num_params"],
             macs=complexity["macs"],
             bops=complexity["bops"],
+            weight_memory_bits=complexity["weight_bits"],
             seed=(manifest.get("training") or {}).get("seed"),
         )
 

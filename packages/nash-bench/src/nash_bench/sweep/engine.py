@@ -153,9 +153,10 @@ def run(
         command = [*_engine((out / CONFIG).resolve(), out.resolve()), *limit, *_GOING_ON, *engine_options]
         exit_code = _run_engine(command, out, plan.jobs, lock, progress)
     said = (out / ENGINE_LOG).read_text("utf-8", errors="replace")
-    if exit_code and "Error in rule" not in said:
+    failed = failed_jobs(plan, out) if exit_code and "Error in rule" in said else []
+    if exit_code and not failed:
         raise ToolchainError(f"snakemake: left with {exit_code} ({_last_line(said)}); see {out / ENGINE_LOG}")
-    return failed_jobs(plan, out) if exit_code else []
+    return failed
 
 
 _GOING_ON = ("--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy")  # the lock is our own
