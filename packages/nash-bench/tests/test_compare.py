@@ -6,7 +6,7 @@ import pytest
 from builders import ACCURACY, change_json, write_hardware, write_model
 
 from nash_bench import manifest
-from nash_bench.compare import compare, comparison_table
+from nash_bench.compare import compare, comparison_table, load_record
 from nash_bench.errors import DataError, ManifestError
 from nash_bench.evaluate import evaluate
 from nash_bench.progress import render
@@ -84,3 +84,9 @@ def test_broken_manifest_names_the_key(tmp_path: Path) -> None:
     path = change_json(write_model(tmp_path, has_files=False), name=3)
     with pytest.raises(ManifestError, match=r"model.json: name: got 3, expected string"):
         compare(path, [path])
+
+
+def test_trainings_per_class_accuracy_has_a_form_of_its_own(tmp_path: Path) -> None:
+    path = write_model(tmp_path, has_files=False, accuracy=ACCURACY | {"per_class": [90.0, None]})
+    accuracy = load_record(path).accuracy
+    assert (accuracy.top1, accuracy.per_class) == (90.0, ())

@@ -309,7 +309,7 @@ class Record:
             accuracy = manifest["accuracy"]
             return cls(
                 identity=Identity.from_model(manifest, sha256),
-                accuracy=None if accuracy is None else Accuracy.from_json(accuracy),
+                accuracy=None if accuracy is None else Accuracy.from_json(accuracy | {"per_class": ()}),
             )
         except ValueError as error:
             raise ManifestError(f"{source}: {error}; write it anew") from error
