@@ -16,6 +16,7 @@ from nash_search.primitives import (
     Conv2d,
     Conv3x3,
     MaxPool,
+    MaxPool3x3,
     Nothing,
     SignState,
     SkipConnect,
@@ -95,6 +96,20 @@ def test_unstrided_skip_is_the_state_itself() -> None:
     state = State(torch.randn(2, 4, 3, 3))
     assert SkipConnect(4, 4, 1)(state) is state.x
     assert list(SkipConnect(4, 4, 1).parameters()) == []
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 4, 7, 6), (2, 1, 190, 190)])  # few pixels, and more than 16 bits count
+def test_max_pool_equals_that_of_torch(stride: int, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, y = (torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+    y.data.copy_(x.data)
+    ours, plain = MaxPool3x3.apply(x, stride), F.max_pool2d(y, 3, stride, 1)
+    assert torch.equal(ours, plain)
+    direction = torch.randn_like(plain)
+    (ours * direction).sum().backward()
+    (plain * direction).sum().backward()
+    assert torch.equal(x.grad, y.grad)
 
 
 def test_max_pool_repeats_its_channels() -> None:
