@@ -2,9 +2,10 @@
 
     python benchmarks/folding.py RUN/model.json... [--board U250] [--fps 500 2000]
 
-SetFolding folds for each frame rate; the rate it reaches is asked of nash-hw, on a board that has of each resource
-exactly what SetFolding's design takes. So nash-hw's may be larger in none, and is the one with the smallest sum of
-parts of that. Quantizers stay thresholds, since SetFolding leaves a Requant at one value a cycle.
+SetFolding folds for each frame rate; the rate it reaches is asked of nash-hw twice. "No more of any": on a board that
+has of each resource what SetFolding's design takes, rounded up, so nash-hw's may be larger in none. "Cheapest": on the
+board itself, where it may trade one resource for another. The price is the sum of the parts of the board taken, that of
+LUTs counted twice. Quantizers stay thresholds, since SetFolding leaves a Requant at one value a cycle.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from nash_hw import manifest
 from nash_hw.boards import RESOURCES, Board, find_board
 from nash_hw.errors import CapacityError
+from nash_hw.options import price_of
 
 CLOCK_MHZ = 200.0
 
@@ -53,38 +55,34 @@ def finn_folding(model: Any, fps: float, board: Board) -> Any:
     return estimate(type(model)(folded.model), board)
 
 
-def our_folding(model: Any, fps: float, board: Board) -> tuple[Any, float]:
-    """Return the estimate of nash-hw's cheapest folding for a frame rate, and what of its price is not proven."""
+def our_folding(model: Any, fps: float, board: Board) -> Any:
+    """Return the estimate of nash-hw's cheapest folding for a frame rate."""
     from nash_hw.estimate import estimate
     from nash_hw.folding import FoldingSpace, fold
 
-    folding = FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ)
-    return estimate(fold(copied(model), folding.settings)[0], board), folding.gap
+    return estimate(fold(copied(model), FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ).settings)[0], board)
 
 
-def compare(name: str, model: Any, fps: float, board: Board) -> str:
-    """Return one row each for FINN's folding and for ours."""
+def compare(name: str, model: Any, fps: float, board: Board) -> Iterator[str]:
+    """Yield one row for FINN's folding and one for each of ours."""
     theirs = finn_folding(model, fps, board)
     reached = CLOCK_MHZ * 1e6 / theirs.ii_cycles
+    yield f"| {name} | SetFolding for {fps:,g} fps | {_row(theirs, board)} | |"
     as_large = replace(board, resources={key: math.ceil(theirs.resources[key] or 0) for key in RESOURCES})
-    row = f"| {name} | SetFolding, asked {fps:g} | {reached:,.0f} | {_row(theirs.resources)} | |\n"
-    start = time.perf_counter()
-    try:
-        ours, gap = our_folding(model, reached, as_large)
-    except CapacityError:
-        return row + "| | nash-hw | none found | | | | | | |"
-    seconds = time.perf_counter() - start
-    ratios = [
-        f"{ours.resources[key] / theirs.resources[key]:.2f}" if theirs.resources[key] else "-" for key in RESOURCES
-    ]
-    return (
-        f"{row}| | nash-hw | {CLOCK_MHZ * 1e6 / ours.ii_cycles:,.0f} | {_row(ours.resources)} | "
-        f"{' '.join(ratios)}, gap {gap:.1%}, {seconds:.1f} s |"
-    )
+    for title, room in (("no more of any", as_large), ("cheapest", board)):
+        start = time.perf_counter()
+        try:
+            ours = our_folding(model, reached, room)
+        except CapacityError:
+            yield f"| | nash-hw, {title} | none found |{' |' * (len(RESOURCES) + 2)}"
+        else:
+            yield f"| | nash-hw, {title} | {_row(ours, board)} | {time.perf_counter() - start:.1f} s |"
 
 
-def _row(resources: Mapping[str, float | None]) -> str:
-    return " | ".join("unknown" if resources[key] is None else f"{resources[key]:,.0f}" for key in RESOURCES)
+def _row(estimate: Any, board: Board) -> str:
+    used = estimate.resources
+    cells = ["unknown" if used[key] is None else f"{used[key]:,.0f}" for key in RESOURCES]
+    return " | ".join([f"{CLOCK_MHZ * 1e6 / estimate.ii_cycles:,.0f}", *cells, f"{price_of(used, board):.3f}"])
 
 
 def main() -> None:
@@ -95,8 +93,8 @@ def main() -> None:
     parser.add_argument("--board", default="U250")
     parser.add_argument("--fps", type=float, nargs="+", default=[500.0, 2000.0])
     options = parser.parse_args()
-    print(f"| network | folding | fps | {' | '.join(RESOURCES)} | ours / theirs |")
-    print("|" + "---|" * (len(RESOURCES) + 4))
+    print(f"| network | folding | fps | {' | '.join(RESOURCES)} | price | folded in |")
+    print("|" + "---|" * (len(RESOURCES) + 5))
     for path in options.models:
         name = manifest.load(path, "model")["name"]
         with contained_finn():
@@ -104,8 +102,8 @@ def main() -> None:
             model = specialized(path, board)
         for fps in options.fps:
             with contained_finn():
-                row = compare(name, model, fps, board)
-            print(row, flush=True)
+                rows = list(compare(name, model, fps, board))
+            print(*rows, sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -197,6 +198,37 @@ def test_finn_generates_the_memory_of_weights_in_ultraram(model, board, tmp_path
     instance.set_nodeattr("code_gen_dir_ipgen", str(tmp_path))
     instance.generate_infra_hdl(board.fpga_part)
     assert '"ultra"' in next(tmp_path.glob("*_memstream_wrapper.v")).read_text()
+
+
+def test_a_board_with_just_what_the_fifos_take_is_large_enough(model, board, monkeypatch):
+    from dataclasses import replace
+
+    from nash_hw import folding
+
+    fifos = {"LUT": 50.0, "FF": 20.0, "BRAM_18K": 3.0, "URAM": 2.0, "DSP": 0.0}
+    monkeypatch.setattr(folding, "fifo_resources", lambda *_: fifos)
+    just = replace(board, resources=board.resources | {"URAM": 2})
+    found = folding.FoldingSpace(model, just).for_fps(3_000, 200.0)
+    assert found.resources["URAM"] == 2
+
+
+@pytest.mark.parametrize("fps", [3_000, 20_000])
+def test_needs_no_more_of_anything_than_setfolding(model, board, fps):
+    """SetFolding's design is itself one of the choices, so a board it just fits on is large enough."""
+    from dataclasses import replace
+
+    from finn.transformation.fpgadataflow.set_folding import SetFolding
+    from qonnx.core.modelwrapper import ModelWrapper
+
+    from nash_hw.estimate import estimate
+    from nash_hw.folding import FoldingSpace
+
+    folded = ModelWrapper(copy_of(model).model).transform(SetFolding(int(200e6 / fps)))
+    theirs = estimate(type(model)(folded.model), board)
+    as_large = replace(board, resources={name: math.ceil(used or 0) for name, used in theirs.resources.items()})
+    ours = FoldingSpace(model, as_large).for_fps(200e6 / theirs.ii_cycles, 200.0)
+    assert ours.ii_cycles <= theirs.ii_cycles
+    assert all((used or 0) <= as_large.resources[name] for name, used in ours.resources.items())
 
 
 def test_unreachable_rate_names_the_bottleneck(model, board):

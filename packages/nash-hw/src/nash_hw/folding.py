@@ -28,8 +28,7 @@ __all__ = ["Folding", "FoldingSpace", "fold"]
 
 _PRICE_GAP = 5e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
 _ROUTABLE = 0.7  # of each resource: what a design should stay within, and does if it can
-_FIFO_ROUNDS = 6
-_FIFO_MARGIN = 1.1  # another choice may have somewhat deeper FIFOs
+_FIFO_ROUNDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +119,7 @@ class FoldingSpace:
             used = self._chooser.used(choice.options)
             if fits({name: used[name] + fifos[name] for name in RESOURCES}, limits):
                 return first, choice
-            room = {name: max(room[name], math.ceil(fifos[name] * _FIFO_MARGIN)) for name in RESOURCES}
+            room = {name: max(room[name], fifos[name]) for name in RESOURCES}
             choice = choose({name: limits[name] - room[name] for name in RESOURCES})
         return first, Choice(options=None)
 
