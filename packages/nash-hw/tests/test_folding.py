@@ -212,6 +212,18 @@ def test_a_board_with_just_what_the_fifos_take_is_large_enough(model, board, mon
     assert found.resources["URAM"] == 2
 
 
+def test_fifos_larger_than_the_board_lead_to_another_choice(model, board, monkeypatch):
+    from dataclasses import replace
+
+    from nash_hw import folding
+
+    urams = itertools.chain([3.0] * 3, itertools.repeat(2.0))
+    fifos = {"LUT": 50.0, "FF": 20.0, "BRAM_18K": 3.0, "DSP": 0.0}
+    monkeypatch.setattr(folding, "fifo_resources", lambda *_: fifos | {"URAM": next(urams)})
+    just = replace(board, resources=board.resources | {"URAM": 2})
+    assert folding.FoldingSpace(model, just).for_fps(3_000, 200.0).resources["URAM"] == 2
+
+
 @pytest.mark.parametrize("fps", [3_000, 20_000])
 def test_needs_no_more_of_anything_than_setfolding(model, board, fps):
     """SetFolding's design is itself one of the choices, so a board it just fits on is large enough."""

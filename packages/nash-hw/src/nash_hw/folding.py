@@ -119,7 +119,9 @@ class FoldingSpace:
             used = self._chooser.used(choice.options)
             if fits({name: used[name] + fifos[name] for name in RESOURCES}, limits):
                 return first, choice
-            room = {name: max(room[name], fifos[name]) for name in RESOURCES}
+            before, room = room, {name: min(max(room[name], fifos[name]), limits[name]) for name in RESOURCES}
+            if room == before:
+                break
             choice = choose({name: limits[name] - room[name] for name in RESOURCES})
         return first, Choice(options=None)
 
