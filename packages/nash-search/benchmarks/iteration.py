@@ -6,75 +6,35 @@ Each way runs in a process of its own. Time is the shortest of the repeats, whic
 thread it is that of the processor. Memory is by how much the process grows beyond what it holds before its first
 iteration (Linux).
 
-The reference algorithm, written plainly: the sampled operation runs in the forward pass, and in the backward pass of
-either step every operation of every edge runs once more for its gate's gradient; operations share nothing, memory is
-NCHW, and only the alpha step uses the gates' gradients.
+The reference algorithm is that of `reference.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
+import reference
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nash_search import zoo
 from nash_search.architect import Architect
-from nash_search.primitives import State
-from nash_search.supernet import MixedOperation, SearchLayer, Supernet
-from nash_search.supernet import Path as SampledPath
+from nash_search.supernet import Supernet
 from nash_search.variants import VARIANTS
 
 REFERENCE = "reference"
 
 
-class Recompute(torch.autograd.Function):
-    """One mixed operation whose backward pass runs all of its operations again."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, x: Tensor, mixed: MixedOperation, index: int) -> Tensor:
-        ctx.x = x.detach().requires_grad_()
-        ctx.mixed, ctx.index = mixed, index
-        with torch.enable_grad():
-            ctx.output = mixed.ops[index](State(ctx.x))
-        return torch.zeros(()) if ctx.output is None else ctx.output.detach()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gates = grad.new_zeros(len(ctx.mixed.ops))
-        for index, op in enumerate(ctx.mixed.ops):
-            output = op(State(ctx.x.detach()))
-            if output is not None:
-                gates[index] = (output * grad).sum()
-        if ctx.output is not None and ctx.output.requires_grad:
-            torch.autograd.backward(ctx.output, grad)
-        return gates, ctx.x.grad, None, None
-
-
-def recomputing_layer(layer: SearchLayer, states: Sequence[State], path: SampledPath, first_edge: int) -> State:
-    """Stand in for `SearchLayer.forward`."""
-    y = layer._backbone([State(state.x) for state in states])
-    for edge, mixed in enumerate(layer.mixed, first_edge):
-        y = y + Recompute.apply(path.gates[edge], states[mixed.input].x, mixed, path.active_index[edge])
-    return State(y if layer.activation is None else layer.activation(y))
-
-
-def iteration(width: int, gradient: str, *, is_reference: bool) -> Callable[[Tensor, Tensor], None]:
+def search(width: int, gradient: str) -> Callable[[Tensor, Tensor], None]:
     """Return a function that trains alphas and weights once on a batch."""
-    torch.manual_seed(0)
     supernet = Supernet(zoo.build("resnet18", width=width), VARIANTS["v1"])
-    if is_reference:
-        supernet.to(memory_format=torch.contiguous_format)
-        for layer in supernet.layers:
-            layer.forward = lambda *args, layer=layer: recomputing_layer(layer, *args)
     architect = Architect(supernet, gradient)
     optimizer = torch.optim.SGD(supernet.weights(), 0.025, momentum=0.9, weight_decay=3e-4)
     generator = torch.Generator().manual_seed(0)
@@ -84,12 +44,10 @@ def iteration(width: int, gradient: str, *, is_reference: bool) -> Callable[[Ten
         architect.accumulate(x, y, path)
         architect.update(path)
         optimizer.zero_grad()
-        path = architect.sample(generator) if is_reference else supernet.sample(generator)
-        F.cross_entropy(supernet(x, path), y).backward()
+        F.cross_entropy(supernet(x, supernet.sample(generator)), y).backward()
         torch.nn.utils.clip_grad_norm_([weight for weight in supernet.weights() if weight.grad is not None], 5.0)
         optimizer.step()
-        if not is_reference:
-            optimizer.zero_grad()
+        optimizer.zero_grad()
 
     return run
 
@@ -109,7 +67,7 @@ def measure(way: str, width: int, batch_size: int, repeats: int, threads: int) -
     x, y = torch.rand(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
     if way != REFERENCE:
         x = x.contiguous(memory_format=torch.channels_last)
-    run = iteration(width, "full" if way == REFERENCE else way, is_reference=way == REFERENCE)
+    run = reference.Search(width) if way == REFERENCE else search(width, way)
     clock = time.process_time if threads == 1 else time.perf_counter
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before, times = _status("VmRSS"), []
@@ -135,14 +93,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = vars(parser.parse_args())
     print("resnet18 v1, width {width}, batch {batch_size}, {threads} threads".format(**options))
-    reference: Measured | None = None
+    base: Measured | None = None
     for way in (REFERENCE, "two-path", "full"):
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(measure, way, **options).result()
-        reference = reference or found
+        base = base or found
         print(
-            f"{way:9}  {1e3 * found.seconds:7.0f} ms, {reference.seconds / found.seconds:.1f} times as fast; "
-            f"{found.megabytes:5.0f} MB, {100 * found.megabytes / reference.megabytes:.0f} %"
+            f"{way:9}  {1e3 * found.seconds:7.0f} ms, {base.seconds / found.seconds:.1f} times as fast; "
+            f"{found.megabytes:5.0f} MB, {100 * found.megabytes / base.megabytes:.0f} %"
         )
 
 
