@@ -204,9 +204,10 @@ def test_a_board_with_just_what_the_fifos_take_is_large_enough(model, board, mon
     from dataclasses import replace
 
     from nash_hw import folding
+    from nash_hw.fifos import Fifos
 
     fifos = {"LUT": 50.0, "FF": 20.0, "BRAM_18K": 3.0, "URAM": 2.0, "DSP": 0.0}
-    monkeypatch.setattr(folding, "fifo_resources", lambda *_: fifos)
+    monkeypatch.setattr(folding, "fifos_of", lambda *_: Fifos(resources=fifos, waiting_bits={}))
     just = replace(board, resources=board.resources | {"URAM": 2})
     found = folding.FoldingSpace(model, just).for_fps(3_000, 200.0)
     assert found.resources["URAM"] == 2
@@ -216,12 +217,40 @@ def test_fifos_larger_than_the_board_lead_to_another_choice(model, board, monkey
     from dataclasses import replace
 
     from nash_hw import folding
+    from nash_hw.fifos import Fifos
 
     urams = itertools.chain([3.0] * 3, itertools.repeat(2.0))
     fifos = {"LUT": 50.0, "FF": 20.0, "BRAM_18K": 3.0, "DSP": 0.0}
-    monkeypatch.setattr(folding, "fifo_resources", lambda *_: fifos | {"URAM": next(urams)})
+    monkeypatch.setattr(folding, "fifos_of", lambda *_: Fifos(resources=fifos | {"URAM": next(urams)}, waiting_bits={}))
     just = replace(board, resources=board.resources | {"URAM": 2})
     assert folding.FoldingSpace(model, just).for_fps(3_000, 200.0).resources["URAM"] == 2
+
+
+def test_a_join_reads_wide_words_where_its_fifo_outgrows_the_board(model, board, monkeypatch):
+    """24,000 words of one channel take more UltraRAMs than the same bits in wider words; the layers need none."""
+    from dataclasses import replace
+
+    from nash_hw import folding
+    from nash_hw.fifos import Fifos
+    from nash_hw.streams import fifo_figures
+
+    join = next(node for node in model.graph.node if node.op_type == "ElementwiseAdd_hls")
+    width = model.get_tensor_datatype(join.input[0]).bitwidth()
+    channels = model.get_tensor_shape(join.input[0])[-1]
+
+    def resources(pe):
+        return dict(fifo_figures(width * pe, 24_000 // pe, board.fpga_part).resources)
+
+    def fifos_of(_, settings, *others):
+        return Fifos(resources=resources(settings[join.name]["PE"]), waiting_bits={join.input[0]: 24_000 * width})
+
+    monkeypatch.setattr(folding, "fifos_of", fifos_of)
+    least = resources(channels)["URAM"]
+    assert least < resources(1)["URAM"]
+    small = replace(board, resources=board.resources | {"URAM": least, "BRAM_18K": 4})
+    found = folding.FoldingSpace(model, small).for_fps(3_000, 200.0)
+    assert found.settings[join.name]["PE"] > 1
+    assert found.resources["URAM"] == least
 
 
 @pytest.mark.parametrize("fps", [3_000, 20_000])

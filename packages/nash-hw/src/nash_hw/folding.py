@@ -7,19 +7,19 @@ and the highest frame rate that fits a part of the board is searched for among t
 at an II fits at any longer one.
 
 The depths of FIFOs follow from the folding of all layers: a choice that leaves no room for its own is made again with
-that room kept free.
+that room kept free, and where that is in vain, with the FIFOs priced at each width they may be read with.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .boards import RESOURCES, Board
 from .choice import Choice, Chooser, fits
 from .errors import CapacityError
-from .fifos import fifo_resources
+from .fifos import Fifos, fifos_of, with_fifos
 from .finn_config import Settings, fold
 from .model import Model
 from .options import Group, Option, price_groups
@@ -29,6 +29,7 @@ __all__ = ["Folding", "FoldingSpace", "fold"]
 _PRICE_GAP = 5e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
 _ROUTABLE = 0.7  # of each resource: what a design should stay within, and does if it can
 _FIFO_ROUNDS = 10
+_PRICED_ROUNDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class FoldingSpace:
             )
         for limit in (_ROUTABLE, 1.0):
             first, choice = self._with_fifos(limit, lambda left: self._chooser.within(max_cycles, left))
+            if choice.options is None and first.options is not None:
+                choice = self._with_priced_fifos(first.options, max_cycles, limit)
             if choice.options is not None:
                 cheapest = first.price * (1 - first.gap)  # none is below that
                 return self._folding(choice, limit, max(0.0, 1 - cheapest / choice.price))
@@ -115,7 +118,7 @@ class FoldingSpace:
         for _ in range(_FIFO_ROUNDS):
             if choice.options is None:
                 break
-            fifos = fifo_resources(self._model, self._settings(choice.options), self._board.fpga_part)
+            fifos = self._fifos(choice.options).resources
             used = self._chooser.used(choice.options)
             if fits({name: used[name] + fifos[name] for name in RESOURCES}, limits):
                 return first, choice
@@ -124,6 +127,30 @@ class FoldingSpace:
                 break
             choice = choose({name: limits[name] - room[name] for name in RESOURCES})
         return first, Choice(options=None)
+
+    def _with_priced_fifos(self, options: tuple[Option, ...], max_cycles: int, limit: float) -> Choice:
+        """Return a choice in which joins bear their FIFOs, which in wide words may need fewer memories.
+
+        How much waits depends on the choice itself, so it is taken from one choice for the next.
+        """
+        limits, waiting = self._limits(limit), self._fifos(options).waiting_bits
+        for _ in range(_PRICED_ROUNDS):
+            groups = [with_fifos(group, waiting, self._board) for group in self._groups]
+            choice = Chooser(groups, self._board).within(max_cycles, limits)
+            if choice.options is None:
+                break
+            options = tuple(
+                next(option for option in group.options if option.settings == chosen.settings)
+                for group, chosen in zip(self._groups, choice.options, strict=True)
+            )
+            fifos, used = self._fifos(options), self._chooser.used(options)
+            if fits({name: used[name] + fifos.resources[name] for name in RESOURCES}, limits):
+                return replace(choice, options=options)
+            waiting = {name: max(waiting.get(name, 0), bits) for name, bits in (waiting | fifos.waiting_bits).items()}
+        return Choice(options=None)
+
+    def _fifos(self, options: tuple[Option, ...]) -> Fifos:
+        return fifos_of(self._model, self._settings(options), self._board.fpga_part)
 
     def _limits(self, limit: float) -> dict[str, float]:
         return {name: self._board.resources[name] * limit for name in RESOURCES}
@@ -136,12 +163,11 @@ class FoldingSpace:
         }
 
     def _folding(self, choice: Choice, limit: float, gap: float) -> Folding:
-        settings = self._settings(choice.options)
-        fifos = fifo_resources(self._model, settings, self._board.fpga_part)
+        fifos = self._fifos(choice.options).resources
         used = self._chooser.used(choice.options)
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
-            settings=settings,
+            settings=self._settings(choice.options),
             ii_cycles=_ii_cycles(choice.options),
             resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
             limit=limit,

@@ -23,6 +23,7 @@ class Stream:
     """One converter or FIFO between two layers."""
 
     kind: str  # "converter" or "fifo"
+    tensor: str
     producer: str
     consumer: str
     in_width: int
@@ -48,7 +49,8 @@ def streams(model: Model, spans: dict[str, Span], fpga_part: str) -> Iterator[St
                 source.get_outstream_width(list(producer.output).index(name)),
                 target.get_instream_width(position),
             )
-            ends = {"producer": producer.name, "consumer": node.name, "in_width": widths[0], "out_width": widths[1]}
+            ends = {"tensor": name, "producer": producer.name, "consumer": node.name}
+            ends |= {"in_width": widths[0], "out_width": widths[1]}
             if widths[0] != widths[1]:
                 yield Stream(kind="converter", depth=None, figures=converter_figures(*widths), **ends)
             depth = _depth(node, target, position, spans[name], known)
