@@ -19,10 +19,6 @@ from .errors import ToolchainError
 FINN_SERIES = "1.6"
 _FINN_LOGGER = "finn_logger"
 _INSTALL_FINN = "install nash-hw with its dependencies, or 'pip install finn-plus==1.6.1'"
-_INSTALL_VIVADO = (
-    "install AMD Vivado and Vitis 2022.2 or newer (https://www.xilinx.com/support/download.html), "
-    "source their settings64.sh, or stop at --until estimate"
-)
 
 
 def finn_version() -> str:
@@ -47,18 +43,6 @@ def vivado_version() -> str | None:
         return None
     found = re.search(r"\d{4}\.\d", os.environ.get("XILINX_VIVADO", "") + program)
     return found[0] if found else "unknown"
-
-
-def require_vivado(purpose: str) -> str:
-    """Return Vivado's version.
-
-    Raises:
-        ToolchainError: there is no Vivado.
-    """
-    version = vivado_version()
-    if version is None:
-        raise ToolchainError(f"{purpose}: needs Vivado, and there is no 'vivado' on the PATH; {_INSTALL_VIVADO}")
-    return version
 
 
 @contextlib.contextmanager

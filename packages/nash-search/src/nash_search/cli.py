@@ -112,7 +112,7 @@ def run_command(
     sweep_cost: Annotated[str | None, typer.Option(help="A search for each of these cost weights: 0,0.1,1.")] = None,
     init_weights: Annotated[Path | None, typer.Option(help="Begin with the weights of this safetensors file.")] = None,
     discard_below: Annotated[float | None, typer.Option(min=0, max=1, help="Discard less probable operations.")] = None,
-    discard_after: Annotated[int, typer.Option(min=1, help="Discard from the end of this epoch on.")] = 1,
+    discard_after: Annotated[int, typer.Option(min=1, help="With --discard-below: from the end of this epoch on.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     precision: Annotated[Precision, typer.Option(help="Of the computation.")] = Precision.FLOAT32,

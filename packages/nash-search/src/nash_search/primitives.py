@@ -1,4 +1,7 @@
-"""The operations of the supernet, one class each; add one by adding a class to `PRIMITIVES`.
+"""The operations of the supernet, one class each.
+
+A new one is a class here, in `PRIMITIVES`, with its name in variants.py, its kernel in space.py and its place in the
+genotype's schema.
 
 Shapes: a state is (B, C_in, H, W), an operation's output (B, C_out, H / stride, W / stride).
 
