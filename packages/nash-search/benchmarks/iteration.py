@@ -15,39 +15,43 @@ import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import reference
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from nash_search import zoo
-from nash_search.architect import Architect
-from nash_search.supernet import Supernet
-from nash_search.variants import VARIANTS
+from nash_search import data, recipe, zoo
+from nash_search.search import Search
+from nash_search.settings import Settings
 
 REFERENCE = "reference"
 
 
-def search(width: int, gradient: str) -> Callable[[Tensor, Tensor], None]:
-    """Return a function that trains alphas and weights once on a batch."""
-    supernet = Supernet(zoo.build("resnet18", width=width), VARIANTS["v1"])
-    architect = Architect(supernet, gradient)
-    optimizer = torch.optim.SGD(supernet.weights(), 0.025, momentum=0.9, weight_decay=3e-4)
-    generator = torch.Generator().manual_seed(0)
+def search(width: int, gradient: str, stem: int) -> Callable[[Tensor, Tensor], None]:
+    """Return a function that trains alphas and weights once on a batch, as `nash-search run` does."""
+    backbone = zoo.build("resnet18", width=width)
+    backbone = replace(backbone, stem=replace(backbone.stem, kernel=stem, stride=1 if stem == 3 else 2))
+    settings = Settings(
+        backbone=backbone,
+        variant="v1",
+        dataset="cifar10",
+        recipe=recipe.load("paper"),
+        gradient=gradient,
+        seed=0,
+        threads=torch.get_num_threads(),
+    )
+    images, labels = np.zeros((128, 3, 32, 32), np.uint8), np.arange(128) % 10
+    blank = data.Split(name="blank", images=images, labels=labels, class_names=tuple("abcdefghij"))
+    begun = Search(settings, blank, Path())  # nothing is written before `save`
 
     def run(x: Tensor, y: Tensor) -> None:
-        path = architect.sample(generator)
-        architect.accumulate(x, y, path)
-        architect.update(path)
-        optimizer.zero_grad()
-        F.cross_entropy(supernet(x, supernet.sample(generator)), y).backward()
-        torch.nn.utils.clip_grad_norm_([weight for weight in supernet.weights() if weight.grad is not None], 5.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        begun.architecture_step(x, y)
+        begun.weight_step(x, y)
+        begun.step += 1
 
     return run
 

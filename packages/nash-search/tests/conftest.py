@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from nash_search import data, manifest, recipe, search, space, zoo
 from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
 from nash_search.settings import Settings
-from nash_search.variants import VARIANTS
+from nash_search.variants import VARIANTS, narrow
 
 torch.set_num_threads(1)  # the tensors are tiny
 
@@ -75,8 +75,11 @@ def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..
 def priced(tmp_path: Path) -> Callable[..., Path]:
     """Write a space and its costs, as nash-hw does: 100 LUT and 3 a weight, skips' DSP not known."""
 
-    def write(backbone: Genotype, variant: str = "v3", **changes: object) -> Path:
-        space.save(backbone, VARIANTS[variant], tmp_path / "costs" / "space.json")
+    def write(
+        backbone: Genotype, variant: str = "v3", primitives: Sequence[str] | None = None, **changes: object
+    ) -> Path:
+        strategy = VARIANTS[variant] if primitives is None else narrow(VARIANTS[variant], primitives)
+        space.save(backbone, strategy, tmp_path / "costs" / "space.json")
         content = json.loads((tmp_path / "costs" / "space.json").read_text())
         costs = {
             "schema": "nash.costs/1.0",

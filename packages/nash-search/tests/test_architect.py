@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from nash_search import zoo
 from nash_search.architect import Architect
 from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
-from nash_search.primitives import BatchNorm, Primitive
+from nash_search.layers import BatchNorm, Term, normalized_sum
+from nash_search.operations import Operation
 from nash_search.supernet import Path, Supernet
 from nash_search.variants import VARIANTS, Variant
 
@@ -23,7 +24,7 @@ LINEAR = Variant(  # no activation: the loss below is linear in what is added to
     primitives=VARIANTS["v1"].primitives,
     binary_backbone=False,
     activation="none",
-    on_strided_edge=(),
+    on_strided_edge="any",
 )
 
 
@@ -126,9 +127,12 @@ def _loss_with_gate(supernet: Supernet, active: list[int], index: int, opening: 
     layer = supernet.layers[0]
     plain = layer._backbone
 
-    def with_more(states: list) -> Tensor:
-        output = layer.mixed[0](states, index)
-        return plain(states) if output is None else plain(states) + opening * output
+    def with_more(states: list) -> list[Term]:
+        term = layer.mixed[0](states, index)
+        if term is None:
+            return plain(states)
+        output = term.features if term.norm is None else normalized_sum([term])
+        return [*plain(states), Term(opening * output)]
 
     layer._backbone = with_more
     try:
@@ -216,10 +220,10 @@ def test_weights_and_statistics_keep_out_of_the_architecture_step(
     assert all(weight.grad is None and weight.requires_grad for weight in supernet.weights())
 
 
-def _count_calls(supernet: Supernet) -> Counter[Primitive]:
-    calls: Counter[Primitive] = Counter()
+def _count_calls(supernet: Supernet) -> Counter[Operation]:
+    calls: Counter[Operation] = Counter()
     for module in supernet.modules():
-        if isinstance(module, Primitive):
+        if isinstance(module, Operation):
             module.register_forward_hook(lambda module, *_: calls.update([module]))
     return calls
 
@@ -252,16 +256,22 @@ def test_discarded_operations_do_not_run(gradient: str, supernet: Supernet, batc
     assert supernet.probs()[0].tolist() == [1, 0, 0, 0, 0, 0]
 
 
-def _mixed(supernet: Supernet) -> list[list[Primitive]]:
+def _mixed(supernet: Supernet) -> list[list[Operation]]:
     return [list(mixed.ops) for layer in supernet.layers for mixed in layer.mixed]
 
 
-def test_statistics_see_a_batch_once_in_a_weight_step(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
+def test_statistics_see_a_batch_once_in_a_weight_step(
+    supernet: Supernet, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = batch
     inputs: dict[BatchNorm, Tensor] = {}
-    for module in supernet.modules():
-        if isinstance(module, BatchNorm):
-            module.register_forward_hook(lambda module, args, _: inputs.update({module: args[0].detach()}))
+    statistics = BatchNorm.statistics
+
+    def noted(norm: BatchNorm, features: Tensor) -> tuple[Tensor, Tensor]:
+        inputs[norm] = features
+        return statistics(norm, features)
+
+    monkeypatch.setattr(BatchNorm, "statistics", noted)
     path = supernet.sample(torch.Generator().manual_seed(0))
     F.cross_entropy(supernet(x, path), y).backward()
     for norm in (module for module in supernet.modules() if isinstance(module, BatchNorm)):

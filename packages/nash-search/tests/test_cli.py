@@ -62,9 +62,9 @@ def test_options_are_frozen() -> None:
             *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
-        "show": ["path", "--svg", "--json"],
+        "show": ["path", "--svg", "--heatmap", "--json"],
         "space": [
-            *("--backbone", "--variant", "--out", "--width", "--input-size", "--num-classes", "--json"),
+            *("--backbone", "--variant", "--out", "--width", "--input-size", "--num-classes", "--primitives", "--json"),
         ],
         "export": ["path", "--out", "--seed", "--json"],
         "schema": ["kind", "--json"],
@@ -373,7 +373,7 @@ def test_folder_without_usable_pictures_is_refused(kind: str, message: str, tmp_
     [
         ({"op": "conv_3x3", "input": 1}, "cells[0].layers[0].nas_op.input: got 1, expected an earlier state (0..0)"),
         ({"op": "conv_3x3", "input": 2}, "cells[0].layers[0].nas_op.input: got 2, expected an earlier state (0..0)"),
-        ({"op": "conv_7x7", "input": 0}, 'cells[0].layers[0].nas_op: got {"op": "conv_7x7"'),
+        ({"op": "conv_7x7", "input": 0}, "cells[0].layers[0].nas_op.op: got 'conv_7x7', expected one of"),
     ],
 )
 def test_cycle_or_unknown_primitive_is_refused(change: dict, message: str, tmp_path: Path) -> None:

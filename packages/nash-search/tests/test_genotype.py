@@ -12,7 +12,8 @@ from nash_search import genotype, manifest, zoo
 from nash_search.decoding import decode
 from nash_search.errors import ManifestError
 from nash_search.genotype import Genotype, NasOp
-from nash_search.variants import NONE, VARIANTS, Variant
+from nash_search.primitives import NONE
+from nash_search.variants import VARIANTS, Variant
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in zoo.entries()])

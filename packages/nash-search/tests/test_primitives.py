@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nash_search.primitives import (
-    PRIMITIVES,
-    BatchNorm,
-    Conv2d,
-    Conv3x3,
-    MaxPool,
-    MaxPool3x3,
-    Nothing,
-    SignState,
-    SkipConnect,
-    State,
-)
+from nash_search import binary
+from nash_search.binary import BinaryConv2d, Signs, SignState
+from nash_search.layers import EPS, BatchNorm, Conv2d, Term, normalized_sum
+from nash_search.operations import BinaryConvolution, Identity, MaxPool, MaxPool3x3, Nothing, Operation, Reduction, State
+from nash_search.primitives import PRIMITIVES, Shape
+
+
+def _shape(in_channels: int, out_channels: int, stride: int) -> Shape:
+    return Shape(in_channels=in_channels, out_channels=out_channels, stride=stride)
+
+
+def _output(op: Operation, x: Tensor) -> Tensor:
+    return normalized_sum([op(State(x))])
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
@@ -30,31 +31,31 @@ from nash_search.primitives import (
 def test_output_has_the_shape_of_the_layer(
     name: str, in_channels: int, out_channels: int, stride: int, size: tuple[int, int]
 ) -> None:
-    output = PRIMITIVES[name](in_channels, out_channels, stride)(State(torch.randn(2, in_channels, *size)))
+    op = PRIMITIVES[name].searched(_shape(in_channels, out_channels, stride))
+    term = op(State(torch.randn(2, in_channels, *size)))
     if name == "none":
-        assert output is None
+        assert term is None
     else:
-        assert output.shape == (2, out_channels, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
+        assert term.features.shape == (2, out_channels, (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
 
 
 def test_sign_of_zero_is_one() -> None:
-    assert SignState.apply(torch.tensor([0.0, -0.0])).tolist() == [1.0, 1.0]
+    assert Signs.of(torch.tensor([[[[0.0, -0.0]]]])).values().tolist() == [[[[1.0, 1.0]]]]
 
 
 def test_none_lets_no_nan_through() -> None:
-    assert Nothing(4, 4, 1)(State(torch.full((2, 4, 3, 3), float("nan")))) is None
+    assert Nothing()(State(torch.full((2, 4, 3, 3), float("nan")))) is None
 
 
 def test_binary_convolution_sums_integers() -> None:
-    op = Conv3x3(16, 8, 1)
-    sums = op.conv(State(torch.randn(2, 16, 6, 6)).sign())
+    sums = BinaryConv2d(16, 8, 3)(Signs.of(torch.randn(2, 16, 6, 6)))
     assert torch.equal(sums, sums.round())
     assert (sums == 0).any()  # exact zeros, where scaled weights would leave rounding noise before the ReLU
 
 
 def test_binary_convolution_equals_its_definition() -> None:
     torch.manual_seed(0)
-    op = Conv3x3(4, 6, 2).double()
+    op = BinaryConvolution(_shape(4, 6, 2), 3).double()
     x = torch.randn(3, 4, 7, 7, dtype=torch.double, requires_grad=True)
     weight = op.conv.weight
     with torch.no_grad():  # their mean magnitude is a power of two, so that the definition rounds nothing, either
@@ -63,39 +64,41 @@ def test_binary_convolution_equals_its_definition() -> None:
         )
     binary = torch.where(weight >= 0, 1.0, -1.0) * weight.abs().mean()
     through = (binary - weight).detach() + weight  # straight-through: the identity's gradient
-    y = F.relu(F.conv2d(SignState.apply(x), through, None, 2, 1))
+    signs = (torch.where(x >= 0, 1.0, -1.0) - SignState.apply(x)).detach() + SignState.apply(x)
+    y = F.relu(F.conv2d(signs, through, None, 2, 1))
     expected = F.batch_norm(y, None, None, op.bn.weight, op.bn.bias, training=True)
     direction = torch.randn_like(expected)
     wanted = torch.autograd.grad((expected * direction).sum(), (x, weight))
-    got = op(State(x))
+    got = _output(op, x)
     assert torch.allclose(got, expected, rtol=1e-10)
     for one, other in zip(torch.autograd.grad((got * direction).sum(), (x, weight)), wanted, strict=True):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-14)
 
 
 def test_weights_of_zero_give_finite_output() -> None:
-    op = Conv3x3(2, 2, 1)
+    op = BinaryConvolution(_shape(2, 2, 1), 3)
     torch.nn.init.zeros_(op.conv.weight)
-    assert op(State(torch.randn(2, 2, 4, 4))).isfinite().all()
+    assert _output(op, torch.randn(2, 2, 4, 4)).isfinite().all()
 
 
 def test_strided_skip_reads_even_and_odd_pixels() -> None:
-    op = SkipConnect(2, 4, 2)
+    op = Reduction(_shape(2, 4, 2))
     x = torch.randn(2, 2, 5, 5)
-    signs = F.pad(State(x).sign(), (0, 1, 0, 1))
+    signs = F.pad(State(x).signs().values(), (0, 1, 0, 1))
 
     def half(conv: torch.nn.Conv2d, pixels: Tensor) -> Tensor:
         return F.conv2d(pixels, torch.where(conv.weight >= 0, 1.0, -1.0)) * conv.weight.abs().mean()
 
     y = torch.cat([half(op.convs[0], signs[:, :, ::2, ::2]), half(op.convs[1], signs[:, :, 1::2, 1::2])], 1)
     expected = F.batch_norm(F.relu(y), None, None, training=True)
-    assert torch.allclose(op(State(x)), expected, atol=1e-6)
+    assert torch.allclose(_output(op, x), expected, atol=1e-6)
 
 
 def test_unstrided_skip_is_the_state_itself() -> None:
     state = State(torch.randn(2, 4, 3, 3))
-    assert SkipConnect(4, 4, 1)(state) is state.x
-    assert list(SkipConnect(4, 4, 1).parameters()) == []
+    op = PRIMITIVES["skip_connect"].searched(_shape(4, 4, 1))
+    assert isinstance(op, Identity)
+    assert op(state) == Term(state.x)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -113,14 +116,14 @@ def test_max_pool_equals_that_of_torch(stride: int, shape: tuple[int, ...]) -> N
 
 
 def test_max_pool_repeats_its_channels() -> None:
-    output = MaxPool(2, 6, 2)(State(torch.randn(4, 2, 6, 6)))
+    output = _output(MaxPool(_shape(2, 6, 2)), torch.randn(4, 2, 6, 6))
     assert torch.equal(output[:, :2], output[:, 2:4])
     assert torch.equal(output[:, :2], output[:, 4:])
 
 
 def test_state_shares_its_sign_and_pool() -> None:
     state = State(torch.randn(2, 4, 6, 6))
-    assert state.sign() is state.sign()
+    assert state.signs() is state.signs()
     assert state.pooled(2) is state.pooled(2)
     assert state.pooled(1).shape != state.pooled(2).shape
 
@@ -128,7 +131,7 @@ def test_state_shares_its_sign_and_pool() -> None:
 def test_batch_norm_of_a_scaled_tensor() -> None:
     norm, x = BatchNorm(3).double(), torch.randn(4, 3, 5, 5, dtype=torch.double)
     expected = F.batch_norm(0.01 * x, None, None, training=True)
-    assert torch.allclose(norm(x, 0.01), expected, rtol=1e-12)
+    assert torch.allclose(normalized_sum([Term(x, norm, EPS / 0.01**2)]), expected, rtol=1e-12)
     norm.updates_statistics = False
     before = norm.running_mean.clone()
     norm(x + 1)
@@ -137,7 +140,7 @@ def test_batch_norm_of_a_scaled_tensor() -> None:
 
 def test_strided_pointwise_convolution_equals_torch() -> None:
     torch.manual_seed(0)
-    ours = Conv2d(3, 5, 1, 2, bias=False).double()
+    ours = Conv2d(3, 5, 1, 2).double()
     plain = nn.Conv2d(3, 5, 1, 2, bias=False).double()
     plain.load_state_dict(ours.state_dict())
     x, y = (torch.randn(2, 3, 7, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
@@ -152,11 +155,111 @@ def test_strided_pointwise_convolution_equals_torch() -> None:
 def test_strided_pointwise_convolution_survives_odd_batches() -> None:
     code = """
 import torch
-from nash_search.primitives import Conv2d
+from nash_search.layers import Conv2d
 torch.set_num_threads(2)
-conv = Conv2d(8, 16, 1, 2, bias=False).to(memory_format=torch.channels_last)
+conv = Conv2d(8, 16, 1, 2).to(memory_format=torch.channels_last)
 for _ in range(10):
     x = torch.randn(29, 8, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
     conv(x).sum().backward()
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def bytewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small pictures, too, be convolved with 8-bit integers."""
+    if not binary._multiplies_bytes():
+        pytest.skip("this processor or this torch has no 8-bit convolutions worth having")
+    monkeypatch.setattr(binary, "_FEWEST_PIXELS", 1)
+
+
+@pytest.mark.usefixtures("bytewise")
+@pytest.mark.parametrize("is_rectified", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 5), (1, 2, 5), (3, 1, 4), (3, 2, 7), (5, 1, 2), (5, 2, 6)])
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(3, 5), (16, 32), (40, 17)])
+def test_sums_of_bytes_are_the_sums(
+    in_channels: int, out_channels: int, kernel: int, stride: int, size: int, is_rectified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    conv = BinaryConv2d(in_channels, out_channels, kernel, stride, is_rectified=is_rectified)
+    conv.to(memory_format=torch.channels_last)
+    shapes = [(batch, in_channels, size, size + 1) for batch in (3, 2, 3)]
+    states = [torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_() for shape in shapes]
+    directions = [torch.randn_like(conv(Signs.of(x))) for x in states]
+
+    def results() -> list[Tensor]:
+        found = []
+        for x, direction in zip(states, directions, strict=True):
+            y = conv(Signs.of(x))
+            found += [y, *torch.autograd.grad((y * direction).sum(), (x, conv.weight))]
+        return found
+
+    in_bytes = results()
+    monkeypatch.setattr(binary, "_multiplies_bytes", lambda: False)
+    assert all(torch.equal(one, other) for one, other in zip(in_bytes, results(), strict=True))
+
+
+@pytest.mark.usefixtures("bytewise")
+def test_packed_weights_follow_the_weights() -> None:
+    torch.manual_seed(0)
+    conv, signs = BinaryConv2d(4, 4, 3), Signs.of(torch.randn(2, 4, 5, 5))
+    for change in (
+        lambda: None,
+        lambda: torch.nn.init.normal_(conv.weight),
+        lambda: conv.load_state_dict({"weight": torch.randn(4, 4, 3, 3)}),
+        lambda: conv.double().float().to(memory_format=torch.channels_last),
+    ):
+        change()
+        weight = conv.weight.detach()
+        expected = F.conv2d(signs.values(), torch.where(weight >= 0, 1.0, -1.0), padding=1)
+        assert torch.equal(conv(signs), expected)
+        assert torch.allclose(conv.scale(), weight.abs().mean())
+
+
+def test_normalized_sum_equals_its_definition() -> None:
+    torch.manual_seed(0)
+    features = [torch.randn(4, 3, 5, 6, dtype=torch.double, requires_grad=True) for _ in range(4)]
+    norms = [BatchNorm(3).double() for _ in range(2)]
+    parameters = [parameter for norm in norms for parameter in norm.parameters()]
+    for parameter in parameters:
+        torch.nn.init.normal_(parameter)
+    terms = [Term(features[0]), Term(features[1], norms[0]), Term(features[2]), Term(features[3], norms[1], 0.5)]
+    plain = features[0] + features[2]
+    for x, norm, eps in ((features[1], norms[0], EPS), (features[3], norms[1], 0.5)):
+        plain = plain + F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=eps)
+    total = normalized_sum(terms)
+    torch.testing.assert_close(total, plain, rtol=1e-12, atol=1e-12)
+    direction = torch.randn_like(plain)
+    wanted = torch.autograd.grad((plain * direction).sum(), [*features, *parameters])
+    got = torch.autograd.grad((total * direction).sum(), [*features, *parameters])
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_running_statistics_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    ours, plain = BatchNorm(3), nn.BatchNorm2d(3)
+    for _ in range(3):
+        x = 2 + torch.randn(4, 3, 5, 5)
+        ours(x)
+        plain(x)
+    torch.testing.assert_close(ours.running_mean, plain.running_mean)
+    torch.testing.assert_close(ours.running_var, plain.running_var)
+
+
+def test_convolution_follows_a_fused_optimizer_at_every_step() -> None:
+    torch.manual_seed(0)
+    conv, x = BinaryConv2d(4, 4, 3), torch.randn(8, 4, 8, 8)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=1.0, fused=True)
+    for _ in range(3):
+        conv.requires_grad_(requires_grad=False)  # an architecture step comes first
+        conv(Signs.of(x))
+        conv.requires_grad_(requires_grad=True)
+        conv(Signs.of(x)).square().mean().backward()
+        conv(Signs.of(x))  # as in an evaluation between backward pass and step
+        optimizer.step()
+        weight = conv.weight.detach()
+        expected = F.conv2d(Signs.of(x).values(), torch.where(weight >= 0, 1.0, -1.0), padding=1)
+        optimizer.zero_grad()
+        assert torch.equal(conv(Signs.of(x)), expected)
+        assert torch.allclose(conv.scale(), weight.abs().mean())

@@ -8,7 +8,8 @@ import torch
 
 from nash_search import genotype, manifest, space, zoo
 from nash_search.genotype import Genotype
-from nash_search.primitives import PRIMITIVES, State
+from nash_search.operations import State
+from nash_search.primitives import PRIMITIVES, Shape
 from nash_search.space import Candidate
 from nash_search.supernet import Supernet
 from nash_search.variants import VARIANTS
@@ -69,9 +70,12 @@ def test_candidates_are_what_the_supernet_samples(variant: str, name: str, odd_n
 
 def test_shapes_and_weights_are_those_of_the_primitives(odd_network: Genotype) -> None:
     for candidate in space.candidates(odd_network, VARIANTS["v1"]):
-        op = PRIMITIVES[candidate.op](candidate.in_channels, candidate.out_channels, candidate.stride)
-        y = op(State(torch.rand(2, candidate.in_channels, candidate.input_height, candidate.input_width)))
-        assert y.shape == (2, candidate.out_channels, candidate.output_height, candidate.output_width)
+        shape = Shape(
+            in_channels=candidate.in_channels, out_channels=candidate.out_channels, stride=candidate.stride
+        )
+        op = PRIMITIVES[candidate.op].searched(shape)
+        term = op(State(torch.rand(2, candidate.in_channels, candidate.input_height, candidate.input_width)))
+        assert term.features.shape == (2, candidate.out_channels, candidate.output_height, candidate.output_width)
         weights = sum(parameter.numel() for parameter in op.parameters() if parameter.dim() == 4)
         assert candidate.num_weights == weights
 

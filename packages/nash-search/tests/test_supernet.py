@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nash_search import genotype, zoo
 from nash_search.genotype import Genotype
-from nash_search.primitives import BinaryConv2d, Primitive
+from nash_search.binary import BinaryConv2d
 from nash_search.supernet import Path, Supernet
 from nash_search.variants import VARIANTS
 
@@ -106,13 +106,13 @@ def test_discarding_keeps_the_best_and_what_decoding_keeps(supernet: Supernet) -
 
 
 def test_only_the_sampled_primitives_run(supernet: Supernet) -> None:
-    calls: Counter[str] = Counter()
-    for module in supernet.modules():
-        if isinstance(module, Primitive):
-            module.register_forward_hook(lambda module, *_: calls.update([module.name]))
+    calls: Counter[tuple[int, int]] = Counter()
+    for row, mixed in enumerate(mixed for layer in supernet.layers for mixed in layer.mixed):
+        for index, op in enumerate(mixed.ops):
+            op.register_forward_hook(lambda *_, place=(row, index): calls.update([place]))
     path = supernet.sample(torch.Generator().manual_seed(0))
     supernet(torch.rand(2, 3, 8, 8), path)
-    assert calls == Counter(supernet.variant.primitives[index] for index in path.active_index)
+    assert calls == Counter(enumerate(path.active_index))
 
 
 def test_path_of_nothing_is_the_backbone(supernet: Supernet) -> None:
@@ -176,5 +176,5 @@ def test_signs_of_the_first_state_are_those_before_its_relu(max_pool: bool) -> N
         before, after = (F.max_pool2d(tensor, 3, 2, 1) for tensor in (before, after))
     state = seen[0]
     assert torch.equal(state.x, after)
-    assert torch.equal(state.sign() > 0, before >= 0)
-    assert {-1.0, 1.0} == set(state.sign().unique().tolist())  # of the ReLU's output all are +1
+    assert torch.equal(state.signs().values() > 0, before >= 0)
+    assert {-1.0, 1.0} == set(state.signs().values().unique().tolist())  # of the ReLU's output all are +1

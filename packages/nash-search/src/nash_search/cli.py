@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Search for the operations to add beside the convolutions of a fixed CNN backbone.",
 )
 
+_PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -102,7 +103,7 @@ def run_command(
     gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
         GradientName.TWO_PATH
     ),
-    primitives: Annotated[str | None, typer.Option(help="Of the variant's, these: none,skip_connect,conv_3x3.")] = None,
+    primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
     costs: Annotated[Path | None, typer.Option(help="What each operation costs (costs.json of nash-hw).")] = None,
     cost_weight: Annotated[float, typer.Option(min=0, help="Of the expected cost beside the loss.")] = 0.0,
     cost_resource: Annotated[CostResource, typer.Option(help="The cost; sum: of the shares of the board.")] = (
@@ -225,15 +226,20 @@ def zoo_command(
 def show_command(
     path: Annotated[Path, typer.Argument(metavar="GENOTYPE", help="A genotype.json.")],
     svg: Annotated[Path | None, typer.Option(help="Draw the cells into this file, too.")] = None,
+    heatmap: Annotated[Path | None, typer.Option(help="Draw the search's probabilities into this file, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print a genotype as a table, or draw it."""
     from . import draw, genotype, manifest
+    from . import heatmap as heatmaps
 
     found = genotype.load(path)
-    if svg is not None:
-        with manifest.atomic_path(svg) as temporary:
-            temporary.write_text(draw.svg(found), "utf-8")
+    drawings = {} if svg is None else {svg: draw.svg(found)}
+    if heatmap is not None:
+        drawings[heatmap] = heatmaps.svg(found, heatmaps.load(path, found))
+    for file, drawing in drawings.items():
+        with manifest.atomic_path(file) as temporary:
+            temporary.write_text(drawing, "utf-8")
     result = {
         "genotype": str(path),
         "name": found.name,
@@ -243,6 +249,7 @@ def show_command(
         "input": [found.input.channels, found.input.height, found.input.width],
         "nas_ops": draw.nas_ops(found),
         "svg": None if svg is None else str(svg),
+        "heatmap": None if heatmap is None else str(heatmap),
     }
     console.print_result(result, "" if as_json else draw.table(found), as_json=as_json)
 
@@ -255,17 +262,21 @@ def space_command(
     width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
     num_classes: Annotated[int | None, typer.Option(min=2, help="Classes to tell apart. [default: 10]")] = None,
+    primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
     as_json: Json = False,
 ) -> None:
     """Write every operation that a search could choose, with its shapes."""
     from . import manifest, space
-    from .variants import VARIANTS
+    from .variants import VARIANTS, narrow
 
+    strategy = VARIANTS[variant.value]
+    if primitives is not None:
+        strategy = narrow(strategy, primitives.split(","))
     found, backbone_file = _backbone(backbone, width, input_size, num_classes)
     inputs = []
     if backbone_file is not None:
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
-    count = space.save(found, VARIANTS[variant.value], out, inputs=inputs)
+    count = space.save(found, strategy, out, inputs=inputs)
     console.print_result({"space": str(out), "num_candidates": count}, f"{out}: {count} candidates", as_json=as_json)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CapacityError, UsageError
-from .genotype import Genotype, NasOp, refusal
+from .genotype import Genotype, NasOp
+from .primitives import PRIMITIVES
 from .variants import Variant
 
 Rows = Sequence[Sequence[float]]
@@ -57,9 +58,8 @@ def choices(backbone: Genotype, probs: Rows, variant: Variant) -> list[list[Choi
 
 def _choices(backbone: Genotype, probs: Rows, variant: Variant) -> Iterator[Choice]:
     for row, (edge, values) in enumerate(zip(backbone.edges(), probs, strict=True)):
-        shapes = {"in_channels": edge.in_channels, "out_channels": edge.out_channels, "stride": edge.stride}
         for column, op in enumerate(variant.primitives):
-            if variant.keeps(op, edge.stride) and refusal(op, **shapes) is None:
+            if variant.keeps(op, edge.stride) and PRIMITIVES[op].refusal(edge.shape) is None:
                 nas_op = NasOp(op=op, input=edge.input, probability=float(values[column]))
                 yield Choice(edge.cell, edge.layer, row, column, nas_op)
 

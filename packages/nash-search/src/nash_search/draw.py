@@ -17,22 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from .genotype import Cell, Genotype, Layer
+from .primitives import PRIMITIVES
 from .zoo import Entry
 
-_LABELS = {
-    "max_pool_3x3": "max-pool 3×3",
-    "skip_connect": "skip",
-    "conv_1x1": "conv 1×1",
-    "conv_3x3": "conv 3×3",
-    "conv_5x5": "conv 5×5",
-}
-_COLOURS = {
-    "max_pool_3x3": "#0b7a75",
-    "skip_connect": "#5b5f97",
-    "conv_1x1": "#c77700",
-    "conv_3x3": "#c8481f",
-    "conv_5x5": "#9b1d4a",
-}
 _STATE_WIDTH, _STATE_HEIGHT, _PITCH = 84, 40, 176
 _MARGIN, _ARC, _RISE, _SAG = 32, 36, 30, 34
 _FONT = "font-family='system-ui,Segoe UI,Helvetica,Arial,sans-serif'"
@@ -124,7 +111,7 @@ def _head(found: Genotype, width: float, height: float) -> Iterator[str]:
     shape, stem = found.input, found.stem
     yield f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' {_FONT}>"
     yield f"<title>{escape(found.name)}</title><rect width='100%' height='100%' fill='#eef1f4'/><defs>"
-    for colour in ("#20262e", "#8a929c", *_COLOURS.values()):
+    for colour in dict.fromkeys(["#20262e", "#8a929c", *(primitive.colour for primitive in PRIMITIVES.values())]):
         yield (
             f"<marker id='to{colour[1:]}' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='9' markerHeight='9' "
             f"markerUnits='userSpaceOnUse' orient='auto'><path d='M0 0L8 4L0 8Z' fill='{colour}'/></marker>"
@@ -164,9 +151,9 @@ def _cell(cell: Cell, sizes: list[tuple[int, int]], y: float) -> Iterator[str]:
             yield arc
         if layer.nas_op is not None:
             stride = cell.stride(layer.nas_op.input, target)
-            label = _LABELS[layer.nas_op.op] + f" /{stride}" * (stride > 1)
+            label = PRIMITIVES[layer.nas_op.op].label + f" /{stride}" * (stride > 1)
             rise = _ARC + (target - layer.nas_op.input - 1) * _RISE
-            colour = _COLOURS[layer.nas_op.op]
+            colour = PRIMITIVES[layer.nas_op.op].colour
             arc, text = _arc(layer.nas_op.input, target, y - _STATE_HEIGHT / 2, rise, label, colour)
             labels += text
             yield arc
@@ -214,7 +201,7 @@ def _arc(source: int, target: int, y: float, rise: float, label: str, colour: st
 def _legend(found: Genotype, y: float) -> Iterator[str]:
     used = {layer.nas_op.op for cell in found.cells for layer in cell.layers if layer.nas_op}
     entries = [("backbone convolution", "#20262e", ""), ("residual", "#8a929c", "stroke-dasharray='5 4'")]
-    entries += [(f"NAS {_LABELS[op]}", colour, "") for op, colour in _COLOURS.items() if op in used]
+    entries += [(f"NAS {found.label}", found.colour, "") for op, found in PRIMITIVES.items() if op in used]
     x = 24.0
     for label, colour, style in entries:
         yield f"<line x1='{x}' y1='{y}' x2='{x + 24}' y2='{y}' stroke='{colour}' stroke-width='2.5' {style}/>"

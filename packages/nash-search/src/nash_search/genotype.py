@@ -15,6 +15,8 @@ from typing import Any
 
 from . import manifest
 from .errors import ManifestError
+from .primitives import NONE, PRIMITIVES, Shape
+from .suggest import one_of
 
 _MAX_PROBLEMS = 8
 
@@ -62,6 +64,12 @@ class Cell:
         """
         return prod(layer.stride for layer in self.layers[source:target])
 
+    def shape(self, source: int, target: int) -> Shape:
+        """Return what an operation from state `source` to the later state `target` is built for."""
+        return Shape(
+            in_channels=self.channels(source), out_channels=self.channels(target), stride=self.stride(source, target)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stem:
@@ -92,6 +100,11 @@ class Edge:
     stride: int
     in_channels: int
     out_channels: int
+
+    @property
+    def shape(self) -> Shape:
+        """What an operation on it is built for."""
+        return Shape(in_channels=self.in_channels, out_channels=self.out_channels, stride=self.stride)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,22 +167,6 @@ class Genotype:
 
 def _shrunk(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
-
-
-def refusal(op: str, *, in_channels: int, out_channels: int, stride: int) -> str | None:
-    """Return why `op` cannot connect two states of these shapes, or None if it can.
-
-    >>> refusal("max_pool_3x3", in_channels=8, out_channels=16, stride=2)
-    >>> refusal("max_pool_3x3", in_channels=8, out_channels=12, stride=2)
-    '12 output channels, expected a multiple of the 8 it pools'
-    """
-    if stride > 2:
-        return f"stride {stride} between the two states, expected 1 or 2"
-    if op == "max_pool_3x3" and out_channels % in_channels:
-        return f"{out_channels} output channels, expected a multiple of the {in_channels} it pools"
-    if op == "skip_connect" and stride == 2 and out_channels % 2:
-        return f"{out_channels} output channels, expected an even number (two halves are concatenated)"
-    return None
 
 
 def load(path: Path) -> Genotype:
@@ -287,11 +284,9 @@ def _check_nas_op(cell: Cell, target: int, nas_op: NasOp) -> Iterator[str]:
     if nas_op.input >= target:
         yield f"nas_op.input: got {nas_op.input}, expected an earlier state (0..{target - 1})"
         return
-    reason = refusal(
-        nas_op.op,
-        in_channels=cell.channels(nas_op.input),
-        out_channels=cell.channels(target),
-        stride=cell.stride(nas_op.input, target),
-    )
+    if nas_op.op not in PRIMITIVES:
+        yield f"nas_op.op: got '{nas_op.op}', expected {one_of(nas_op.op, [name for name in PRIMITIVES if name != NONE])}"
+        return
+    reason = PRIMITIVES[nas_op.op].refusal(cell.shape(nas_op.input, target))
     if reason is not None:
         yield f"nas_op: got {nas_op.op} from state {nas_op.input} with {reason}"

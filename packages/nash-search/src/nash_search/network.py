@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .genotype import Cell, Genotype, Layer
+from .primitives import PRIMITIVES
 
 _CALIBRATION_PICTURES = 8
 
@@ -82,16 +83,8 @@ def _projection(cell: Cell, target: int) -> ConvBN:
 
 
 def _nas_op(cell: Cell, layer: Layer, target: int, sizes: list[tuple[int, int]]) -> nn.Module:
-    source, op = layer.nas_op.input, layer.nas_op.op
-    shape = (cell.channels(source), layer.channels)
-    stride = cell.stride(source, target)
-    if op == "max_pool_3x3":
-        return MaxPoolBN(*shape, stride)
-    if op != "skip_connect":
-        return ConvBN(*shape, {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}[op], stride)
-    if stride == 2:
-        return FactorizedReduction(*shape, size=sizes[source])
-    return nn.Identity() if shape[0] == shape[1] else ConvBN(*shape, 1, 1)
+    source = layer.nas_op.input
+    return PRIMITIVES[layer.nas_op.op].retrained(cell.shape(source, target), sizes[source])
 
 
 class FloatNetwork(nn.Module):

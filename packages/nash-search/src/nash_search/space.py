@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest
-from .genotype import Edge, Genotype, refusal
-from .variants import NONE, Variant
-
-_KERNELS = {"max_pool_3x3": 3, "skip_connect": 1, "conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}
+from .genotype import Genotype
+from .primitives import NONE, PRIMITIVES
+from .variants import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +46,18 @@ def candidates(backbone: Genotype, variant: Variant) -> Iterator[Candidate]:
     for edge in backbone.edges():
         before, after = sizes[edge.cell][edge.input], sizes[edge.cell][edge.layer]
         for op in variant.primitives:
-            shape = {"in_channels": edge.in_channels, "out_channels": edge.out_channels, "stride": edge.stride}
-            if op == NONE or refusal(op, **shape) is not None:
+            primitive = PRIMITIVES[op]
+            if op == NONE or primitive.refusal(edge.shape) is not None:
                 continue
-            num_weights = _num_weights(op, edge)
+            num_weights = primitive.num_weights(edge.shape)
             yield Candidate(
-                **shape,
+                **asdict(edge.shape),
                 cell=edge.cell,
                 layer=edge.layer,
                 input=edge.input,
                 op=op,
                 decodable=variant.keeps(op, edge.stride),
-                kernel=_KERNELS[op],
+                kernel=primitive.kernel,
                 input_height=before[0],
                 input_width=before[1],
                 output_height=after[0],
@@ -66,13 +65,6 @@ def candidates(backbone: Genotype, variant: Variant) -> Iterator[Candidate]:
                 macs=num_weights * after[0] * after[1],
                 num_weights=num_weights,
             )
-
-
-def _num_weights(op: str, edge: Edge) -> int:
-    is_identity = op == "skip_connect" and edge.stride == 1 and edge.in_channels == edge.out_channels
-    if is_identity or op == "max_pool_3x3":
-        return 0
-    return edge.in_channels * edge.out_channels * _KERNELS[op] ** 2
 
 
 def to_manifest(backbone: Genotype, variant: Variant) -> dict[str, Any]:

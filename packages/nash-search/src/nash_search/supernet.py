@@ -5,15 +5,16 @@ Shapes: pictures (B, C, H, W) in [0, 1]; alphas, probs and gates have a row an e
 
 A mixed operation is sum_k g_k o_k(x). Its gates g are one-hot in the forward pass: only the operation of
 `active_index` runs (path binarization, ProxylessNAS, arXiv 1812.00332). In the architecture step the backward
-pass adds the gates' gradients dL/dg_k = <dL/dy, o_k(x)>, and the softmax they come from takes them on to the
-alphas (eq. 4 there): dL/dalpha_i = sum_k dL/dg_k p_k (delta_ik - p_i).
+pass adds the gates' gradients dL/dg_k = <dL/dy, o_k(x)> (see `layers.py`), and the softmax they come from takes them
+on to the alphas (eq. 4 there): dL/dalpha_i = sum_k dL/dg_k p_k (delta_ik - p_i).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -21,10 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .binary import BinaryConv2d
 from .decoding import best, decode
-from .genotype import Cell, Edge, Genotype, refusal
-from .primitives import PRIMITIVES, BatchNorm, BinaryConv2d, Conv2d, State
-from .variants import NONE, VARIANTS, Variant
+from .genotype import Cell, Edge, Genotype
+from .layers import BatchNorm, Conv2d, Gating, Term, normalized_sum
+from .operations import State
+from .primitives import NONE, PRIMITIVES
+from .variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "MixedOperation", "Path", "Supernet", "Variant"]
 
@@ -52,9 +56,7 @@ class Supernet(nn.Module):
         self.variant = variant
         edges = list(backbone.edges())
         stem = backbone.stem
-        self.stem = Conv2d(
-            backbone.input.channels, stem.channels, stem.kernel, stem.stride, stem.kernel // 2, bias=False
-        )
+        self.stem = Conv2d(backbone.input.channels, stem.channels, stem.kernel, stem.stride)
         self.stem_bn = BatchNorm(stem.channels)
         self.layers = nn.ModuleList(
             SearchLayer(backbone.cells[cell], list(group), variant)
@@ -64,6 +66,9 @@ class Supernet(nn.Module):
         self.alpha = nn.Parameter(alpha_std * torch.randn(len(edges), len(variant.primitives)))
         self.register_buffer("admissible", _admissible(edges, variant))
         self.to(memory_format=torch.channels_last)
+        # listed once: to walk through all modules at every step takes as long as a tenth of a small network
+        self._weights = [weight for name, weight in self.named_parameters() if name != "alpha"]
+        self._norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
 
     def alphas(self) -> Iterator[nn.Parameter]:
         """Yield the architecture parameters (logits)."""
@@ -71,7 +76,7 @@ class Supernet(nn.Module):
 
     def weights(self) -> Iterator[nn.Parameter]:
         """Yield every other parameter."""
-        return (parameter for parameter in self.parameters() if parameter is not self.alpha)
+        return iter(self._weights)
 
     def logits(self) -> Tensor:
         """Return the alphas, (num_edges, num_primitives), minus infinity where a primitive is out.
@@ -112,12 +117,17 @@ class Supernet(nn.Module):
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Within the block no weight gets a gradient and no running statistic changes; batches are normalized."""
-        norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
-        _set_training_of_weights(self, norms, enabled=False)
+        self._train_weights(enabled=False)
         try:
             yield
         finally:
-            _set_training_of_weights(self, norms, enabled=True)
+            self._train_weights(enabled=True)
+
+    def _train_weights(self, *, enabled: bool) -> None:
+        for weight in self._weights:
+            weight.requires_grad_(enabled)
+        for norm in self._norms:
+            norm.updates_statistics = enabled
 
     @torch.no_grad()
     def discard(self, below: float) -> None:
@@ -137,20 +147,12 @@ class Supernet(nn.Module):
         return decode(self.backbone, self.probs().tolist(), self.variant)
 
 
-def _set_training_of_weights(supernet: Supernet, norms: list[BatchNorm], *, enabled: bool) -> None:
-    for weight in supernet.weights():
-        weight.requires_grad_(enabled)
-    for norm in norms:
-        norm.updates_statistics = enabled
-
-
 def _admissible(edges: list[Edge], variant: Variant) -> Tensor:
     return torch.tensor([[_admits(edge, name) for name in variant.primitives] for edge in edges])
 
 
 def _admits(edge: Edge, primitive: str) -> bool:
-    shapes = {"in_channels": edge.in_channels, "out_channels": edge.out_channels, "stride": edge.stride}
-    return refusal(primitive, **shapes) is None
+    return PRIMITIVES[primitive].refusal(edge.shape) is None
 
 
 class MixedOperation(nn.Module):
@@ -160,13 +162,12 @@ class MixedOperation(nn.Module):
         super().__init__()
         self.input = edge.input
         self.ops = nn.ModuleList(
-            PRIMITIVES[name if _admits(edge, name) else NONE](edge.in_channels, edge.out_channels, edge.stride)
-            for name in variant.primitives
+            PRIMITIVES[name if _admits(edge, name) else NONE].searched(edge.shape) for name in variant.primitives
         )
 
-    def forward(self, states: Sequence[State], index: int, kept: list[Tensor | None] | None = None) -> Tensor | None:
-        """Return the output of the primitive of that index, its features in `kept`; None stands for nothing."""
-        return self.ops[index](states[self.input], kept)
+    def forward(self, states: Sequence[State], index: int) -> Term | None:
+        """Return the term of the primitive of that index; None stands for nothing."""
+        return self.ops[index](states[self.input])
 
 
 class SearchLayer(nn.Module):
@@ -178,14 +179,10 @@ class SearchLayer(nn.Module):
         layer = cell.layers[target - 1]
         self.residual_from = layer.residual_from
         self.is_binary = variant.binary_backbone
-        self.activation = torch.tanh_ if variant.activation == "tanh" else None
+        self.has_tanh = variant.activation == "tanh"
+        kind = BinaryConv2d if self.is_binary else Conv2d
         before = cell.channels(target - 1)
-        if self.is_binary:
-            self.conv: Conv2d = BinaryConv2d(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
-        else:
-            self.conv = Conv2d(
-                before, layer.channels, layer.kernel, layer.stride, layer.kernel // 2, groups=layer.groups, bias=False
-            )
+        self.conv = kind(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
         self.bn = BatchNorm(layer.channels)
         self.projection = _projection(cell, target) if layer.projection else None
         self.mixed = nn.ModuleList(MixedOperation(edge, variant) for edge in edges)
@@ -193,90 +190,59 @@ class SearchLayer(nn.Module):
     def forward(self, states: Sequence[State], path: Path, first_edge: int) -> State:
         """Return the state behind this layer; its edges are the rows of the path from `first_edge` on."""
         rows = slice(first_edge, first_edge + len(self.mixed))
-        active = path.active_index[rows]
-        kept: list[Tensor | None] = []
-        outputs = [mixed(states, index, kept) for mixed, index in zip(self.mixed, active, strict=True)]
-        base = self._backbone(states)
-        if path.gates is None:
-            y = _add(base, outputs)
-        else:
-            task = _GateTask(self.mixed, states, kept, active, path.wanted[rows])
-            y = _GatedSum.apply(path.gates[rows], task, base, *outputs)
-        return State(y if self.activation is None else self.activation(y))
+        terms = self._backbone(states)
+        active = [
+            (index, mixed(states, index)) for mixed, index in zip(self.mixed, path.active_index[rows], strict=True)
+        ]
+        gating = None
+        if path.gates is not None:
+            gating = Gating(path.gates[rows], path.wanted[rows], active, partial(self._run, states))
+        y = normalized_sum([*self._backbone(states), *(term for _, term in active if term is not None)], gating)
+        return State(Tanh.apply(y) if self.has_tanh else y)
 
-    def _backbone(self, states: Sequence[State]) -> Tensor:
+    def _run(self, states: Sequence[State], edge: int, index: int) -> Term | None:
+        return self.mixed[edge](states, index)
+
+    def _backbone(self, states: Sequence[State]) -> list[Term]:
         if self.is_binary:
-            base = self.bn(self.conv(states[-1].sign()), self.conv.scale())
+            terms = [Term(self.conv(states[-1].signs()), self.bn, self.conv.eps())]
         else:
-            base = self.bn(self.conv(states[-1].x))
-        if self.residual_from is None:
-            return base
-        residual = states[self.residual_from].x
-        return base + (residual if self.projection is None else self.projection(residual))
+            terms = [Term(self.conv(states[-1].x), self.bn)]
+        if self.residual_from is not None:
+            residual = states[self.residual_from].x
+            if self.projection is None:
+                terms.append(Term(residual))
+            else:
+                conv, norm = self.projection
+                terms.append(Term(conv(residual), norm))
+        return terms
 
 
 def _projection(cell: Cell, target: int) -> nn.Module:
-    source = cell.layers[target - 1].residual_from or 0
-    channels = cell.channels(target)
-    return nn.Sequential(
-        Conv2d(cell.channels(source), channels, 1, cell.stride(source, target), bias=False), BatchNorm(channels)
-    )
+    shape = cell.shape(cell.layers[target - 1].residual_from or 0, target)
+    return nn.Sequential(Conv2d(shape.in_channels, shape.out_channels, 1, shape.stride), BatchNorm(shape.out_channels))
 
 
-@dataclass(frozen=True)
-class _GateTask:
-    """What a layer's backward pass needs to compute the gradients of its gates."""
+class Tanh(torch.autograd.Function):
+    """tanh in place, as 2 sigmoid(2x) - 1, which torch computes in a quarter of the time.
 
-    mixed: nn.ModuleList
-    states: Sequence[State]
-    kept: Sequence[Tensor | None]
-    active: Sequence[int]
-    wanted: Sequence[Sequence[int]]
-
-    def output(self, edge: int, index: int) -> Tensor | None:
-        """Return a primitive's output: the active one has only to be finished, any other one is run here, once.
-
-        The features of the active one are in the graph anyway; its output would take as much memory again.
-        """
-        mixed, features = self.mixed[edge], self.kept[edge]
-        if index != self.active[edge]:
-            return mixed(self.states, index)
-        return None if features is None else mixed.ops[index].finish(features)
-
-
-class _GatedSum(torch.autograd.Function):
-    """base + sum of the active outputs, as if every gate were 0 or 1, with a gradient for each wanted gate."""
+    >>> x = torch.tensor([-1.0, 0.0, 20.0], requires_grad=True)
+    >>> y = Tanh.apply(x.clone())
+    >>> y
+    tensor([-0.7616,  0.0000,  1.0000], grad_fn=<TanhBackward>)
+    >>> y.sum().backward()
+    >>> x.grad
+    tensor([0.4200, 1.0000, 0.0000])
+    """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, task: _GateTask, base: Tensor, *outputs: Tensor | None) -> Tensor:
-        ctx.task = task
-        ctx.save_for_backward(gates)
-        return _add(torch.clone(base), outputs)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        y = x.mul_(2).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (gates,) = ctx.saved_tensors
-        gate_grads = torch.zeros_like(gates)
-        flat_grad = _flat(grad)
-        is_open = (gates > 0).tolist()  # the softmax takes no gradient on from a gate that is 0: discarded, or unfit
-        for edge, indices in enumerate(ctx.task.wanted):
-            for column, index in enumerate(indices):
-                if not is_open[edge][column]:
-                    continue
-                output = ctx.task.output(edge, index)
-                if output is not None:
-                    gate_grads[edge, column] = torch.dot(flat_grad, _flat(output))
-        kept, ctx.task = ctx.task.kept, None
-        return gate_grads, None, grad, *(None if features is None else grad for features in kept)
-
-
-def _add(base: Tensor, outputs: Iterable[Tensor | None]) -> Tensor:
-    """Return base, which must be of no further use, with the outputs added in place."""
-    for output in outputs:
-        if output is not None:
-            base.add_(output)
-    return base
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).reshape(-1)
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(grad, y)
