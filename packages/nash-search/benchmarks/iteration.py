@@ -1,12 +1,11 @@
 """Time and memory of one iteration (alpha step and weight step) against the reference algorithm, with their ratios.
 
-    python benchmarks/iteration.py [--width 16] [--batch-size 32] [--repeats 7] [--threads 1]
+    python benchmarks/iteration.py [--width 16] [--batch-size 32] [--stem 3] [--rounds 3] [--repeats 12] [--threads 2]
 
-Each way runs in a process of its own. Time is the shortest of the repeats, which other load disturbs least; with one
-thread it is that of the processor. Memory is by how much the process grows beyond what it holds before its first
-iteration (Linux).
-
-The reference algorithm is that of `reference.py`.
+ResNet18 v1 on 32 x 32 pictures; `reference.py` is the reference algorithm. Each way runs in a process of its own, the
+ways in turn, for several rounds. Time is the median of all repeats (which operations an iteration samples makes a
+difference), beside it the shortest; with one thread it is that of the processor. Memory is by how much the
+process grows beyond what it holds before its first iteration (Linux), the largest of the rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import reference
@@ -29,9 +29,15 @@ from nash_search.search import Search
 from nash_search.settings import Settings
 
 REFERENCE = "reference"
+WAYS = {  # gradient of the alphas and precision
+    REFERENCE: None,
+    "two-path": ("two-path", "mixed"),
+    "two-path, float32": ("two-path", "float32"),
+    "full": ("full", "mixed"),
+}
 
 
-def search(width: int, gradient: str, stem: int) -> Callable[[Tensor, Tensor], None]:
+def search(width: int, stem: int, gradient: str, precision: str) -> Callable[[Tensor, Tensor], None]:
     """Return a function that trains alphas and weights once on a batch, as `nash-search run` does."""
     backbone = zoo.build("resnet18", width=width)
     backbone = replace(backbone, stem=replace(backbone.stem, kernel=stem, stride=1 if stem == 3 else 2))
@@ -43,6 +49,7 @@ def search(width: int, gradient: str, stem: int) -> Callable[[Tensor, Tensor], N
         gradient=gradient,
         seed=0,
         threads=torch.get_num_threads(),
+        precision=precision,
     )
     images, labels = np.zeros((128, 3, 32, 32), np.uint8), np.arange(128) % 10
     blank = data.Split(name="blank", images=images, labels=labels, class_names=tuple("abcdefghij"))
@@ -58,28 +65,29 @@ def search(width: int, gradient: str, stem: int) -> Callable[[Tensor, Tensor], N
 
 @dataclass(frozen=True)
 class Measured:
-    """The shortest time of a call, and the growth of the process."""
+    """The times of some calls, and the growth of the process."""
 
-    seconds: float
+    seconds: list[float]
     megabytes: float
 
 
-def measure(way: str, width: int, batch_size: int, repeats: int, threads: int) -> Measured:
+def measure(way: str, width: int, stem: int, batch_size: int, repeats: int, threads: int) -> Measured:
     """Measure one way in this process, which should be fresh."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     x, y = torch.rand(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
-    if way != REFERENCE:
-        x = x.contiguous(memory_format=torch.channels_last)
-    run = reference.Search(width) if way == REFERENCE else search(width, way)
+    if way == REFERENCE:
+        run = reference.Search(width, stem)
+    else:
+        x, run = x.contiguous(memory_format=torch.channels_last), search(width, stem, *WAYS[way])
     clock = time.process_time if threads == 1 else time.perf_counter
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before, times = _status("VmRSS"), []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + 2):
         started = clock()
         run(x, y)
         times.append(clock() - started)
-    return Measured(min(times[1:]), _status("VmHWM") - before)
+    return Measured(times[2:], _status("VmHWM") - before)
 
 
 def _status(key: str) -> float:
@@ -92,19 +100,28 @@ def main() -> None:
     """Print a line a way, with the ratios to the reference algorithm."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--stem", type=int, choices=(3, 7), default=3, help="its kernel; 7 has stride 2")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3)
     options = vars(parser.parse_args())
-    print("resnet18 v1, width {width}, batch {batch_size}, {threads} threads".format(**options))
-    base: Measured | None = None
-    for way in (REFERENCE, "two-path", "full"):
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            found = pool.submit(measure, way, **options).result()
-        base = base or found
+    print("resnet18 v1, width {width}, {stem}x{stem} stem, batch {batch_size}, {threads} threads".format(**options))
+    rounds = options.pop("rounds")
+    found: dict[str, list[Measured]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                found[way].append(pool.submit(measure, way, **options).result())
+    base: tuple[float, float, float] | None = None
+    for way, measured in found.items():
+        seconds = [second for one in measured for second in one.seconds]
+        figures = median(seconds), min(seconds), max(one.megabytes for one in measured)
+        base = base or figures
         print(
-            f"{way:9}  {1e3 * found.seconds:7.0f} ms, {base.seconds / found.seconds:.1f} times as fast; "
-            f"{found.megabytes:5.0f} MB, {100 * found.megabytes / base.megabytes:.0f} %"
+            f"{way:17}  median {1e3 * figures[0]:6.0f} ms, {base[0] / figures[0]:.2f} times as fast; "
+            f"shortest {1e3 * figures[1]:6.0f} ms, {base[1] / figures[1]:.2f}; "
+            f"{figures[2]:5.0f} MB, {100 * figures[2] / base[2]:.0f} %"
         )
 
 

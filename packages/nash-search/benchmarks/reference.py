@@ -1,8 +1,10 @@
-"""The reference search algorithm for ResNet18 (variant v1), written plainly: what `iteration.py` compares with.
+"""The reference search algorithm for ResNet18 (variant v1), step for step: what `iteration.py` compares with.
 
 The sampled operation of every edge runs in the forward pass; in the backward pass of either step all operations of
-the edge run again, each for the gradient of its gate. Operations share nothing, `none` multiplies by zero, memory is
-NCHW, and the weight step throws its gate gradients away. Structure and formulas: arXiv 2403.01845 and its
+the edge run again, each for the gradient of its gate. Operations share nothing, outputs of operations are kept, tanh is
+taken once for the backbone and once for the operations, gradients of alphas are summed number by number, `none`
+multiplies by zero, memory is NCHW, and the weight step throws its gate gradients away. Each step trains either alphas or weights; the others take
+no gradient. Structure and formulas: arXiv 2403.01845 and its
 implementation; binary convolutions: Bi-Real Net (arXiv 1808.00278).
 """
 
@@ -107,7 +109,14 @@ class Gates(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (p,) = ctx.saved_tensors
-        return p * (grad - (grad * p).sum())
+        of_alphas = torch.zeros_like(p)
+        for i in range(len(p)):
+            total = torch.zeros(())
+            for j in range(len(p)):
+                delta = torch.ones(()) if i == j else torch.zeros(())
+                total = total + grad[j] * p[j] * (delta - p[i])
+            of_alphas[i] = total
+        return of_alphas
 
 
 class Recompute(torch.autograd.Function):
@@ -115,14 +124,13 @@ class Recompute(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, x: Tensor, y: Tensor, ops: nn.ModuleList) -> Tensor:
-        ctx.save_for_backward(gates, x)
-        ctx.ops = ops
+        ctx.kept = gates, x, y, ops  # as there: not handed to save_for_backward, so kept until the graph is gone
         return y.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gates, x = ctx.saved_tensors
-        return torch.stack([(grad * op(x)).sum() for op in ctx.ops]).view_as(gates), None, grad, None
+        gates, x, _, ops = ctx.kept
+        return torch.stack([(grad * op(x)).sum() for op in ops]).view_as(gates), None, grad.clone(), None
 
 
 class MixedOperation(nn.Module):
@@ -160,27 +168,29 @@ class Cell(nn.Module):
         )
 
     def forward(self, x: Tensor, alphas: Tensor) -> Tensor:
-        states, edge = [x], 0
+        states, edge, main, residual = [x], 0, x, x
         for layer, unit in enumerate(self.backbone):
-            y = unit(states[-1])
+            y = unit(main)
             if layer == 1:
-                y = y + self.projection(x)
+                y = y + self.projection(residual)
             elif layer == 3:
-                y = y + states[2]
+                y = y + residual
             for state in list(states):
                 y = y + self.mixed[edge](state, alphas[edge])
                 edge += 1
             states.append(torch.tanh(y))
-        return states[-1]
+            main = torch.tanh(y)
+            residual = main if layer == 1 else residual
+        return main
 
 
 class Supernet(nn.Module):
-    """ResNet18 with the stem for small pictures: 3x3, stride 1, no pool (the implementation has 7x7, stride 2)."""
+    """ResNet18; for small pictures it has a 3x3 stem of stride 1 here, the implementation has 7x7 and stride 2."""
 
-    def __init__(self, width: int, num_classes: int = 10) -> None:
+    def __init__(self, width: int, stem: int, num_classes: int = 10) -> None:
         super().__init__()
         channels = [width * multiple for multiple in _MULTIPLES]
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(3, width, stem, 1 if stem == 3 else 2, stem // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.cells = nn.ModuleList(
             Cell(inputs, outputs, stride)
             for inputs, outputs, stride in zip([width, *channels], channels, _STRIDES, strict=False)
@@ -199,14 +209,17 @@ class Supernet(nn.Module):
 class Search:
     """One iteration: a step of the alphas and a step of the weights, here on the same batch."""
 
-    def __init__(self, width: int) -> None:
-        self._supernet = Supernet(width)
+    def __init__(self, width: int, stem: int) -> None:
+        self._supernet = Supernet(width, stem)
         self._weights = [value for name, value in self._supernet.named_parameters() if name != "alphas"]
         self._weight_optimizer = torch.optim.SGD(self._weights, 0.025, momentum=0.9, weight_decay=3e-4)
         self._alpha_optimizer = torch.optim.Adam([self._supernet.alphas], 3e-4, betas=(0.0, 0.999), weight_decay=1e-3)
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
         for optimizer in (self._alpha_optimizer, self._weight_optimizer):
+            self._supernet.alphas.requires_grad_(optimizer is self._alpha_optimizer)
+            for weight in self._weights:
+                weight.requires_grad_(optimizer is self._weight_optimizer)
             self._supernet.zero_grad()
             F.cross_entropy(self._supernet(x), y).backward()
             if optimizer is self._weight_optimizer:

@@ -115,6 +115,16 @@ def test_only_the_sampled_primitives_run(supernet: Supernet) -> None:
     assert calls == Counter(enumerate(path.active_index))
 
 
+def test_backbone_runs_once(supernet: Supernet) -> None:
+    calls: Counter[torch.nn.Module] = Counter()
+    convs = [supernet.stem, *(layer.conv for layer in supernet.layers)]
+    convs += [layer.projection[0] for layer in supernet.layers if layer.projection is not None]
+    for conv in convs:
+        conv.register_forward_hook(lambda conv, *_: calls.update([conv]))
+    supernet(torch.rand(2, 3, 8, 8), supernet.most_probable())
+    assert calls == Counter(convs)
+
+
 def test_path_of_nothing_is_the_backbone(supernet: Supernet) -> None:
     x = torch.rand(4, 3, 8, 8)
     with supernet.frozen():

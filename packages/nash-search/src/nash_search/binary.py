@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layers import EPS, Conv2d
+from .layers import EPS, Conv2d, Every
 
 _SMALLEST_SCALE = 1e-12  # of a convolution whose weights are all zero
 _ZERO = 1  # the code of 0, with which a picture is padded; those of -1 and +1 are 0 and 2
@@ -44,7 +44,7 @@ class SignState(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
+        return torch.addcmul(grad, grad, x.abs().clamp_(max=1), value=-1).mul_(2)
 
 
 class Signs:
@@ -66,16 +66,16 @@ class Signs:
         """Take the signs of a state, +1 at 0."""
         return cls(SignState.apply(x), torch.ge(x.detach(), 0).view(torch.uint8).mul_(2))
 
-    def values(self) -> Tensor:
-        """Return the signs as numbers."""
-        return self.codes.to(self.carrier.dtype).sub_(_ZERO)
+    def values(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the signs as numbers, of the state's type unless told otherwise."""
+        return self.codes.to(self.carrier.dtype if dtype is None else dtype).sub_(_ZERO)
 
     def every(self, stride: int, first: int = 0) -> Signs:
         """Return those of each stride-th pixel a row and a column, from `first` on; past the edge there are zeros.
 
         There are as many as from 0 on, whatever `first` is.
         """
-        carrier, codes = (x[:, :, first::stride, first::stride] for x in (self.carrier, self.codes))
+        carrier, codes = Every.apply(self.carrier, stride, first), self.codes[:, :, first::stride, first::stride]
         rows, columns = (-(-whole // stride) for whole in self.codes.shape[2:])
         rows, columns = rows - codes.shape[2], columns - codes.shape[3]
         if rows or columns:
@@ -119,10 +119,6 @@ class BinaryConv2d(Conv2d):
         if self.kernel_size == (1, 1) and self.stride != (1, 1):
             signs = signs.every(self.stride[0])
         return _BinaryConvolution.apply(signs.carrier, self.weight, signs, self)
-
-    def step(self) -> int:
-        """Return the stride of the kernel itself: a 1x1 kernel is handed only the pixels it reads."""
-        return 1 if self.kernel_size == (1, 1) else self.stride[0]
 
     def sums(self, signs: Signs) -> Tensor:
         """Return what `forward` returns, outside of the graph."""
@@ -212,21 +208,9 @@ class _BinaryConvolution(torch.autograd.Function):
         conv, signs = ctx.conv, ctx.signs
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
-        step, padding = [conv.step()] * 2, list(conv.padding)
-        of_signs = of_weight = None
-        if ctx.needs_input_grad[0]:
-            lost = [
-                whole - ((taken - 1) * step[0] - 2 * pad + kernel)
-                for whole, taken, pad, kernel in zip(
-                    signs.codes.shape[2:], grad.shape[2:], padding, conv.kernel_size, strict=True
-                )
-            ]
-            of_signs = F.conv_transpose2d(grad, sign(weight), None, step, padding, lost, conv.groups)
-        if ctx.needs_input_grad[1]:
-            window = None, step, padding, [1, 1], False, [0, 0], conv.groups
-            _, of_weight, _ = torch.ops.aten.convolution_backward(
-                grad, signs.values(), weight, *window, [False, True, False]
-            )
+        wanted = ctx.needs_input_grad
+        of_signs, of_weight = conv.gradients(grad, signs.values, sign(weight), signs.codes.shape[2:], wanted)
+        if of_weight is not None:
             of_weight = of_weight.div_(conv.scale())
             conv.forget()
         return of_signs, of_weight, None, None

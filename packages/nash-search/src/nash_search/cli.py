@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
+_PRECISION_HELP = "Of the computation; mixed: float32, gradients of convolutions bfloat16 where that is fast."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -45,6 +46,7 @@ class GradientName(StrEnum):
 class Precision(StrEnum):
     """The numbers that a search computes in."""
 
+    MIXED = "mixed"
     FLOAT32 = "float32"
     FLOAT64 = "float64"
 
@@ -116,7 +118,7 @@ def run_command(
     discard_after: Annotated[int, typer.Option(min=1, help="With --discard-below: from the end of this epoch on.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
-    precision: Annotated[Precision, typer.Option(help="Of the computation.")] = Precision.FLOAT32,
+    precision: Annotated[Precision, typer.Option(help=_PRECISION_HELP)] = Precision.MIXED,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the history for TensorBoard, too.")] = False,
     as_json: Json = False,

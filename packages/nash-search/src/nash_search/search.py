@@ -27,6 +27,7 @@ from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
 from .genotype import Genotype
 from .interrupt import Stop
+from .layers import multiplies_bfloat16
 from .penalty import Penalty
 from .progress import Reporter
 from .recipe import Recipe
@@ -35,7 +36,7 @@ from .supernet import Supernet
 
 GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE = "genotype.json", "alphas.json", "history.jsonl"
 BOARD_FOLDER = "tensorboard"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_DTYPES = {"mixed": torch.float32, "float32": torch.float32, "float64": torch.float64}
 _ALPHA_PATHS, _WEIGHT_PATHS = 0, 1  # streams of random numbers
 
 
@@ -60,6 +61,8 @@ class Search:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std).to(self.dtype)
+        if settings.precision == "mixed" and multiplies_bfloat16():
+            self.supernet.set_gradient_type(torch.bfloat16)
         if settings.init_weights is not None:
             warm.start(self.supernet, settings.init_weights)
         self.penalty: Penalty | None = None

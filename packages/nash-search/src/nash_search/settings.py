@@ -29,7 +29,7 @@ class Settings:
     seed: int
     threads: int
     num_images: int | None = None  # at most so many of the training pictures
-    precision: str = "float32"
+    precision: str = "mixed"
     primitives: tuple[str, ...] | None = None  # None: the variant's own
     costs_file: Path | None = None
     price: Price | None = None  # what is asked of costs_file

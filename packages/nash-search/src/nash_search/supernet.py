@@ -78,6 +78,12 @@ class Supernet(nn.Module):
         """Yield every other parameter."""
         return iter(self._weights)
 
+    def set_gradient_type(self, dtype: torch.dtype | None) -> None:
+        """Let the gradients of convolutions be multiplied in this type; None is that of the weights."""
+        for module in self.modules():
+            if isinstance(module, Conv2d):
+                module.gradient_type = dtype
+
     def logits(self) -> Tensor:
         """Return the alphas, (num_edges, num_primitives), minus infinity where a primitive is out.
 
@@ -190,7 +196,6 @@ class SearchLayer(nn.Module):
     def forward(self, states: Sequence[State], path: Path, first_edge: int) -> State:
         """Return the state behind this layer; its edges are the rows of the path from `first_edge` on."""
         rows = slice(first_edge, first_edge + len(self.mixed))
-        terms = self._backbone(states)
         active = [
             (index, mixed(states, index)) for mixed, index in zip(self.mixed, path.active_index[rows], strict=True)
         ]
