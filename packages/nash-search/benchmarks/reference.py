@@ -3,9 +3,9 @@
 The sampled operation of every edge runs in the forward pass; in the backward pass of either step all operations of
 the edge run again, each for the gradient of its gate. Operations share nothing, outputs of operations are kept, tanh is
 taken once for the backbone and once for the operations, gradients of alphas are summed number by number, `none`
-multiplies by zero, memory is NCHW, and the weight step throws its gate gradients away. Each step trains either alphas or weights; the others take
-no gradient. Structure and formulas: arXiv 2403.01845 and its
-implementation; binary convolutions: Bi-Real Net (arXiv 1808.00278).
+multiplies by zero, memory is NCHW, and the weight step throws its gate gradients away. Each step trains either alphas
+or weights; the others take no gradient. Structure and formulas: arXiv 2403.01845 and its implementation; binary
+convolutions: Bi-Real Net (arXiv 1808.00278).
 """
 
 from __future__ import annotations
@@ -190,7 +190,9 @@ class Supernet(nn.Module):
     def __init__(self, width: int, stem: int, num_classes: int = 10) -> None:
         super().__init__()
         channels = [width * multiple for multiple in _MULTIPLES]
-        self.stem = nn.Sequential(nn.Conv2d(3, width, stem, 1 if stem == 3 else 2, stem // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, stem, 1 if stem == 3 else 2, stem // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
         self.cells = nn.ModuleList(
             Cell(inputs, outputs, stride)
             for inputs, outputs, stride in zip([width, *channels], channels, _STRIDES, strict=False)

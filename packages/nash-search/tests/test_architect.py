@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from nash_search import zoo
 from nash_search.architect import Architect
 from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
-from nash_search.layers import BatchNorm, Term, normalized_sum
 from nash_search.operations import Operation
+from nash_search.sums import BatchNorm, Term, normalized_sum
 from nash_search.supernet import Path, Supernet
 from nash_search.variants import VARIANTS, Variant
 

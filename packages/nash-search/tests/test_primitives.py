@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from nash_search import binary
 from nash_search.binary import BinaryConv2d, Signs, SignState
-from nash_search.layers import EPS, BatchNorm, Conv2d, Term, normalized_sum
+from nash_search.convolution import Conv2d
 from nash_search.operations import BinaryConvolution, Identity, MaxPool, Nothing, Operation, Reduction, State
 from nash_search.primitives import PRIMITIVES, Shape
+from nash_search.sums import EPS, BatchNorm, Term, normalized_sum
 
 
 def _shape(in_channels: int, out_channels: int, stride: int) -> Shape:
@@ -141,7 +142,7 @@ def test_strided_pointwise_convolution_equals_torch() -> None:
 def test_strided_pointwise_convolution_survives_odd_batches() -> None:
     code = """
 import torch
-from nash_search.layers import Conv2d
+from nash_search.convolution import Conv2d
 torch.set_num_threads(2)
 conv = Conv2d(8, 16, 1, 2).to(memory_format=torch.channels_last)
 for _ in range(10):
@@ -161,10 +162,18 @@ def bytewise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bytewise")
 @pytest.mark.parametrize("is_rectified", [False, True])
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(1, 1, 5), (1, 2, 5), (3, 1, 4), (3, 2, 7), (5, 1, 2), (5, 2, 6)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"), [(1, 1, 5), (1, 2, 5), (3, 1, 4), (3, 2, 7), (5, 1, 2), (5, 2, 6)]
+)
 @pytest.mark.parametrize(("in_channels", "out_channels"), [(3, 5), (16, 32), (40, 17)])
 def test_sums_of_bytes_are_the_sums(
-    in_channels: int, out_channels: int, kernel: int, stride: int, size: int, is_rectified: bool, monkeypatch: pytest.MonkeyPatch
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int,
+    size: int,
+    is_rectified: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
     conv = BinaryConv2d(in_channels, out_channels, kernel, stride, is_rectified=is_rectified)

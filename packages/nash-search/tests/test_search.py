@@ -183,7 +183,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "num_images": 1437,
         "seed": 3,
         "gradient": "two-path",
-        "precision": "float32",
+        "precision": "mixed",
         "processes": 1,
         "accuracy": record["accuracy"],
         "alphas": "alphas.json",

@@ -70,9 +70,7 @@ def test_candidates_are_what_the_supernet_samples(variant: str, name: str, odd_n
 
 def test_shapes_and_weights_are_those_of_the_primitives(odd_network: Genotype) -> None:
     for candidate in space.candidates(odd_network, VARIANTS["v1"]):
-        shape = Shape(
-            in_channels=candidate.in_channels, out_channels=candidate.out_channels, stride=candidate.stride
-        )
+        shape = Shape(in_channels=candidate.in_channels, out_channels=candidate.out_channels, stride=candidate.stride)
         op = PRIMITIVES[candidate.op].searched(shape)
         term = op(State(torch.rand(2, candidate.in_channels, candidate.input_height, candidate.input_width)))
         assert term.features.shape == (2, candidate.out_channels, candidate.output_height, candidate.output_width)

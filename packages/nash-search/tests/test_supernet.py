@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from nash_search import genotype, zoo
-from nash_search.genotype import Genotype
 from nash_search.binary import BinaryConv2d
+from nash_search.genotype import Genotype
 from nash_search.supernet import Path, Supernet
 from nash_search.variants import VARIANTS
 

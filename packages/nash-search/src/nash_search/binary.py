@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layers import EPS, Conv2d, Every
+from .convolution import Conv2d, Every
+from .sums import EPS
 
 _SMALLEST_SCALE = 1e-12  # of a convolution whose weights are all zero
 _ZERO = 1  # the code of 0, with which a picture is padded; those of -1 and +1 are 0 and 2
@@ -100,7 +101,14 @@ class BinaryConv2d(Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1, is_rectified: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        is_rectified: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups)
         self.is_rectified = is_rectified
@@ -170,7 +178,7 @@ class BinaryConv2d(Conv2d):
 
 @dataclass(kw_only=True)
 class _Derived:
-    """What follows from binary weights: their scale, an EPS without it, and their signs as 8-bit convolutions take them."""
+    """What follows from binary weights: their scale, an EPS without it, their signs packed for 8-bit convolutions."""
 
     version: tuple[int, int]
     scale: Tensor
@@ -209,7 +217,8 @@ class _BinaryConvolution(torch.autograd.Function):
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
         wanted = ctx.needs_input_grad
-        of_signs, of_weight = conv.gradients(grad, signs.values, sign(weight), signs.codes.shape[2:], wanted)
+        dtype = conv.type_for(signs.codes)
+        of_signs, of_weight = conv.gradients(grad, signs.values, sign(weight), signs.codes.shape[2:], dtype, wanted)
         if of_weight is not None:
             of_weight = of_weight.div_(conv.scale())
             conv.forget()

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
-_PRECISION_HELP = "Of the computation; mixed: float32, gradients of convolutions bfloat16 where that is fast."
+_PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 

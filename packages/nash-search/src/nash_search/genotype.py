@@ -285,7 +285,8 @@ def _check_nas_op(cell: Cell, target: int, nas_op: NasOp) -> Iterator[str]:
         yield f"nas_op.input: got {nas_op.input}, expected an earlier state (0..{target - 1})"
         return
     if nas_op.op not in PRIMITIVES:
-        yield f"nas_op.op: got '{nas_op.op}', expected {one_of(nas_op.op, [name for name in PRIMITIVES if name != NONE])}"
+        known = [name for name in PRIMITIVES if name != NONE]
+        yield f"nas_op.op: got '{nas_op.op}', expected {one_of(nas_op.op, known)}"
         return
     reason = PRIMITIVES[nas_op.op].refusal(cell.shape(nas_op.input, target))
     if reason is not None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .binary import BinaryConv2d, Signs
-from .layers import BatchNorm, Term
 from .primitives import Shape
+from .sums import BatchNorm, Term
 
 
 class State:
@@ -75,7 +75,7 @@ class MaxPool(Operation):
 
 
 class Reduction(Operation):
-    """Binary 1x1 convolutions, ReLU and BN: at stride 2 one on the even and one on the odd pixels, half of the outputs each."""
+    """Binary 1x1 convolutions, ReLU and BN: at stride 2 one on even and one on odd pixels, half of the outputs each."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -97,8 +97,8 @@ class MaxPool3x3(Primitive):
 class SkipConnect(Primitive):
     """The state itself, or what comes nearest to it when the shape changes.
 
-    At stride 2 a factorized reduction: two 1x1 convolutions, one on the even pixels and one on the odd ones, half of the
-    output channels each; when only the channels change, one 1x1 convolution.
+    At stride 2 a factorized reduction: two 1x1 convolutions, one on the even pixels and one on the odd ones, half of
+    the output channels each; when only the channels change, one 1x1 convolution.
     """
 
     name, label, colour = "skip_connect", "skip", "#5b5f97"

@@ -23,11 +23,11 @@ from torch.nn import functional as F
 from . import batches, checkpoint, cost, data, genotype, manifest, parallel, warm
 from .architect import Architect, ArchitectureStep
 from .board import Board
+from .convolution import multiplies_bfloat16
 from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
 from .genotype import Genotype
 from .interrupt import Stop
-from .layers import multiplies_bfloat16
 from .penalty import Penalty
 from .progress import Reporter
 from .recipe import Recipe
@@ -62,7 +62,7 @@ class Search:
             torch.manual_seed(settings.seed)
             self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std).to(self.dtype)
         if settings.precision == "mixed" and multiplies_bfloat16():
-            self.supernet.set_gradient_type(torch.bfloat16)
+            self.supernet.multiply_in(torch.bfloat16)
         if settings.init_weights is not None:
             warm.start(self.supernet, settings.init_weights)
         self.penalty: Penalty | None = None

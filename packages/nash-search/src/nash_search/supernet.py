@@ -5,7 +5,7 @@ Shapes: pictures (B, C, H, W) in [0, 1]; alphas, probs and gates have a row an e
 
 A mixed operation is sum_k g_k o_k(x). Its gates g are one-hot in the forward pass: only the operation of
 `active_index` runs (path binarization, ProxylessNAS, arXiv 1812.00332). In the architecture step the backward
-pass adds the gates' gradients dL/dg_k = <dL/dy, o_k(x)> (see `layers.py`), and the softmax they come from takes them
+pass adds the gates' gradients dL/dg_k = <dL/dy, o_k(x)> (see `sums.py`), and the softmax they come from takes them
 on to the alphas (eq. 4 there): dL/dalpha_i = sum_k dL/dg_k p_k (delta_ik - p_i).
 """
 
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .binary import BinaryConv2d
+from .convolution import Conv2d
 from .decoding import best, decode
 from .genotype import Cell, Edge, Genotype
-from .layers import BatchNorm, Conv2d, Gating, Term, normalized_sum
 from .operations import State
 from .primitives import NONE, PRIMITIVES
+from .sums import BatchNorm, Gating, Term, normalized_sum
 from .variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "MixedOperation", "Path", "Supernet", "Variant"]
@@ -78,11 +79,11 @@ class Supernet(nn.Module):
         """Yield every other parameter."""
         return iter(self._weights)
 
-    def set_gradient_type(self, dtype: torch.dtype | None) -> None:
-        """Let the gradients of convolutions be multiplied in this type; None is that of the weights."""
+    def multiply_in(self, dtype: torch.dtype | None) -> None:
+        """Let convolutions (binary ones in their backward pass) multiply in this type; None is that of the weights."""
         for module in self.modules():
             if isinstance(module, Conv2d):
-                module.gradient_type = dtype
+                module.low = dtype
 
     def logits(self) -> Tensor:
         """Return the alphas, (num_edges, num_primitives), minus infinity where a primitive is out.

@@ -1,4 +1,4 @@
-"""Layers that both steps of a search share: a convolution, and the normalized sum that every state is.
+"""The normalized sum that every state is.
 
 Shapes: features and sums (B, C, H, W), channels last; what is kept a channel (C,).
 
@@ -17,110 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import parallel
 
 _MOMENTUM = 0.1  # of running statistics
 EPS = 1e-5  # added to variances
 _AXES = (0, 2, 3)
-
-
-class Conv2d(nn.Conv2d):
-    """Convolution without a bias, the gradients of which may be multiplied in bfloat16.
-
-    gradient_type: None is that of the weights. A 1x1 kernel keeps to it, as too little is won there.
-
-    A strided 1x1 kernel is handed only the pixels it reads. torch 2.13 on several CPU threads, channels last, up to 8
-    channels and an odd batch: the backward pass of the strided form writes past its memory and the process dies.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.gradient_type: torch.dtype | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x."""
-        if self.kernel_size == (1, 1) and self.stride != (1, 1):
-            x = Every.apply(x, self.stride[0])
-        if self.gradient_type is None or self.kernel_size == (1, 1):
-            return F.conv2d(x, self.weight, None, self.step(), self.padding, 1, self.groups)
-        return _Convolution.apply(x, self.weight, self)
-
-    def step(self) -> int:
-        """Return the stride of the kernel itself: a 1x1 kernel is handed only the pixels it reads."""
-        return 1 if self.kernel_size == (1, 1) else self.stride[0]
-
-    def gradients(
-        self, grad: Tensor, x: Callable[[torch.dtype], Tensor], weight: Tensor, size: Sequence[int], wanted: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the wanted ones of the gradients of input and weights.
-
-        x: returns the input in a type; called only if the weights' gradient is wanted. size: its height and width.
-        """
-        whole, dtype = weight.dtype, weight.dtype
-        if self.gradient_type is not None and self.kernel_size != (1, 1):
-            dtype = self.gradient_type
-        grad, weight = grad.to(dtype), weight.to(dtype)
-        step, padding = [self.step()] * 2, list(self.padding)
-        of_input = of_weight = None
-        if wanted[0]:
-            sides = zip(size, grad.shape[2:], padding, self.kernel_size, strict=True)
-            rest = [side - ((taken - 1) * step[0] - 2 * pad + kernel) for side, taken, pad, kernel in sides]
-            of_input = F.conv_transpose2d(grad, weight, None, step, padding, rest, self.groups).to(whole)
-        if wanted[1]:
-            window = None, step, padding, [1, 1], False, [0, 0], self.groups
-            _, of_weight, _ = torch.ops.aten.convolution_backward(grad, x(dtype), weight, *window, [False, True, False])
-            of_weight = of_weight.to(whole)
-        return of_input, of_weight
-
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: Conv2d) -> Tensor:
-        ctx.conv = conv
-        ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, None, conv.step(), conv.padding, 1, conv.groups)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        return *ctx.conv.gradients(grad, x.to, weight, x.shape[2:], ctx.needs_input_grad), None
-
-
-@cache
-def multiplies_bfloat16() -> bool:
-    """Return whether the processor multiplies bfloat16 natively, which takes half of float32's time."""
-    return torch.cpu._is_avx512_bf16_supported()
-
-
-class Every(torch.autograd.Function):
-    """Each stride-th pixel a row and a column, from `first` on.
-
-    Slicing would do, but its backward pass takes an axis at a time and leaves channels last.
-
-    >>> x = torch.ones(1, 1, 2, 3, requires_grad=True)
-    >>> Every.apply(x, 2, 1).sum().backward()
-    >>> x.grad
-    tensor([[[[0., 0., 0.],
-              [0., 1., 0.]]]])
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, stride: int, first: int = 0) -> Tensor:
-        ctx.shape, ctx.pixels = x.shape, slice(first, None, stride)
-        return x[:, :, ctx.pixels, ctx.pixels]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        whole = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last).zero_()
-        whole[:, :, ctx.pixels, ctx.pixels] = grad
-        return whole, None, None
 
 
 class BatchNorm(nn.Module):
@@ -211,7 +117,9 @@ class _NormalizedSum(torch.autograd.Function):
         ctx: Any, terms: Sequence[Term], gating: Gating | None, gates: Tensor | None, *tensors: Tensor
     ) -> Tensor:
         features, num_normalized = tensors[: len(terms)], (len(tensors) - len(terms)) // 2
-        mean, invstd = (torch.stack(part) for part in zip(*(term.normal() for term in terms[:num_normalized]), strict=True))
+        mean, invstd = (
+            torch.stack(part) for part in zip(*(term.normal() for term in terms[:num_normalized]), strict=True)
+        )
         weight, bias = (torch.stack(part) for part in _halves(tensors[len(terms) :]))
         gain = weight * invstd
         shift = torch.addcmul(bias, mean, gain, value=-1).sum(0)
@@ -236,7 +144,9 @@ class _NormalizedSum(torch.autograd.Function):
         factors = _factors(weight, mean, invstd, dgamma, dbeta, num_pixels=grad.numel() // grad.shape[1])
         gradients = [
             torch.addcmul(constant, grad, of_grad).addcmul_(x, of_features) if is_wanted else None
-            for x, constant, of_grad, of_features, is_wanted in zip(normalized, *factors, ctx.needs_input_grad[3:])
+            for x, constant, of_grad, of_features, is_wanted in zip(
+                normalized, *factors, ctx.needs_input_grad[3 : 3 + len(normalized)], strict=True
+            )
         ]
         gating, of_gates = ctx.gating, None
         ctx.gating = None
