@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nash_search import binary
+from nash_search import binary, convolution
 from nash_search.binary import BinaryConv2d, Signs, SignState
 from nash_search.convolution import Conv2d
 from nash_search.operations import BinaryConvolution, Identity, MaxPool, Nothing, Operation, Reduction, State
@@ -209,6 +209,26 @@ def test_packed_weights_follow_the_weights() -> None:
         expected = F.conv2d(signs.values(), torch.where(weight >= 0, 1.0, -1.0), padding=1)
         assert torch.equal(conv(signs), expected)
         assert torch.allclose(conv.scale(), weight.abs().mean())
+
+
+@pytest.mark.parametrize("is_binary", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_comes_close_to_float32(is_binary: bool, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(convolution, "_FEWEST_MACS", 1)
+    conv = (BinaryConv2d if is_binary else Conv2d)(8, 16, 3, stride)
+    x = torch.randn(4, 8, 9, 8, requires_grad=True)
+    found = []
+    for low in (None, torch.bfloat16):
+        conv.low = low
+        y = conv(Signs.of(x) if is_binary else x)
+        direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        found.append((y, *torch.autograd.grad((y * direction).sum(), (x, conv.weight))))
+    assert torch.equal(found[0][0], found[1][0]) == is_binary  # binary sums are exact in either
+    for one, other in zip(*found, strict=True):
+        assert other.dtype == torch.float32
+        assert (one - other).norm() < 0.01 * one.norm()
+    assert not torch.equal(found[0][1], found[1][1])
 
 
 def test_normalized_sum_equals_its_definition() -> None:
