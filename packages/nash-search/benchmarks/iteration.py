@@ -24,7 +24,7 @@ import reference
 import torch
 from torch import Tensor
 
-from nash_search import data, recipe, zoo
+from nash_search import allocator, data, recipe, zoo
 from nash_search.search import Search
 from nash_search.settings import Settings
 
@@ -74,6 +74,7 @@ class Measured:
 def measure(way: str, width: int, stem: int, batch_size: int, repeats: int, threads: int) -> Measured:
     """Measure one way in this process, which should be fresh."""
     torch.set_num_threads(threads)
+    allocator.keep_freed()  # all ways, though the search alone does so of itself
     torch.manual_seed(0)
     x, y = torch.rand(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
     if way == REFERENCE:

@@ -119,7 +119,7 @@ def test_batch_norm_of_a_scaled_tensor() -> None:
     norm, x = BatchNorm(3).double(), torch.randn(4, 3, 5, 5, dtype=torch.double)
     expected = F.batch_norm(0.01 * x, None, None, training=True)
     assert torch.allclose(normalized_sum([Term(x, norm, EPS / 0.01**2)]), expected, rtol=1e-12)
-    norm.updates_statistics = False
+    norm.requires_grad_(requires_grad=False)
     before = norm.running_mean.clone()
     norm(x + 1)
     assert torch.equal(norm.running_mean, before)
@@ -231,10 +231,13 @@ def test_bfloat16_comes_close_to_float32(is_binary: bool, stride: int, monkeypat
     assert not torch.equal(found[0][1], found[1][1])
 
 
-def test_normalized_sum_equals_its_definition() -> None:
+@pytest.mark.parametrize("num_channels", [3, 33])  # few are taken a row of pixels at a time
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_normalized_sum_equals_its_definition(num_channels: int, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
-    features = [torch.randn(4, 3, 5, 6, dtype=torch.double, requires_grad=True) for _ in range(4)]
-    norms = [BatchNorm(3).double() for _ in range(2)]
+    shape = (4, num_channels, 5, 6)
+    features = [torch.randn(shape, dtype=torch.double).to(memory_format=layout).requires_grad_() for _ in range(4)]
+    norms = [BatchNorm(num_channels).double() for _ in range(2)]
     parameters = [parameter for norm in norms for parameter in norm.parameters()]
     for parameter in parameters:
         torch.nn.init.normal_(parameter)
@@ -251,11 +254,12 @@ def test_normalized_sum_equals_its_definition() -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_running_statistics_are_those_of_torch() -> None:
+@pytest.mark.parametrize("num_channels", [3, 33])
+def test_running_statistics_are_those_of_torch(num_channels: int) -> None:
     torch.manual_seed(0)
-    ours, plain = BatchNorm(3), nn.BatchNorm2d(3)
+    ours, plain = BatchNorm(num_channels), nn.BatchNorm2d(num_channels)
     for _ in range(3):
-        x = 2 + torch.randn(4, 3, 5, 5)
+        x = 2 + torch.randn(4, num_channels, 5, 5)
         ours(x)
         plain(x)
     torch.testing.assert_close(ours.running_mean, plain.running_mean)

@@ -69,7 +69,7 @@ class Signs:
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the signs as numbers, of the state's type unless told otherwise."""
-        return self.codes.to(self.carrier.dtype if dtype is None else dtype).sub_(_ZERO)
+        return self.codes.view(torch.int8).sub(_ZERO).to(self.carrier.dtype if dtype is None else dtype)
 
     def every(self, stride: int, first: int = 0) -> Signs:
         """Return those of each stride-th pixel a row and a column, from `first` on; past the edge there are zeros.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import batches, checkpoint, cost, data, genotype, manifest, parallel, warm
+from . import allocator, batches, checkpoint, cost, data, genotype, manifest, parallel, warm
 from .architect import Architect, ArchitectureStep
 from .board import Board
 from .convolution import multiplies_bfloat16
@@ -308,6 +308,7 @@ def run(
     started search together, and all return when the files are written.
     """
     torch.set_num_threads(settings.threads)
+    allocator.keep_freed()
     with parallel.joined():
         return _run(settings, out, data_dir, backbone_file, resume=resume, tensorboard=tensorboard)
 

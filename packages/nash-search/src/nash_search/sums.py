@@ -26,7 +26,7 @@ from . import parallel
 
 _MOMENTUM = 0.1  # of running statistics
 EPS = 1e-5  # added to variances
-_AXES = (0, 2, 3)
+_FEW_CHANNELS = 32  # with fewer, a row of pixels is taken together
 
 
 class BatchNorm(nn.Module):
@@ -38,21 +38,22 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
-        self.updates_statistics = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, normalized."""
         return normalized_sum([Term(x, self)])
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of the batch (joined over all processes), and let the running ones follow."""
-        running = (self.running_mean, self.running_var) if self.updates_statistics else (None, None)
-        if parallel.size() == 1:
+        """Return mean and variance of the batch (joined over all processes), and let the running ones follow.
+
+        While the weights are frozen, the running ones stay as they are.
+        """
+        is_trained = self.weight.requires_grad
+        if parallel.size() == 1 and x.shape[1] >= _FEW_CHANNELS:
+            running = (self.running_mean, self.running_var) if is_trained else (None, None)
             return torch.batch_norm_update_stats(x, *running, _MOMENTUM)
-        count = parallel.total(x.numel() // x.shape[1])
-        mean = parallel.summed(x.sum(_AXES)) / count
-        var = parallel.summed((x - mean.view(1, -1, 1, 1)).square_().sum(_AXES)) / count
-        if self.updates_statistics:
+        mean, var, count = _joined(*_column_statistics(x), num_pixels=x.numel() // x.shape[1])
+        if is_trained:
             self.running_mean.lerp_(mean, _MOMENTUM)
             self.running_var.lerp_(var * (count / max(count - 1, 1)), _MOMENTUM)
         return mean, var
@@ -123,8 +124,9 @@ class _NormalizedSum(torch.autograd.Function):
         weight, bias = (torch.stack(part) for part in _halves(tensors[len(terms) :]))
         gain = weight * invstd
         shift = torch.addcmul(bias, mean, gain, value=-1).sum(0)
-        first, *others = _wide(gain)
-        y = torch.addcmul(shift.view(1, -1, 1, 1), features[0], first)
+        width = features[0].shape[3]
+        first, *others = _wide(gain, width)
+        y = torch.addcmul(*_wide(shift[None], width), features[0], first)
         for x, factor in zip(features[1:num_normalized], others, strict=True):
             y.addcmul_(x, factor)
         for x in features[num_normalized:]:
@@ -138,14 +140,15 @@ class _NormalizedSum(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         *features, weight, bias, mean, invstd = ctx.saved_tensors
         normalized, plain = features[: len(weight)], features[len(weight) :]
-        each = zip(normalized, mean.unbind(), invstd.unbind(), strict=True)
-        reduced = [_reduced(grad, x, *normal) for x, *normal in each]
-        dgamma, dbeta = (torch.stack(part) for part in zip(*reduced, strict=True))
+        dgamma, dbeta = _reduced(grad, normalized, mean, invstd)
         factors = _factors(weight, mean, invstd, dgamma, dbeta, num_pixels=grad.numel() // grad.shape[1])
         gradients = [
             torch.addcmul(constant, grad, of_grad).addcmul_(x, of_features) if is_wanted else None
             for x, constant, of_grad, of_features, is_wanted in zip(
-                normalized, *factors, ctx.needs_input_grad[3 : 3 + len(normalized)], strict=True
+                normalized,
+                *(_wide(x, grad.shape[3]) for x in factors),
+                ctx.needs_input_grad[3 : 3 + len(normalized)],
+                strict=True,
             )
         ]
         gating, of_gates = ctx.gating, None
@@ -162,27 +165,59 @@ def _halves(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tenso
     return tensors[:middle], tensors[middle:]
 
 
-def _wide(x: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows of x (num_terms, C) as what multiplies a picture's channels."""
-    return x.view(len(x), 1, -1, 1, 1).unbind()
+def _wide(x: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Return the rows of x (num_terms, C) as what multiplies a picture's channels: (1, C, 1, 1), or (1, C, 1, W).
+
+    With few channels, the loops over them alone are short, and those over a row of pixels are not.
+    """
+    if x.shape[1] >= _FEW_CHANNELS:
+        return x.view(len(x), 1, -1, 1, 1).unbind()
+    return torch.cat([x] * width, 1).view(len(x), 1, 1, width, -1).permute(0, 1, 4, 2, 3).unbind()
+
+
+def _columns(x: Tensor) -> Tensor:
+    """Return features of few channels with each row of pixels as one pixel: (B H, W C, 1, 1); others as they are."""
+    return x if x.shape[1] >= _FEW_CHANNELS else x.permute(0, 2, 3, 1).reshape(-1, x.shape[3] * x.shape[1], 1, 1)
+
+
+def _column_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of columns of pixels: (num_columns, C) each."""
+    mean, var = torch.batch_norm_update_stats(_columns(x), None, None, _MOMENTUM)
+    return mean.view(-1, x.shape[1]), var.view(-1, x.shape[1])
+
+
+def _joined(means: Tensor, variances: Tensor, *, num_pixels: int) -> tuple[Tensor, Tensor, float]:
+    """Return mean and variance of all columns of all processes, (C,) each, and how many pixels they have."""
+    total = parallel.total(num_pixels)
+    share = num_pixels / len(means) / total  # of a column
+    mean = parallel.summed(means.sum(0).mul_(share))
+    return mean, parallel.summed((means - mean).square_().add_(variances).sum(0).mul_(share)), total
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     return torch.dot(x.permute(0, 2, 3, 1).reshape(-1), y.permute(0, 2, 3, 1).reshape(-1))
 
 
-def _reduced(grad: Tensor, features: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
-    """Return dgamma and dbeta of this process's pictures."""
-    wanted = [False, True, True]
-    _, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-        grad, features, None, None, None, mean, invstd, True, EPS, wanted
-    )
+def _reduced(grad: Tensor, features: Sequence[Tensor], mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    """Return dgamma and dbeta of this process's pictures: (num_terms, C) each, as mean and invstd."""
+    num_terms, num_channels = mean.shape
+    grad, wanted = _columns(grad), [False, True, True]
+    num_columns = grad.shape[1] // num_channels
+    if num_columns > 1:
+        mean, invstd = (torch.cat([x] * num_columns, 1) for x in (mean, invstd))
+    found = [
+        torch.ops.aten.native_batch_norm_backward(grad, _columns(x), None, None, None, *normal, True, EPS, wanted)
+        for x, *normal in zip(features, mean.unbind(), invstd.unbind(), strict=True)
+    ]
+    dgamma, dbeta = (torch.stack(part) for part in list(zip(*found, strict=True))[1:])
+    if num_columns > 1:
+        dgamma, dbeta = (x.view(num_terms, num_columns, num_channels).sum(1) for x in (dgamma, dbeta))
     return dgamma, dbeta
 
 
 def _factors(
     weight: Tensor, mean: Tensor, invstd: Tensor, dgamma: Tensor, dbeta: Tensor, *, num_pixels: int
-) -> tuple[tuple[Tensor, ...], ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return, a term, a constant and what multiplies the sum's gradient g and the features in their gradient.
 
     It is gain (g - (dbeta + dgamma (f - mean) / std) / num_pixels).
@@ -190,7 +225,7 @@ def _factors(
     dgamma, dbeta = parallel.summed(torch.stack((dgamma, dbeta))).div_(-parallel.total(num_pixels)).unbind()
     gain, slope = weight * invstd, dgamma * invstd
     constant = torch.addcmul(dbeta, slope, mean, value=-1)
-    return _wide(constant.mul_(gain)), _wide(gain), _wide(slope.mul_(gain))
+    return constant.mul_(gain), gain, slope.mul_(gain)
 
 
 def _gate_gradients(gating: Gating, grad: Tensor, inner: Mapping[int, Tensor]) -> Tensor:
@@ -218,5 +253,6 @@ def _inner(grad: Tensor, term: Term | None) -> Tensor | None:
         return None
     if term.norm is None:
         return _dot(grad, term.features)
-    dgamma, dbeta = _reduced(grad, term.features, *term.normal())
+    mean, invstd = term.normal()
+    (dgamma,), (dbeta,) = _reduced(grad, [term.features], mean[None], invstd[None])
     return torch.dot(term.norm.weight, dgamma).add_(torch.dot(term.norm.bias, dbeta))

@@ -69,7 +69,6 @@ class Supernet(nn.Module):
         self.to(memory_format=torch.channels_last)
         # listed once: to walk through all modules at every step takes as long as a tenth of a small network
         self._weights = [weight for name, weight in self.named_parameters() if name != "alpha"]
-        self._norms = [module for module in self.modules() if isinstance(module, BatchNorm)]
 
     def alphas(self) -> Iterator[nn.Parameter]:
         """Yield the architecture parameters (logits)."""
@@ -133,8 +132,6 @@ class Supernet(nn.Module):
     def _train_weights(self, *, enabled: bool) -> None:
         for weight in self._weights:
             weight.requires_grad_(enabled)
-        for norm in self._norms:
-            norm.updates_statistics = enabled
 
     @torch.no_grad()
     def discard(self, below: float) -> None:
