@@ -114,25 +114,26 @@ class BinaryConv2d(Conv2d):
         self.is_rectified = is_rectified
         self._derived: _Derived | None = None
 
-    def scale(self) -> Tensor:
-        """Return the mean magnitude of the weights, a tensor without axes."""
+    def scale(self) -> float:
+        """Return the mean magnitude of the weights."""
         return self._current().scale
 
-    def eps(self) -> Tensor:
+    def eps(self) -> float:
         """Return what the variance of the sums gets in place of EPS, as the scale is still missing there."""
-        return self._current().eps
+        return EPS / self.scale() ** 2
 
     def forward(self, signs: Signs) -> Tensor:
         """Return the sums of +1 and -1."""
         if self.kernel_size == (1, 1) and self.stride != (1, 1):
             signs = signs.every(self.stride[0])
-        return _BinaryConvolution.apply(signs.carrier, self.weight, signs, self)
+        return _BinaryConvolution.apply(signs.carrier, self.weight, signs, self, self._current())
 
-    def sums(self, signs: Signs) -> Tensor:
+    def sums(self, signs: Signs, derived: _Derived) -> Tensor:
         """Return what `forward` returns, outside of the graph."""
         if self._takes_bytes(signs):
-            return self._sums_of_bytes(signs.codes)
-        y = F.conv2d(signs.values(), sign(self.weight.detach()), None, self.step(), self.padding, 1, self.groups)
+            return self._sums_of_bytes(signs.codes, derived)
+        weight = derived.signs.to(self.weight.dtype)
+        y = F.conv2d(signs.values(), weight, None, self.step(), self.padding, 1, self.groups)
         return y.clamp_(min=0) if self.is_rectified else y
 
     def _takes_bytes(self, signs: Signs) -> bool:
@@ -146,12 +147,11 @@ class BinaryConv2d(Conv2d):
             and _multiplies_bytes()
         )
 
-    def _sums_of_bytes(self, codes: Tensor) -> Tensor:
+    def _sums_of_bytes(self, codes: Tensor, derived: _Derived) -> Tensor:
         window = [self.step()] * 2, list(self.padding), [1, 1], 1
-        one, zero, derived = torch.ones(1), torch.zeros(1, dtype=torch.int64), self._current()
+        one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int64)
         if derived.packed is None:
-            signs = torch.ge(self.weight.detach(), 0).view(torch.int8).mul_(2).sub_(1)
-            derived.packed = torch.ops.onednn.qconv_prepack(signs, one, 1.0, _ZERO, *window, list(codes.shape))
+            derived.packed = torch.ops.onednn.qconv_prepack(derived.signs, one, 1.0, _ZERO, *window, list(codes.shape))
         after = "relu" if self.is_rectified else "none"
         return torch.ops.onednn.qconv2d_pointwise(
             codes, 1.0, _ZERO, derived.packed, one, zero, None, *window, 1.0, 0, torch.float32, after, [], ""
@@ -166,8 +166,9 @@ class BinaryConv2d(Conv2d):
         version = self.weight._version, self.weight.data_ptr()
         if self._derived is not None and self._derived.version == version and self.weight.grad is None:
             return self._derived
-        scale = self.weight.detach().abs().mean().clamp_(min=_SMALLEST_SCALE)
-        derived = _Derived(version=version, scale=scale, eps=EPS / scale.square())
+        weight = self.weight.detach()
+        scale = max(float(weight.abs().mean()), _SMALLEST_SCALE)
+        derived = _Derived(version=version, scale=scale, signs=torch.ge(weight, 0).view(torch.int8).mul_(2).sub_(1))
         self._derived = derived if self.weight.grad is None else None
         return derived
 
@@ -178,11 +179,14 @@ class BinaryConv2d(Conv2d):
 
 @dataclass(kw_only=True)
 class _Derived:
-    """What follows from binary weights: their scale, an EPS without it, their signs packed for 8-bit convolutions."""
+    """What follows from binary weights.
+
+    signs: -1 and +1, one byte each; packed: the same as 8-bit convolutions want them.
+    """
 
     version: tuple[int, int]
-    scale: Tensor
-    eps: Tensor
+    scale: float
+    signs: Tensor
     packed: Tensor | None = None
 
 
@@ -194,7 +198,7 @@ def _multiplies_bytes() -> bool:
     with torch.random.fork_rng(devices=[]):
         conv, signs = BinaryConv2d(3, 5, 3), Signs.of(torch.randn(2, 3, 6, 6))
     try:
-        sums = conv._sums_of_bytes(signs.codes)
+        sums = conv._sums_of_bytes(signs.codes, conv._current())
     except (AttributeError, RuntimeError):  # another torch: these operators are its own affair
         return False
     return torch.equal(sums, F.conv2d(signs.values(), sign(conv.weight.detach()), padding=1))
@@ -204,22 +208,25 @@ class _BinaryConvolution(torch.autograd.Function):
     """The weights' gradient is straight-through: `scale` times the result has that of the identity."""
 
     @staticmethod
-    def forward(ctx: Any, carrier: Tensor, weight: Tensor, signs: Signs, conv: BinaryConv2d) -> Tensor:
-        y = conv.sums(signs)
-        ctx.signs, ctx.conv = signs, conv
-        ctx.save_for_backward(weight, y if conv.is_rectified else None)
+    def forward(
+        ctx: Any, carrier: Tensor, weight: Tensor, signs: Signs, conv: BinaryConv2d, derived: _Derived
+    ) -> Tensor:
+        y = conv.sums(signs, derived)
+        ctx.signs, ctx.conv, ctx.derived = signs, conv, derived
+        ctx.save_for_backward(y if conv.is_rectified else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, y = ctx.saved_tensors
-        conv, signs = ctx.conv, ctx.signs
+        (y,) = ctx.saved_tensors
+        conv, signs, derived = ctx.conv, ctx.signs, ctx.derived
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
         wanted = ctx.needs_input_grad
         dtype = conv.type_for(signs.codes)
-        of_signs, of_weight = conv.gradients(grad, signs.values, sign(weight), signs.codes.shape[2:], dtype, wanted)
+        size = signs.codes.shape[2:]
+        of_signs, of_weight = conv.gradients(grad, signs.values, derived.signs, size, dtype, wanted)
         if of_weight is not None:
-            of_weight = of_weight.div_(conv.scale())
+            of_weight = of_weight.div_(derived.scale)
             conv.forget()
-        return of_signs, of_weight, None, None
+        return of_signs, of_weight, None, None, None

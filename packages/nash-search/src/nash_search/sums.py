@@ -68,7 +68,7 @@ class Term(NamedTuple):
 
     features: Tensor
     norm: BatchNorm | None = None
-    eps: Tensor | float = EPS
+    eps: float = EPS
 
     def normal(self) -> tuple[Tensor, Tensor]:
         """Return the batch's mean and inverse standard deviation: (C,) each."""
