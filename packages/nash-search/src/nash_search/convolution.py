@@ -76,17 +76,19 @@ class Conv2d(nn.Conv2d):
 
 
 class _LowConvolution(torch.autograd.Function):
+    """It keeps the input itself, which others hold too, and converts it once more for the gradient of the weights."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, conv: Conv2d) -> Tensor:
-        low_x, low_weight = x.to(conv.low), weight.to(conv.low)
-        ctx.conv = conv
-        ctx.save_for_backward(low_x, low_weight)
-        return F.conv2d(low_x, low_weight, None, conv.step(), conv.padding, 1, conv.groups).to(x.dtype)
+        ctx.conv, ctx.low = conv, conv.low
+        ctx.save_for_backward(x, weight)
+        y = F.conv2d(x.to(ctx.low), weight.to(ctx.low), None, conv.step(), conv.padding, 1, conv.groups)
+        return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return *ctx.conv.gradients(grad, x.to, weight, x.shape[2:], x.dtype, ctx.needs_input_grad), None
+        return *ctx.conv.gradients(grad, x.to, weight, x.shape[2:], ctx.low, ctx.needs_input_grad), None
 
 
 @cache
