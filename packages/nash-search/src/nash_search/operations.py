@@ -5,6 +5,8 @@ Shapes: a state is (B, C_in, H, W), an operation's features (B, C_out, H / strid
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,30 @@ from torch.nn import functional as F
 from .binary import BinaryConv2d, Signs
 from .primitives import Shape
 from .sums import BatchNorm, Term
+
+
+class MaxPool3x3(torch.autograd.Function):
+    """3x3 max-pool that remembers where the maxima were in 16 bits where those suffice; torch takes 64.
+
+    >>> x = torch.tensor([[[[1.0, 3.0, 2.0, 0.0]]]], requires_grad=True)
+    >>> MaxPool3x3.apply(x, 2).sum().backward()
+    >>> x.grad
+    tensor([[[[0., 2., 0., 0.]]]])
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
+        y, places = torch.ops.aten.max_pool2d_with_indices(x, [3, 3], [stride, stride], [1, 1])
+        fits = x.shape[2] * x.shape[3] <= torch.iinfo(torch.int16).max
+        ctx.save_for_backward(x, places.to(torch.int16) if fits else places)
+        ctx.stride = stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, places = ctx.saved_tensors
+        window = [3, 3], [ctx.stride, ctx.stride], [1, 1], [1, 1], False
+        return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *window, places.long()), None
 
 
 class State:
@@ -35,7 +61,7 @@ class State:
     def pooled(self, stride: int) -> Tensor:
         """Return the 3x3 max-pool."""
         if stride not in self._pooled:
-            self._pooled[stride] = F.max_pool2d(self.x, 3, stride, 1)
+            self._pooled[stride] = MaxPool3x3.apply(self.x, stride)
         return self._pooled[stride]
 
 
