@@ -13,7 +13,16 @@ from torch.nn import functional as F
 from nash_search import binary, convolution
 from nash_search.binary import BinaryConv2d, Signs, SignState
 from nash_search.convolution import Conv2d
-from nash_search.operations import BinaryConvolution, Identity, MaxPool, Nothing, Operation, Reduction, State
+from nash_search.operations import (
+    BinaryConvolution,
+    Identity,
+    MaxPool,
+    MaxPool3x3,
+    Nothing,
+    Operation,
+    Reduction,
+    State,
+)
 from nash_search.primitives import PRIMITIVES, Shape
 from nash_search.sums import EPS, BatchNorm, Term, normalized_sum
 
@@ -100,6 +109,20 @@ def test_unstrided_skip_is_the_state_itself() -> None:
     op = PRIMITIVES["skip_connect"].searched(_shape(4, 4, 1))
     assert isinstance(op, Identity)
     assert op(state) == Term(state.x)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 4, 7, 6), (2, 1, 190, 190)])  # few pixels, and more than 16 bits count
+def test_max_pool_equals_that_of_torch(stride: int, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, y = (torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+    y.data.copy_(x.data)
+    ours, plain = MaxPool3x3.apply(x, stride), F.max_pool2d(y, 3, stride, 1)
+    assert torch.equal(ours, plain)
+    direction = torch.randn_like(plain)
+    (ours * direction).sum().backward()
+    (plain * direction).sum().backward()
+    assert torch.equal(x.grad, y.grad)
 
 
 def test_max_pool_repeats_its_channels() -> None:

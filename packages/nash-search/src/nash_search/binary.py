@@ -87,15 +87,6 @@ class Signs:
         return Signs(carrier, codes.contiguous(memory_format=torch.channels_last))
 
 
-def sign(x: Tensor) -> Tensor:
-    """Return +1 and -1; that of 0 is +1.
-
-    >>> sign(torch.tensor([-0.5, -0.0, 0.0, 0.25]))
-    tensor([-1.,  1.,  1.,  1.])
-    """
-    return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)  # in an eighth of the time of torch.where
-
-
 class BinaryConv2d(Conv2d):
     """Convolution of signs with the signs of its weights; `scale()` is the factor still to be applied.
 
@@ -203,7 +194,7 @@ def _multiplies_bytes() -> bool:
         sums = conv._sums_of_bytes(signs.codes, conv._current())
     except (AttributeError, RuntimeError):  # another torch: these operators are its own affair
         return False
-    return torch.equal(sums, F.conv2d(signs.values(), sign(conv.weight.detach()), padding=1))
+    return torch.equal(sums, F.conv2d(signs.values(), torch.where(conv.weight.detach() >= 0, 1.0, -1.0), padding=1))
 
 
 class _BinaryConvolution(torch.autograd.Function):
