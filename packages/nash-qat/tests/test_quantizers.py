@@ -66,6 +66,43 @@ def test_pixels_keep_every_value() -> None:
     torch.testing.assert_close(quantizers.pixels().eval()(x), x, rtol=1e-6, atol=1e-7)
 
 
+def _error_of(scale: float, values: torch.Tensor, low: int, high: int) -> float:
+    values = values.double()
+    return float(((values / scale).round().clamp(low, high) * scale - values).square().sum())
+
+
+def _uneven_maps() -> torch.Tensor:
+    """Return maps (8, 16, 32, 32) whose first row and column are far smaller than the rest."""
+    maps = torch.randn(8, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps[:, :, 0] *= 0.1
+    maps[:, :, :, 0] *= 0.1
+    return maps
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_best_scale_is_that_of_the_whole_tensor(bits: int, is_signed: bool) -> None:
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed and bits > 1 else (0, 2**bits - 1)
+    maps = _uneven_maps()
+    values = maps if low else maps.relu()
+    largest = float(values.abs().max())
+    least = min(_error_of(largest / high * step / 256, values, low, high) for step in range(16, 257))
+    assert _error_of(quantizers.best_scale([maps], low, high), values, low, high) < 1.02 * least
+
+
+def test_best_scale_does_not_depend_on_where_values_lie() -> None:
+    maps = _uneven_maps()
+    order = torch.randperm(maps.numel(), generator=torch.Generator().manual_seed(1))
+    scale = quantizers.best_scale([maps.flatten()[order]], 0, 3)
+    assert quantizers.best_scale([maps], 0, 3) == scale
+    assert quantizers.best_scale([maps.contiguous(memory_format=torch.channels_last)], 0, 3) == scale
+    assert quantizers.best_scale([maps[:5], maps[5:]], 0, 3) == scale
+
+
+def test_best_scale_of_nothing_but_zeros() -> None:
+    assert quantizers.best_scale([torch.zeros(4), -torch.ones(4)], 0, 3) == pytest.approx(1 / 3)
+
+
 def test_scales_learn_and_stay_positive() -> None:
     relu = quantizers.relu(bits=2).train()
     relu(torch.rand(64) * 9).sum().backward()

@@ -75,8 +75,7 @@ def randomize_batch_norm(network: Network, *, seed: int) -> None:
 
 
 def _set_best_scale(quantizer: nn.Module, terms: tuple[Tensor, ...]) -> None:
-    values = torch.cat([term.flatten() for term in terms])
-    quantizers.set_act_scale(quantizer, quantizers.best_scale(values, *quantizer.levels))
+    quantizers.set_act_scale(quantizer, quantizers.best_scale(terms, *quantizer.levels))
 
 
 def _batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:

@@ -8,7 +8,7 @@ learned scale a tensor, kept positive by its logarithm: unsigned behind a ReLU, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,9 @@ INPUT_SCALE = layers.INPUT_SCALE
 # Values before a quantizer are often whole multiples of another scale. A scale with a plain ratio to it would put its
 # rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
 _OFF_GRID = 1.0007
+_BINS = 1 << 16
+_CHUNK = 1 << 22  # values a histogram: float32 counts exactly up to 1 << 24
+_SAMPLES = 1 << 16  # of a tensor, to find its scale
 
 
 class _MeanMagnitude(nn.Module):
@@ -195,21 +198,37 @@ def set_act_scale(quantizer: nn.Module, scale: float) -> None:
 
 
 @torch.no_grad()
-def best_scale(values: Tensor, low: int, high: int) -> float:
-    """Return the scale of the integers low..high that quantizes `values` with the least square error.
+def best_scale(terms: Sequence[Tensor], low: int, high: int) -> float:
+    """Return the scale of the integers low..high that quantizes all values of `terms` with the least square error.
 
-    >>> round(best_scale(torch.arange(16.0), 0, 15), 2)
+    The error is that of a histogram fine enough for eight bits: every value counts, wherever it lies.
+
+    >>> round(best_scale([torch.arange(8.0), torch.arange(8.0, 16.0)], 0, 15), 2)
     1.0
     """
-    values = values.detach().flatten().double()
-    if len(values) > 1 << 16:
-        values = values[:: len(values) // (1 << 16)]
-    largest = float(values.clamp(min=0).max()) if low == 0 else float(values.abs().max())
-    if largest == 0:
+    largest = max(float(term.amax() if low == 0 else term.abs().amax()) for term in terms)
+    if largest <= 0:
         return 1.0 / high
-    scales = [largest * step / 64 / high for step in range(8, 65)]
-    errors = [float(((values / s).round().clamp(low, high) * s - values).square().sum()) for s in scales]
-    return _OFF_GRID * scales[min(range(len(scales)), key=errors.__getitem__)]
+    values, counts = _histogram(terms, 0.0 if low == 0 else -largest, largest)
+
+    def error(scale: float) -> float:
+        return float(((values / scale).round_().clamp_(low, high).mul_(scale) - values).square_() @ counts)
+
+    coarse = min((largest / high * 2 ** (-step / 8) for step in range(48)), key=error)
+    return _OFF_GRID * min((coarse * 2 ** (step / 64) for step in range(-7, 8)), key=error)
+
+
+def _histogram(terms: Sequence[Tensor], lowest: float, largest: float) -> tuple[Tensor, Tensor]:
+    """Return the middles of the bins that are not empty, and how many values fall into each, both in float64."""
+    counts = torch.zeros(_BINS, dtype=torch.float64)
+    for term in terms:
+        is_rows = term.ndim == 4 and term.is_contiguous(memory_format=torch.channels_last)
+        flat = (term.detach().permute(0, 2, 3, 1) if is_rows else term.detach()).reshape(-1)
+        for chunk in flat.split(_CHUNK):
+            counts += torch.histc(chunk.float(), _BINS, lowest, largest).cpu()
+    width = (largest - lowest) / _BINS
+    (filled,) = counts.nonzero(as_tuple=True)
+    return lowest + (filled + 0.5).double() * width, counts[filled]
 
 
 def set_mode(network: nn.Module, mode: layers.Mode) -> None:
