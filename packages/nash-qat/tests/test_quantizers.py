@@ -61,6 +61,45 @@ def test_join_is_signed_and_uses_both_ends() -> None:
     torch.testing.assert_close(out, torch.tensor([-32.0, 0.0, 31.75]))
 
 
+@pytest.mark.parametrize(("bits", "decibels"), [(1, 4.3), (2, 7.2), (3, 13.3), (4, 18.9), (8, 40.0)])
+def test_fitted_scales_of_gaussian_weights_have_the_least_error(bits: int, decibels: float) -> None:
+    torch.manual_seed(0)
+    conv = quantizers.conv(64, 16, 3, bits=bits, padding=1, has_learned_scale=True)
+    with torch.no_grad():
+        conv.weight.normal_()
+    quantizers.fit_weight_scale(conv)
+
+    def signal_to_noise(layer: torch.nn.Module) -> torch.Tensor:
+        noise = (layer.quant_weight().value - layer.weight).detach().flatten(1).square().sum(1)
+        return 10 * torch.log10(layer.weight.detach().flatten(1).square().sum(1) / noise)
+
+    fitted = signal_to_noise(conv)
+    assert fitted.mean() > decibels
+    with torch.no_grad():
+        for change in (-0.05, 0.05):
+            conv.log2_threshold.add_(change)
+            assert signal_to_noise(conv).mean() < fitted.mean()
+            conv.log2_threshold.sub_(change)
+
+
+def test_learned_scale_uses_the_lowest_integer() -> None:
+    conv = quantizers.conv(1, 1, 2, bits=2, padding=0, has_learned_scale=True)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[[[-2.0, 1.0], [0.0, -1.0]]]]))
+    quantizers.fit_weight_scale(conv)
+    torch.testing.assert_close(conv.quant_weight().value.detach(), conv.weight.detach())
+    torch.testing.assert_close(conv.quant_weight().scale.flatten().detach(), torch.ones(1))
+
+
+def test_scale_of_a_channel_of_zeros_stays_finite() -> None:
+    conv = quantizers.conv(2, 2, 1, bits=3, padding=0, has_learned_scale=True)
+    with torch.no_grad():
+        conv.weight[0] = 0.0
+    quantizers.fit_weight_scale(conv)
+    assert torch.isfinite(conv.log2_threshold).all()
+    assert not conv.quant_weight().value[0].any()
+
+
 def test_pixels_keep_every_value() -> None:
     x = calibrate.to_input(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16))
     torch.testing.assert_close(quantizers.pixels().eval()(x), x, rtol=1e-6, atol=1e-7)
