@@ -8,7 +8,6 @@ Shapes: activations (B, C, H, W) or (B, C) and one scale; weights (O, I, kH, kW)
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -18,6 +17,9 @@ from torch import Tensor
 MIN_SCALE = 1e-8
 TWO_BIT_FACTOR = 1.4  # times mean|W|: the rounding threshold 0.7 mean|W| of ternary weights (arXiv 1605.04711, eq. 6)
 _LN2 = math.log(2)
+# A number of levels as Brevitas has it for logarithmic scales, 2^log2(n) in float32; a table, as reading a tensor's
+# value in the forward pass would break a compiled network into pieces.
+_DIVISORS = {n: (2.0 ** torch.tensor(float(n), dtype=torch.float32).log2()).item() for n in range(1, 257)}
 
 
 def activation(x: Tensor, log2_threshold: Tensor, low: int, high: int) -> Tensor:
@@ -76,7 +78,7 @@ class _QuantizedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log2_threshold: Tensor, low: int, high: int, passes_from: float, *terms: Tensor) -> Tensor:
-        scale = (2.0**log2_threshold).clamp_min(MIN_SCALE) / _divisor(max(high, -low))
+        scale = (2.0**log2_threshold).clamp_min(MIN_SCALE) / _DIVISORS[max(high, -low)]
         steps = [term.float() / scale for term in terms]
         total = steps[0].round().clamp_(low, high).mul_(scale)
         for step in steps[1:]:
@@ -129,12 +131,6 @@ class _Signs(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         sign, scale = ctx.saved_tensors
         return gradient * scale, (gradient * sign).sum_to_size(scale.shape)
-
-
-@functools.cache
-def _divisor(num_levels: int) -> float:
-    """Return the number of levels as Brevitas has it for logarithmic scales, 2^log2(n) in float32."""
-    return (2.0 ** torch.tensor(float(num_levels)).log2()).item()
 
 
 def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
