@@ -31,6 +31,7 @@ OPTIONS = {
         "--teacher",
         "--init-weights",
         "--bfloat16",
+        "--compile",
         "--skip-broken",
         "--device",
         "--tensorboard",

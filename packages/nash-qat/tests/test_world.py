@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,18 @@ def _flags() -> tuple[bool, ...]:
     return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
 
 
-def test_gpus_compute_float32_in_full_and_alike_within_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+@pytest.fixture
+def _fast_flags() -> Iterator[None]:
+    """Give the flags the values that make a difference, torch's own after the test."""
+    before = _flags()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
+@pytest.mark.usefixtures("_fast_flags")
+def test_gpus_compute_float32_in_full_and_alike_within_a_block() -> None:
     before = _flags()
     assert before == (True, True, False, True)
     with world.exact_kernels():

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import ahead, augment, board, calibrate, checkpoint, evaluate, export, interrupt, optimize, quantizers, weights
+from . import (
+    ahead,
+    augment,
+    board,
+    calibrate,
+    checkpoint,
+    compiled,
+    evaluate,
+    export,
+    interrupt,
+    optimize,
+    quantizers,
+    weights,
+)
 from . import loss as losses
 from . import manifest as manifests
 from .average import Average
@@ -187,7 +200,9 @@ class Trainer:
         self._optimizer = optimize.optimizer(self.network, self._recipe)
         decay = self._recipe.ema_decay
         self._average = None if decay is None else Average(self.network, decay)
-        self._wrapped = self._world.wrapped(self.network)
+        self._wrapped = self._world.wrapped(
+            compiled.network(self.network) if self._settings.is_compiled else self.network
+        )
 
     def _begin_quantized(self) -> None:
         if self._settings.float_epochs:
@@ -249,9 +264,7 @@ class Trainer:
         loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
         for number, part in enumerate(parts, 1):
             with world.no_sync(self._wrapped, is_last=number == len(parts)):
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                    logits = self._wrapped(part.x)
-                loss = losses.loss(logits.float(), part, recipe, self._teacher)
+                loss = losses.loss(self._logits(part.x, num_samples), part, recipe, self._teacher)
                 (loss * (len(part) * world.size / num_samples)).backward()
             loss_sum += loss.detach().double() * len(part)
         self._watch.note(world.sum(loss_sum) / num_samples, self._clip_gradient(), epoch=state.epoch, step=state.step)
@@ -261,6 +274,14 @@ class Trainer:
         self.network.constrain()
         if self._average is not None:
             self._average.update(self.network)
+
+    def _logits(self, x: Tensor, num_samples: int) -> Tensor:
+        """Return a part's logits; a smaller last batch is not worth compiled kernels of its own and runs without."""
+        recipe, device = self._recipe, self._world.device
+        is_small = self._settings.is_compiled and num_samples < recipe.batch_size
+        kernels = compiled.off() if is_small else nullcontext()
+        with kernels, torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            return self._wrapped(x).float()
 
     def _clip_gradient(self) -> Tensor:
         """Bring the gradient to the recipe's length, if it is longer, and return the length it had."""
