@@ -38,7 +38,8 @@ def check(device: torch.device) -> None:
     try:
         torch.compile(_probe, fullgraph=True, dynamic=False)(torch.zeros(64, device=device))
     except (RuntimeError, ImportError, OSError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = (line.strip() for line in str(error).splitlines())
+        reason = next((line for line in lines if line and not line.endswith("raised:")), type(error).__name__)
         tool = "a C++ compiler (g++, or CXX names another)" if device.type == "cpu" else "triton and a C compiler"
         raise ToolchainError(f"--compile: got '{reason}', expected {tool} that works; leave the option out") from error
 
