@@ -139,6 +139,8 @@ def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of a * b of two tensors in the same dense layout."""
+    if torch.compiler.is_compiling():  # a view would hold the layout that tracing foresees, which may not come true
+        return (a * b).sum()
     if a.ndim == 4 and not a.is_contiguous():
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))
