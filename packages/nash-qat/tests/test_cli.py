@@ -32,6 +32,7 @@ OPTIONS = {
         "--teacher",
         "--init-weights",
         "--bfloat16",
+        "--compile",
         "--skip-broken",
         "--device",
         "--tensorboard",

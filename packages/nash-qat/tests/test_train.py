@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, train, weights
 from nash_qat.errors import DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_qat.genotype import Genotype
+from nash_qat.watch import Watch
 
 
 class Setup:
@@ -132,10 +133,10 @@ def _assert_resumes_to(
 
     take_step = trainer._train_step
 
-    def counted(*arguments: Any) -> float:
+    def counted(*arguments: Any) -> None:
         nonlocal steps
         steps += 1
-        return take_step(*arguments)
+        take_step(*arguments)
 
     monkeypatch.setattr(trainer, "_train_step", counted)
     monkeypatch.setattr(interrupt, "StopRequest", StopsLater)
@@ -367,6 +368,35 @@ def test_gradient_or_weight_that_is_not_finite_is_never_saved(tmp_path: Path) ->
     with pytest.raises(DivergedError, match="weights: got inf"):
         trainer._save()
     assert (tmp_path / "run" / runs.CHECKPOINT).read_bytes() == before
+
+
+def test_losses_read_a_few_steps_at_a_time_change_nothing(tmp_path: Path, whole_run: Path) -> None:
+    setup = Setup(tmp_path)
+    trainer = setup.trainer(tmp_path / "run")
+    trainer._watch = Watch(4)  # checkpoints come every 5 steps
+    trainer.start(setup.path)
+    trainer.train()
+    _assert_same_run(whole_run, tmp_path / "run")
+
+
+def test_step_that_diverged_is_named_and_never_saved_when_losses_are_read_later(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    trainer = setup.trainer(tmp_path / "run")
+    trainer._watch, weight, num_steps = Watch(100), trainer.network.classifier.weight, 0
+    trainer.start(setup.path)
+
+    def spoiled(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal num_steps
+        num_steps += 1
+        return gradient * torch.inf if num_steps == 8 else gradient
+
+    weight.register_hook(spoiled)
+    with pytest.raises(DivergedError, match=r"gradient: got (nan|inf) in epoch 1, step 8, expected"):
+        trainer.train()
+    assert num_steps == 10  # the next checkpoint was due
+    saved = checkpoint.load(tmp_path / "run" / runs.CHECKPOINT)
+    assert saved.state["run"]["step"] == 5
+    assert all(torch.isfinite(tensor).all() for tensor in saved.part("network").values())
 
 
 def test_schedules_follow_the_phases(tmp_path: Path) -> None:

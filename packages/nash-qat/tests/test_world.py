@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,12 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path, float_fraction: floa
         trainer.network.eval()  # a process has statistics of its share of the batch only
         last = len(trainer._starts) - 1  # its batch is odd
         trainer.state.step, trainer.state.is_calibrated = last, float_fraction == 0
-        loss = trainer._train_step(trainer._batch(order, 0, last))
+        trainer._train_step(trainer._batch(order, 0, last))
         state = {name: tensor.contiguous().clone() for name, tensor in trainer.network.state_dict().items()}
-        save_file({**state, "loss": torch.tensor(loss)}, tmp_path / f"{joined.size}-{joined.rank}.safetensors")
+        save_file(
+            {**state, "loss": torch.tensor(trainer.state.loss_sum)},
+            tmp_path / f"{joined.size}-{joined.rank}.safetensors",
+        )
 
     step(world.World(device=torch.device("cpu")))
     _together(2, step)
@@ -114,3 +117,32 @@ def test_device_must_be_there(run: Callable[..., Outcome], nash_path: Path, tmp_
         assert refused.code == 2
         assert "this torch sees no GPU" in refused.err
     assert not (tmp_path / "run").exists()
+
+
+def _flags() -> tuple[bool, ...]:
+    cudnn = torch.backends.cudnn
+    return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+
+
+@pytest.fixture
+def _fast_flags() -> Iterator[None]:
+    """Give the flags the values that make a difference, torch's own after the test."""
+    before = _flags()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
+@pytest.mark.usefixtures("_fast_flags")
+def test_gpus_compute_float32_in_full_and_alike_within_a_block() -> None:
+    before = _flags()
+    assert before == (True, True, False, True)
+    with world.exact_kernels():
+        assert _flags() == (False, False, True, False)
+    assert _flags() == before
+    with world.joined("cpu") as joined:
+        assert _flags() == (False, False, True, False)
+        assert joined.steps_between_readings == 1
+    assert _flags() == before
+    assert world.World(device=torch.device("cuda", 0)).steps_between_readings > 1

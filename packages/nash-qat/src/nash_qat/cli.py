@@ -66,6 +66,9 @@ def train(
         Path | None, typer.Option(help="Start from these: a float network's or a supernet's (safetensors).")
     ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run convolutions in bfloat16 while training.")] = False,
+    compile_steps: Annotated[
+        bool, typer.Option("--compile", help="Compile training steps: minutes at first, then faster; needs g++.")
+    ] = False,
     skip_broken: SkipBroken = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Decides all chance of the run.")] = 0,
@@ -94,6 +97,7 @@ def train(
         teacher_path=teacher,
         init_path=init_weights,
         bfloat16=bfloat16,
+        compile_steps=compile_steps,
         skip_broken=skip_broken,
         device=device,
         seed=seed,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from . import augment, board, calibrate, execute, presets, runs, weights
+from . import augment, board, calibrate, compiled, execute, presets, runs, weights
 from . import evaluate as evaluation
 from . import export as exports
 from . import genotype as genotypes
@@ -38,6 +38,7 @@ def train(
     teacher_path: Path | None,
     init_path: Path | None,
     bfloat16: bool,
+    compile_steps: bool,
     skip_broken: bool,
     device: str,
     seed: int,
@@ -76,8 +77,11 @@ def train(
         init_weights_sha256=None if init is None else init.sha256,
         teacher_sha256=None if teacher is None else teacher.sha256,
         skip_broken=skip_broken,
+        is_compiled=compile_steps,
     )
     with worlds.joined(device) as world:
+        if compile_steps:
+            compiled.check(world.device)
         train_split, test_split = (
             evaluation.load_split(
                 dataset, name, genotype.input_shape, genotype.num_classes, data_dir, skip_broken=skip_broken

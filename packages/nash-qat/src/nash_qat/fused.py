@@ -9,7 +9,6 @@ scales of weights (O, 1, 1, 1) or ().
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -19,6 +18,9 @@ from torch import Tensor
 MIN_SCALE = 1e-8
 TWO_BIT_FACTOR = 1.4  # times mean|W|: the rounding threshold 0.7 mean|W| of ternary weights (arXiv 1605.04711, eq. 6)
 _LN2 = math.log(2)
+# A number of levels as Brevitas has it for logarithmic scales, 2^log2(n) in float32; a table, as reading a tensor's
+# value in the forward pass would break a compiled network into pieces.
+_DIVISORS = {n: (2.0 ** torch.tensor(float(n), dtype=torch.float32).log2()).item() for n in range(1, 257)}
 
 
 def activation(x: Tensor, log2_threshold: Tensor, low: int, high: int) -> Tensor:
@@ -94,7 +96,7 @@ class _QuantizedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log2_threshold: Tensor, low: int, high: int, passes_from: float, *terms: Tensor) -> Tensor:
-        scale = (2.0**log2_threshold).clamp_min(MIN_SCALE) / _divisor(max(high, -low))
+        scale = (2.0**log2_threshold).clamp_min(MIN_SCALE) / _DIVISORS[max(high, -low)]
         steps = [term.float() / scale for term in terms]
         total = steps[0].round().clamp_(low, high).mul_(scale)
         for step in steps[1:]:
@@ -168,18 +170,14 @@ class _Signs(torch.autograd.Function):
         return gradient * scale, (gradient * sign).sum_to_size(scale.shape)
 
 
-@functools.cache
-def _divisor(num_levels: int) -> float:
-    """Return the number of levels as Brevitas has it for logarithmic scales, 2^log2(n) in float32."""
-    return (2.0 ** torch.tensor(float(num_levels)).log2()).item()
-
-
 def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of a * b of two tensors in the same dense layout."""
+    if torch.compiler.is_compiling():  # a view would hold the layout that tracing foresees, which may not come true
+        return (a * b).sum()
     if a.ndim == 4 and not a.is_contiguous():
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     return torch.dot(a.reshape(-1), b.reshape(-1))

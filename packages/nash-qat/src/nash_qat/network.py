@@ -298,6 +298,7 @@ class Network(nn.Module):
             has_learned_scale=spec.has_learned_weight_scales,
         )
         self._override(spec.overrides)
+        self._constrained = [module for module in self.modules() if _is_constrained(module)]
         self.constrain()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -318,9 +319,12 @@ class Network(nn.Module):
     @torch.no_grad()
     def constrain(self) -> None:
         """Bring the parameters back to what the hardware can express; call it after every optimizer step."""
-        for module in self.modules():
-            if isinstance(module, ConvBN | MaxPoolBN):
-                module.constrain()
+        for module in self._constrained:  # a table, as looking at all modules takes longer than the work
+            module.constrain()
+
+
+def _is_constrained(module: nn.Module) -> bool:
+    return isinstance(module, MaxPoolBN) or (isinstance(module, ConvBN) and module.mask is not None)
 
 
 def _cell_block(

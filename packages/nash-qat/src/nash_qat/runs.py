@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Settings:
     init_weights_sha256: str | None = None
     teacher_sha256: str | None = None
     skip_broken: bool = False
+    is_compiled: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -73,7 +74,8 @@ def refuse_other_settings(saved: dict[str, Any], asked: dict[str, Any], out: Pat
     Raises:
         UsageError: they differ; every differing key is named with both values.
     """
-    before, now = _flat(saved), _flat(asked)
+    defaults = {entry.name: entry.default for entry in fields(Settings) if entry.default is not MISSING}
+    before, now = _flat(defaults | saved), _flat(asked)  # a run of an older release lacks later settings
     differences = [
         f"{key}: got {now.get(key)!r}, expected {before.get(key)!r} as the run has"
         for key in sorted(before.keys() | now.keys())
@@ -101,6 +103,7 @@ def training_record(settings: dict[str, Any], state: RunState) -> dict[str, Any]
         "num_processes": settings["num_processes"],
         "init_weights_sha256": settings["init_weights_sha256"],
         "teacher_sha256": settings["teacher_sha256"],
+        "is_compiled": settings.get("is_compiled", False),
         "seconds": round(state.seconds, 1),
         "settings": settings["recipe"],
     }

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import ahead, augment, board, calibrate, checkpoint, evaluate, export, interrupt, optimize, quantizers, weights
+from . import (
+    ahead,
+    augment,
+    board,
+    calibrate,
+    checkpoint,
+    compiled,
+    evaluate,
+    export,
+    interrupt,
+    optimize,
+    quantizers,
+    weights,
+)
 from . import loss as losses
 from . import manifest as manifests
 from .average import Average
 from .data import Split
-from .errors import DivergedError, Interrupted, OutputError
+from .errors import Interrupted, OutputError
 from .genotype import Genotype
 from .network import Network
 from .progress import TrainingProgress
@@ -44,6 +56,7 @@ from .runs import (
     refuse_other_settings,
     sweep,
 )
+from .watch import Watch, refuse_unless_finite
 from .world import World
 
 _EVALUATION_BATCH = 256
@@ -78,6 +91,7 @@ class Trainer:
         self.state = RunState(class_names=list(inputs.train.class_names))
         self._starts = _batch_starts(len(inputs.train), self._recipe.batch_size, world.size)
         self._golden = export.golden_candidates(inputs.test, seed=settings.seed)
+        self._watch = Watch(world.steps_between_readings)
         self._clock = time.monotonic()
         self._teacher: nn.Module | None = None
         self._starts_trained = False  # with every weight of a network that was trained before
@@ -184,10 +198,13 @@ class Trainer:
         """Make what belongs to the float epochs, or to the quantized ones."""
         is_float = self._settings.float_epochs > 0 and not self.state.is_calibrated
         quantizers.set_mode(self.network, "float" if is_float else "fused")
+        self._parameters = list(self.network.parameters())  # a table, as finding them takes longer than clipping
         self._optimizer = optimize.optimizer(self.network, self._recipe)
         decay = self._recipe.ema_decay
         self._average = None if decay is None else Average(self.network, decay)
-        self._wrapped = self._world.wrapped(self.network)
+        self._wrapped = self._world.wrapped(
+            compiled.network(self.network) if self._settings.is_compiled else self.network
+        )
 
     def _begin_quantized(self) -> None:
         if self._settings.float_epochs:
@@ -214,14 +231,16 @@ class Trainer:
         order = torch.randperm(len(self._inputs.train), generator=self._generator("order", state.epoch)).numpy()
         batches = ahead.mapped(lambda step: self._batch(order, state.epoch, step), range(state.step, len(self._starts)))
         for batch in batches:
-            state.loss_sum += self._train_step(batch)
+            self._train_step(batch)
             state.step += 1
             progress.step()
             if state.step == len(self._starts):
                 break
             if state.step % self._recipe.checkpoint_steps == 0:
                 self._save()
-            self._stop_if(request)
+            if self._world.size == 1 or self._watch.is_empty:  # several processes read a value to agree on it
+                self._stop_if(request)
+        self._read_losses()
         self._end_epoch(progress)
 
     def _batch(self, order: NDArray[np.int64], epoch: int, step: int) -> losses.Batch:
@@ -236,39 +255,47 @@ class Trainer:
         x = calibrate.to_input(changed.to(world.device))
         return losses.mixed(losses.Batch(x=x, labels=labels.to(world.device)), self._recipe, generator)
 
-    def _train_step(self, batch: losses.Batch) -> float:
-        """Train on this process's share of a batch and return the mean loss of the whole."""
-        recipe, world = self._recipe, self._world
+    def _train_step(self, batch: losses.Batch) -> None:
+        """Train on this process's share of a batch, and note the mean loss of the whole."""
+        recipe, world, state = self._recipe, self._world, self.state
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.zero_grad()
-        start = self._starts[self.state.step]
-        num_samples = min(recipe.batch_size, len(self._inputs.train) - start)
-        parts, loss_sum = batch.parts(recipe.accumulation), 0.0
+        num_samples = min(recipe.batch_size, len(self._inputs.train) - self._starts[state.step])
+        parts = batch.parts(recipe.accumulation)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=world.device)
         for number, part in enumerate(parts, 1):
             with world.no_sync(self._wrapped, is_last=number == len(parts)):
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                    logits = self._wrapped(part.x)
-                loss = losses.loss(logits.float(), part, recipe, self._teacher)
+                loss = losses.loss(self._logits(part.x, num_samples), part, recipe, self._teacher)
                 (loss * (len(part) * world.size / num_samples)).backward()
-            loss_sum += loss.item() * len(part)
-        value = world.sum(torch.tensor(loss_sum, dtype=torch.float64)).item() / num_samples
-        self._refuse_unless_finite("loss", value)
-        limit = math.inf if recipe.gradient_clip is None else recipe.gradient_clip
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        self._refuse_unless_finite("gradient", norm.item())
+            loss_sum += loss.detach().double() * len(part)
+        self._watch.note(world.sum(loss_sum) / num_samples, self._clip_gradient(), epoch=state.epoch, step=state.step)
+        if self._watch.is_full:
+            self._read_losses()
         self._optimizer.step()
         self.network.constrain()
         if self._average is not None:
             self._average.update(self.network)
-        return value
 
-    def _refuse_unless_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"training: {what}: got {value} in epoch {self.state.epoch + 1}, step {self.state.step + 1}, expected "
-                "a finite number; the last checkpoint is kept: try a recipe with a lower learning_rate"
-            )
+    def _logits(self, x: Tensor, num_samples: int) -> Tensor:
+        """Return a part's logits; a smaller last batch is not worth compiled kernels of its own and runs without."""
+        recipe, device = self._recipe, self._world.device
+        is_small = self._settings.is_compiled and num_samples < recipe.batch_size
+        kernels = compiled.off() if is_small else nullcontext()
+        with kernels, torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            return self._wrapped(x).float()
+
+    def _clip_gradient(self) -> Tensor:
+        """Bring the gradient to the recipe's length, if it is longer, and return the length it had."""
+        limit, gradients = self._recipe.gradient_clip, [p.grad for p in self._parameters if p.grad is not None]
+        if limit is None:
+            return nn.utils.get_total_norm(gradients)
+        return nn.utils.clip_grad_norm_(self._parameters, limit)
+
+    def _read_losses(self) -> None:
+        """Add the losses noted since the last time, in the order of the steps; a run that diverged ends here."""
+        for loss in self._watch.read():
+            self.state.loss_sum += loss
 
     def _end_epoch(self, progress: TrainingProgress) -> None:
         state = self.state
@@ -347,10 +374,12 @@ class Trainer:
         raise Interrupted(f"stopped by {cause} in {where}; go on with the same command and --resume")
 
     def _save(self) -> None:
+        self._read_losses()
         if not self._world.is_main:
             return
+        where = {"epoch": self.state.epoch, "step": self.state.step}
         for tensor in self.network.state_dict().values():
-            self._refuse_unless_finite("weights", tensor.sum().item())
+            refuse_unless_finite("weights", tensor.sum().item(), **where)
         now = time.monotonic()
         self.state.seconds += now - self._clock
         self._clock = now

@@ -15,6 +15,8 @@ from torch import Tensor, distributed, nn
 
 from .errors import UsageError
 
+_STEPS_BETWEEN_READINGS = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -28,6 +30,11 @@ class World:
     def is_main(self) -> bool:
         """Say whether this process writes files and reports progress."""
         return self.rank == 0
+
+    @property
+    def steps_between_readings(self) -> int:
+        """Return after how many steps values are read back: a GPU works behind the program, which reading holds up."""
+        return 1 if self.device.type == "cpu" else _STEPS_BETWEEN_READINGS
 
     def wrapped(self, network: nn.Module) -> nn.Module:
         """Return the network in a form whose gradients are the mean over all processes."""
@@ -66,7 +73,7 @@ def num_processes() -> int:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Join the processes that torchrun has started, for a block.
+    """Join the processes that torchrun has started, for a block in which GPUs compute as `exact_kernels` says.
 
     Raises:
         UsageError: the device is not there.
@@ -80,11 +87,32 @@ def joined(device: str) -> Iterator[World]:
     elif device != "cpu":
         raise UsageError(f"--device: got '{device}', expected cpu or cuda")
     place = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
-    if size == 1:
-        yield World(device=place)
-        return
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    with exact_kernels():
+        if size == 1:
+            yield World(device=place)
+            return
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        try:
+            yield World(device=place, rank=rank, size=size)
+        finally:
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def exact_kernels() -> Iterator[None]:
+    """Let GPUs compute float32 in full, and to the same bits every time, within a block.
+
+    TF32 would keep 10 of the 23 bits of a mantissa; cudnn would take kernels that add in any order, or choose among
+    them by their time.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    flags += [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in flags]
     try:
-        yield World(device=place, rank=rank, size=size)
+        for owner, name, value in flags:
+            setattr(owner, name, value)
+        yield
     finally:
-        distributed.destroy_process_group()
+        for owner, name, value in before:
+            setattr(owner, name, value)
