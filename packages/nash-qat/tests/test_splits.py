@@ -109,6 +109,10 @@ def test_digest_of_files_is_of_names_and_sizes(tmp_path: Path) -> None:
     with (tmp_path / "a" / "train" / "class1" / "1.png").open("ab") as file:
         file.write(b"more")
     assert digest("a") != first
+    split = data.load("imagefolder", "train", Preprocessing(channels=1, height=8, width=8), data_dir=tmp_path / "a")
+    (tmp_path / "a" / "train" / "class1" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"class1/1\.png: cannot be read \(No such file or directory\)"):
+        splits.digest(split)
 
 
 def test_folders_of_an_image_folder(tmp_path: Path) -> None:

@@ -121,6 +121,9 @@ def digest(split: Split) -> str:
     It is the SHA-256 of the class names as a JSON list, the labels as little-endian int64, and then, for each picture
     in order, of a file the path from its class folder on, a zero byte, the size in decimal and a new line, of other
     pictures the bytes of their pixels (C, H, W) as the network sees them.
+
+    Raises:
+        DataError: a file is gone.
     """
     found = hashlib.sha256(json.dumps(list(split.class_names)).encode())
     found.update(np.ascontiguousarray(split.labels, dtype="<i8"))
@@ -134,8 +137,15 @@ def digest(split: Split) -> str:
         parts = path.parts
         folder = len(parts) - parts[::-1].index(split.class_names[label]) - 1
         name = "/".join(parts[folder:])
-        found.update(f"{name}\0{path.stat().st_size}\n".encode())
+        found.update(f"{name}\0{_size(path)}\n".encode())
     return found.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
 
 def _has_validation(data_dir: Path) -> bool:
