@@ -94,7 +94,7 @@ class Bench:
             trainer.train()
         else:
             trainer._begin_quantized()
-        return train.top1(trainer.network, self.test)
+        return selection.top1(trainer.network, self.test)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def accuracy(path: Path, settings: runs.Settings, inputs: train.Inputs) -> float
         trainer = train.Trainer(genotype.load(path), settings, inputs, Path(folder) / "run")
         trainer.start(path)
         trainer.train()
-        return train.top1(trainer.network, inputs.test)
+        return selection.top1(trainer.network, inputs.test)
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ class Bench:
             trainer.start(self.path)
             trainer.train()
             losses = [round(entry["loss"], 4) for entry in trainer.state.history]
-            top1 = train.top1(trainer.network, self.test)
+            top1 = selection.top1(trainer.network, self.test)
         seconds = round(time.monotonic() - start)
         return {"label": self.label, "preset": preset, "seed": seed, "top1": top1, "losses": losses, "seconds": seconds}
 

@@ -17,7 +17,7 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.torch import load_file
 
-from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, train, weights
+from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, selection, train, weights
 from nash_qat.errors import DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_qat.genotype import Genotype
 from nash_qat.watch import Watch
@@ -75,13 +75,14 @@ def test_training_learns_and_exports(tmp_path: Path) -> None:
     model = trainer.finish()
     manifest.save(tmp_path / "run" / "model.json", model, "model")
     assert model["accuracy"]["top1"] > 40
+    assert {entry["split"] for entry in history} == {"test"}  # these inputs have no validation split
     assert model["accuracy"]["float_top1"] == history[1]["top1"]
     assert model["training"]["epochs"] == 4
     assert model["class_names"] == list("0123456789")
     again, accuracy = evaluate.evaluate(tmp_path / "run" / "model.json", dataset="digits", data_dir=None)
     assert again == model["name"]
     assert accuracy.top1 == model["accuracy"]["top1"]
-    assert abs(accuracy.top1 - train.top1(trainer.network, setup.inputs.test)) < 1.0
+    assert abs(accuracy.top1 - selection.top1(trainer.network, setup.inputs.test)) < 1.0
 
 
 EVERYTHING: dict[str, Any] = {
@@ -188,23 +189,6 @@ def test_every_feature_is_at_work(run_with_everything: Path) -> None:
     assert rates[1] == pytest.approx(rates[0] / 2)
     float_weights = load_file(str(run_with_everything / runs.FLOAT))
     assert torch.equal(float_weights[name], teacher)
-
-
-def test_best_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = Setup(tmp_path, epochs=4, float_fraction=0.25)
-    trainer, weights = setup.trainer(tmp_path / "run"), []
-    accuracies = iter([99.0, 99.0, 10.0, 30.0, 20.0])  # before and after the float epoch, then the quantized ones
-
-    def pretend(network: torch.nn.Module, *_: object) -> float:
-        weights.append(network.state_dict()["classifier.weight"].clone())
-        return next(accuracies)
-
-    monkeypatch.setattr(train, "top1", pretend)
-    trainer.start(setup.path)
-    trainer.train()
-    assert trainer.state.best_top1 == 30.0
-    best = load_file(str(tmp_path / "run" / runs.BEST))["classifier.weight"]
-    assert [torch.equal(best, each) for each in weights] == [False, False, False, True, False]
 
 
 def test_batch_in_parts_takes_less_at_a_time(tmp_path: Path) -> None:
@@ -430,7 +414,7 @@ def test_quantized_epochs_from_trained_weights_are_fine_tuning(tmp_path: Path, i
     assert trainer._learning_rate() == pytest.approx(0.01 * factor)
 
 
-def test_checkpoint_survives_a_round_trip_and_notices_damage(tmp_path: Path) -> None:
+def test_checkpoint_survives_a_round_trip_and_notices_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.safetensors"
     tensors = {"x": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), "n": torch.tensor(3)}
     checkpoint.save(path, parts={"network": tensors}, state={"a": [1, 0.1]})
@@ -439,6 +423,11 @@ def test_checkpoint_survives_a_round_trip_and_notices_damage(tmp_path: Path) -> 
     assert all(torch.equal(loaded.part("network")[name], tensor) for name, tensor in tensors.items())
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(IntegrityError, match="damaged checkpoint"):
+        checkpoint.load(path)
+    monkeypatch.setattr(checkpoint, "FORMAT", "nash-qat.checkpoint/2")  # watched on the test split, crops of crops
+    checkpoint.save(path, parts={"network": tensors}, state={})
+    monkeypatch.undo()
+    with pytest.raises(IntegrityError, match=r"got format 'nash-qat\.checkpoint/2', expected 'nash-qat\.checkpoint/3'"):
         checkpoint.load(path)
     with pytest.raises(IntegrityError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "none")

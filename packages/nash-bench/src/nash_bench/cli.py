@@ -90,8 +90,12 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
 
 
 def _evaluation_text(benchmark: dict[str, Any], out: Path) -> str:
+    from .figures import OF_TEST, SELECTION_LEGEND
+
+    is_selected = benchmark["identity"]["selected_on"] == "test"
+    mark, notes = (OF_TEST, [f"  {SELECTION_LEGEND}"]) if is_selected else ("", [])
     accuracy, cpu = benchmark["accuracy"], benchmark["cpu"]
-    top5 = "" if accuracy["top5"] is None else f", top-5 {accuracy['top5']:.2f} %"
+    top5 = "" if accuracy["top5"] is None else f", top-5 {accuracy['top5']:.2f}{mark} %"
     checks = [
         f"{check['num_samples'] - check['num_flips']} of {check['num_samples']} equal to {check['against']}"
         for check in benchmark["verification"]
@@ -99,7 +103,8 @@ def _evaluation_text(benchmark: dict[str, Any], out: Path) -> str:
     return "\n".join(
         [
             f"{benchmark['name']} on {accuracy['dataset']}/{accuracy['split']} ({accuracy['num_samples']} pictures)",
-            f"  top-1 {accuracy['top1']:.2f} %{top5}",
+            f"  top-1 {accuracy['top1']:.2f}{mark} %{top5}",
+            *notes,
             f"  CPU {cpu['throughput_fps']:,.0f} frames/s ({cpu['min_fps']:,.0f} to {cpu['max_fps']:,.0f} in "
             f"{cpu['num_repeats']} repeats), batch {cpu['batch_size']}, {cpu['num_threads']} threads",
             _latency_text(cpu),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import manifest
 from .configurations import configurations
@@ -17,6 +17,8 @@ from .figures import (
     COMPARED,
     NOT_KNOWN,
     OF_BOUNDS,
+    OF_TEST,
+    SELECTION_LEGEND,
     Delta,
     delta_json,
     deltas,
@@ -97,6 +99,7 @@ def _summary(path: Path, record: Record) -> dict[str, Any]:
         "board": None if hardware is None else hardware.board,
         "origin": None if hardware is None else hardware.origin,
         "lower_bounds": lower_bounds(record),
+        "selected_on": record.identity.selected_on,
     }
 
 
@@ -134,34 +137,46 @@ def comparison_table(result: dict[str, Any]) -> Any:
         found = [_delta_of(key, result["baseline"], candidate) for candidate in candidates]
         figure = BY_KEY[key]
         unit = f" [{figure.unit}]".replace("[", r"\[") if figure.unit else ""
-        cells = [figure.label + unit, figure.text(found[0].baseline, is_lower_bound=found[0].is_baseline_bound)]
+        cells = [figure.label + unit, side_text(found[0], "baseline")]
         for delta in found:
-            text = figure.text(delta.candidate, is_lower_bound=delta.is_candidate_bound)
-            cells += [text, difference_text(delta)]
+            cells += [side_text(delta, "candidate"), difference_text(delta)]
         table.add_row(*cells)
         if figure.is_percentage:
             paired = [_paired_of(candidate, key) for candidate in candidates]
             table.add_row("  95 % interval", "", *(text for one in paired for text in ("", interval_text(one))))
             table.add_row("  McNemar's p", "", *(text for one in paired for text in ("", p_text(one))))
-    if any(network["lower_bounds"] for network in (result["baseline"], *candidates)):
-        table.caption, table.caption_justify, table.caption_style = BOUNDS_LEGEND, "left", ""
+    networks = (result["baseline"], *candidates)
+    notes = [BOUNDS_LEGEND] if any(network["lower_bounds"] for network in networks) else []
+    notes += [SELECTION_LEGEND] if any(network["selected_on"] == "test" for network in networks) else []
+    if notes:
+        table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
     return table
 
 
 def _delta_of(key: str, baseline: dict[str, Any], candidate: dict[str, Any]) -> Delta:
-    values = candidate["figures"][key]
+    values, is_accuracy = candidate["figures"][key], BY_KEY[key].is_percentage
     return Delta(
         key=key,
         baseline=values["baseline"],
         candidate=values["candidate"],
         is_baseline_bound=key in baseline["lower_bounds"],
         is_candidate_bound=key in candidate["lower_bounds"],
+        is_baseline_selected=is_accuracy and baseline["selected_on"] == "test",
+        is_candidate_selected=is_accuracy and candidate["selected_on"] == "test",
     )
 
 
 def _paired_of(candidate: dict[str, Any], key: str) -> PairedDifference | None:
     found = candidate["paired"][key]
     return None if found is None else PairedDifference(**found)
+
+
+def side_text(delta: Delta, side: Literal["baseline", "candidate"]) -> str:
+    """Return the value of one side of a difference to read, with its marks."""
+    value = getattr(delta, side)
+    text = BY_KEY[delta.key].text(value, is_lower_bound=getattr(delta, f"is_{side}_bound"))
+    is_marked = value is not None and getattr(delta, f"is_{side}_selected")
+    return f"{text}{OF_TEST}" if is_marked else text
 
 
 def difference_text(delta: Delta) -> str:
@@ -172,7 +187,13 @@ def difference_text(delta: Delta) -> str:
     text = figure.delta_text(delta.difference) + (" pp" if figure.is_percentage else "")
     if delta.relative is not None:
         text = f"{text} ({delta.relative:+.1%})".replace("(-", "(\N{MINUS SIGN}")
-    return f"{text} {OF_BOUNDS}" if delta.is_of_bounds else text
+    return " ".join([text, *marks_of(delta)])
+
+
+def marks_of(delta: Delta) -> list[str]:
+    """Return the marks of a difference: of bounds, of accuracies that networks were chosen by."""
+    found = [OF_BOUNDS] if delta.is_of_bounds else []
+    return [*found, OF_TEST] if delta.is_of_selected else found
 
 
 def _title(baseline: dict[str, Any]) -> str:

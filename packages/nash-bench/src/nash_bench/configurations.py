@@ -53,6 +53,10 @@ class Configuration:
         """Return whether the figure of one of the records leaves out layers."""
         return any(BY_KEY[key].is_lower_bound(record) for record in self.records)
 
+    def is_selected(self, key: str) -> bool:
+        """Return whether the figure of one of the records is an accuracy that its network was chosen by."""
+        return any(BY_KEY[key].is_selected(record) for record in self.records)
+
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:
     """Return mean and standard deviation of values, None if one is not known.

@@ -59,6 +59,7 @@ class Gains:
     gain: float | None
     std: float | None
     at_equal_cost: tuple[EqualCost, ...]
+    is_of_selected: bool = False  # one of the accuracies is of a network that was chosen by it
 
 
 @lru_cache(maxsize=1)
@@ -103,6 +104,7 @@ def _gains(candidate: Configuration, family: Sequence[Configuration]) -> Gains:
         gain=None if own is None else top1.mean - own.mean,
         std=None if own is None else std_of_difference(top1.std, own.std),
         at_equal_cost=tuple(_at_equal_cost(candidate, top1, family, axis) for axis in AXES),
+        is_of_selected=any(member.is_selected("top1") for member in (candidate, *family)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .records import RESOURCES, Record
@@ -13,6 +13,11 @@ OF_BOUNDS = "\N{DAGGER}"
 BOUNDS_LEGEND = (
     f"{AT_LEAST}: a lower bound, the sum over the layers whose figure is known; "
     f"{OF_BOUNDS}: a difference that involves such a sum compares known parts only, and may point the other way."
+)
+OF_TEST = "\N{DOUBLE DAGGER}"
+SELECTION_LEGEND = (
+    f"{OF_TEST}: the epoch was chosen by its accuracy on the test split, which flatters it there; choose on pictures "
+    "held out of the training split (nash-qat train --val-fraction)."
 )
 
 
@@ -38,8 +43,13 @@ class Figure:
         return self.key in RESOURCES and record.hardware is not None and record.hardware.is_lower_bound(self.key)
 
     def text_of(self, record: Record) -> str:
-        """Return a record's value to read, marked if it is a lower bound."""
-        return self.text(self.value(record), is_lower_bound=self.is_lower_bound(record))
+        """Return a record's value to read, marked if it is a lower bound, or of a network chosen on the test split."""
+        text = self.text(self.value(record), is_lower_bound=self.is_lower_bound(record))
+        return f"{text}{OF_TEST}" if self.is_selected(record) else text
+
+    def is_selected(self, record: Record) -> bool:
+        """Return whether the record's value is an accuracy that its network was chosen by."""
+        return self.is_percentage and record.identity.is_selected_on_test and self.value(record) is not None
 
     def delta_text(self, delta: float | None) -> str:
         """Return a difference with its sign."""
@@ -104,11 +114,18 @@ class Delta:
     candidate: float | None
     is_baseline_bound: bool = False
     is_candidate_bound: bool = False
+    is_baseline_selected: bool = False
+    is_candidate_selected: bool = False
 
     @property
     def is_of_bounds(self) -> bool:
         """Return whether one of the two is a lower bound, so that nobody knows the difference of the totals."""
         return self.difference is not None and (self.is_baseline_bound or self.is_candidate_bound)
+
+    @property
+    def is_of_selected(self) -> bool:
+        """Return whether one of the two is an accuracy that its network was chosen by."""
+        return self.difference is not None and (self.is_baseline_selected or self.is_candidate_selected)
 
     @property
     def difference(self) -> float | None:
@@ -139,6 +156,8 @@ def deltas(baseline: Record, candidate: Record, keys: tuple[str, ...] = COMPARED
             candidate=BY_KEY[key].value(candidate),
             is_baseline_bound=BY_KEY[key].is_lower_bound(baseline),
             is_candidate_bound=BY_KEY[key].is_lower_bound(candidate),
+            is_baseline_selected=BY_KEY[key].is_selected(baseline),
+            is_candidate_selected=BY_KEY[key].is_selected(candidate),
         )
         for key in keys
     )
@@ -147,6 +166,12 @@ def deltas(baseline: Record, candidate: Record, keys: tuple[str, ...] = COMPARED
 def lower_bounds(record: Record) -> list[str]:
     """Return the figures of a record that are lower bounds."""
     return [figure.key for figure in FIGURES if figure.is_lower_bound(record)]
+
+
+def legends(records: Sequence[Record]) -> list[str]:
+    """Return what explains the marks on the figures of records."""
+    found = [BOUNDS_LEGEND] if any(lower_bounds(record) for record in records) else []
+    return [*found, SELECTION_LEGEND] if any(record.identity.is_selected_on_test for record in records) else found
 
 
 def delta_json(delta: Delta) -> dict[str, float | None]:

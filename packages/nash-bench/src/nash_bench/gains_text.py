@@ -8,7 +8,7 @@ from typing import Any
 
 from .configurations import Configuration, Spread
 from .equal_cost import AXES, EqualCost, Gains
-from .figures import BY_KEY, FIGURES, NOT_KNOWN, OF_BOUNDS
+from .figures import BY_KEY, FIGURES, NOT_KNOWN, OF_BOUNDS, OF_TEST
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 GAINS_LEGEND = (
@@ -31,6 +31,11 @@ def spread_text(key: str, spread: Spread | None, *, is_lower_bound: bool = False
         return NOT_KNOWN
     text = figure.text(spread.mean, is_lower_bound=is_lower_bound)
     return text if spread.std is None else f"{text} {PLUS_MINUS} {figure.text(spread.std)}"
+
+
+def label_text(found: Gains) -> str:
+    """Return a configuration's label, marked where an accuracy in its gains is one that its network was chosen by."""
+    return f"{found.candidate.label} {OF_TEST}" if found.is_of_selected else found.candidate.label
 
 
 def gain_text(gain: float | None, std: float | None) -> str:
@@ -76,9 +81,7 @@ def gains_table(gains: Sequence[Gains]) -> tuple[list[str], list[list[str]]]:
         along = {one.axis: equal_cost_text(one) for one in found.at_equal_cost}
         top1 = spread_text("top1", found.top1)
         at_width = gain_text(found.gain, found.std)
-        cells.append(
-            [found.candidate.label, str(found.top1.num_seeds), top1, at_width, *(along[axis] for axis in axes)]
-        )
+        cells.append([label_text(found), str(found.top1.num_seeds), top1, at_width, *(along[axis] for axis in axes)])
     return heads, cells
 
 
@@ -89,7 +92,7 @@ def gains_lines(gains: Sequence[Gains]) -> list[str]:
         along = [f"at equal {BY_KEY[one.axis].label} {equal_cost_text(one)}" for one in found.at_equal_cost
                  if one.axis in shown_axes(gains)]  # fmt: skip
         at_width = f"at equal width {gain_text(found.gain, found.std)}"
-        lines.append(f"{found.candidate.label} ({_seeds(found.top1.num_seeds)}): {', '.join([at_width, *along])}")
+        lines.append(f"{label_text(found)} ({_seeds(found.top1.num_seeds)}): {', '.join([at_width, *along])}")
     return lines
 
 
@@ -122,6 +125,7 @@ def gains_json(found: Gains) -> dict[str, Any]:
     return {
         "configuration": found.candidate.label,
         "num_seeds": found.top1.num_seeds,
+        "is_of_selected": found.is_of_selected,
         "equal_width": {
             "baseline": found.baseline and found.baseline.label,
             "gain": found.gain,

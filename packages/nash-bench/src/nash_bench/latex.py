@@ -23,6 +23,7 @@ _WORDS = {
     "\N{MINUS SIGN}": "$-$",
     "\N{GREATER-THAN OR EQUAL TO}": r"$\geq$",
     "\N{DAGGER}": r"$^\dagger$",
+    "\N{DOUBLE DAGGER}": r"$^\ddagger$",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MICRO SIGN}": r"$\mu$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",

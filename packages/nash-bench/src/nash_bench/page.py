@@ -25,11 +25,11 @@ from .chart import (
     tick_text,
 )
 from .collect import Collection, Row
-from .compare import interval_text, p_text
+from .compare import interval_text, marks_of, p_text, side_text
 from .equal_cost import Gains, gains_of
 from .families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
-from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, OF_BOUNDS, Delta, lower_bounds
-from .gains_text import GAINS_LEGEND, between_text, equal_cost_text, gain_text, shown_axes, spread_text
+from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, Delta, legends
+from .gains_text import GAINS_LEGEND, between_text, equal_cost_text, gain_text, label_text, shown_axes, spread_text
 from .paired import PairedDifference
 from .records import nas_operations
 
@@ -58,6 +58,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
     rows = _row_views(collection.rows, place)
     ids = {id(view["row"]): view["id"] for view in rows}
     pairs, gains = pairs_of(collection), gains_of(collection)
+    notes = legends([row.record for row in collection.rows])
     networks, drawn = _networks(collection.rows)
     return environment.get_template("page.html.j2").render(
         title=title,
@@ -81,7 +82,8 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         gains_legend=GAINS_LEGEND,
         cards=_cards(collection.rows, pairs),
         not_counted=_not_counted(collection.rows),
-        bounds_legend=BOUNDS_LEGEND if any(lower_bounds(row.record) for row in collection.rows) else None,
+        legend=" ".join(notes),
+        has_bounds=BOUNDS_LEGEND in notes,
         published=published["points"],
         warnings=collection.warnings,
         errors=[str(error) for error in collection.errors],
@@ -291,10 +293,8 @@ def _delta_cell(delta: Delta, paired: PairedDifference | None) -> _DeltaCell:
     tone = {True: "better", False: "worse", None: "same"}[delta.is_better]
     if delta.difference is None:
         return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None, intervals=())
-    before = figure.text(delta.baseline, is_lower_bound=delta.is_baseline_bound)
-    after = figure.text(delta.candidate, is_lower_bound=delta.is_candidate_bound)
-    detail = f"{before} \N{RIGHTWARDS ARROW} {after}"
-    mark = f" {OF_BOUNDS}" if delta.is_of_bounds else ""
+    detail = f"{side_text(delta, 'baseline')} \N{RIGHTWARDS ARROW} {side_text(delta, 'candidate')}"
+    mark = "".join(f" {mark}" for mark in marks_of(delta))
     if delta.relative is not None:
         text = f"{delta.relative:+.1%}".replace("-", "\N{MINUS SIGN}")
         return _DeltaCell(text=text + mark, detail=detail, tone=tone, sort=delta.relative, intervals=intervals)
@@ -315,7 +315,7 @@ def _gain_view(found: Gains, axes: Sequence[str]) -> dict[str, Any]:
     cells = [(gain_text(found.gain, found.std), found.gain, baseline and f"over {spread_text('top1', baseline)} %")]
     cells += [(equal_cost_text(one), one.gain, between_text(one)) for one in found.at_equal_cost if one.axis in axes]
     return {
-        "label": found.candidate.label,
+        "label": label_text(found),
         "style": style,
         "marker": marker_path(style, (8, 8), 5.6),
         "terms": f"seeds {', '.join(map(str, found.candidate.seeds))}{built}",
@@ -348,6 +348,6 @@ def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:
     keys = {row.record.accuracy.key for row in rows if row.record.accuracy is not None}
     if len(keys) == 1:  # accuracies of several datasets have no best one
         best = max((row for row in rows if row.record.accuracy), key=lambda row: row.record.accuracy.top1)
-        value = f"{best.record.accuracy.top1:.2f} %"
+        value = f"{BY_KEY['top1'].text_of(best.record)} %"
         cards.append({"title": "Best top-1", "value": value, "text": best.label})
     return cards

@@ -229,6 +229,7 @@ class Identity:
     bops: int | None = None
     weight_memory_bits: int | None = None
     seed: int | None = None
+    selected_on: str | None = None  # the split that its epoch was chosen on; None if on none, or not known
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "name", self.name, "a name")
@@ -245,12 +246,18 @@ class Identity:
         """Return the bit widths in short, as 'w4a4'."""
         return None if self.weight_bits is None else f"w{self.weight_bits}a{self.act_bits}"
 
+    @property
+    def is_selected_on_test(self) -> bool:
+        """Return whether its epoch was chosen by the accuracy that is then reported, which flatters it."""
+        return self.selected_on == "test"
+
     @classmethod
     def from_model(cls, manifest: Mapping[str, Any], sha256: str) -> Self:
         """Return the identity of a model manifest."""
         genotype, quantization, complexity = (manifest[k] for k in ("genotype", "quantization", "complexity"))
         network = genotype["copy"]
         layers = [layer for cell in network["cells"] for layer in cell["layers"]]
+        training = manifest.get("training") or {}
         return cls(
             name=manifest["name"],
             model_sha256=sha256,
@@ -266,7 +273,8 @@ class Identity:
             macs=complexity["macs"],
             bops=complexity["bops"],
             weight_memory_bits=complexity["weight_bits"],
-            seed=(manifest.get("training") or {}).get("seed"),
+            seed=training.get("seed"),
+            selected_on=(training.get("selection") or {}).get("split"),
         )
 
     @classmethod

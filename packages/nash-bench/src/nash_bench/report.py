@@ -16,7 +16,7 @@ from .compare import difference_text, interval_text, p_text, paired_json
 from .configurations import configurations
 from .equal_cost import gains_of
 from .families import COSTS, Pair, dominated, fronts_of, pairs_of, panels
-from .figures import BOUNDS_LEGEND, BY_KEY, FIGURES, NOT_KNOWN, delta_json, lower_bounds
+from .figures import BY_KEY, FIGURES, NOT_KNOWN, delta_json, legends, lower_bounds
 from .gains_text import GAINS_LEGEND, configuration_json, gains_json, gains_lines, gains_table
 from .latex import escape, tabular
 from .manifest import PACKAGE, atomic_path
@@ -160,11 +160,11 @@ def pairs_text(collection: Collection) -> list[str]:
     """Return a line for each NASH network and its baseline, and for each configuration at equal width and cost."""
     lines = [f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in pairs_of(collection)]
     lines += gains_lines(gains_of(collection))
-    return [*lines, BOUNDS_LEGEND] if _has_bounds(collection) else lines
+    return [*lines, *_legends(collection)]
 
 
-def _has_bounds(collection: Collection) -> bool:
-    return any(lower_bounds(row.record) for row in collection.rows)
+def _legends(collection: Collection) -> list[str]:
+    return legends([row.record for row in collection.rows])
 
 
 def _pair_text(pair: Pair) -> str:
@@ -191,8 +191,8 @@ def _markdown(collection: Collection, title: str) -> str:
             "",
             GAINS_LEGEND,
         ]
-    if _has_bounds(collection):
-        lines += ["", BOUNDS_LEGEND]
+    for legend in _legends(collection):
+        lines += ["", legend]
     published = [
         [point["name"], point.get("dataset"), point.get("board"), *_published_accuracy(point), point["source"]]
         for point in published_results()["points"]
@@ -234,7 +234,7 @@ def _latex(collection: Collection, title: str) -> str:
     if gains:
         heads, cells = gains_table(gains)
         tables.append(tabular(heads, cells, is_right=[head != heads[0] for head in heads]))
-    notes = [escape(BOUNDS_LEGEND)] if _has_bounds(collection) else []
+    notes = [escape(legend) for legend in _legends(collection)]
     preamble = f"% {escape(title)}\n% needs \\usepackage{{booktabs}}"
     return "\n\n".join([preamble, *tables, *notes]) + "\n"
 

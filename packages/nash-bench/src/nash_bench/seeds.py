@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .configurations import Configuration, Spread, configurations, std_of_difference
-from .figures import BY_KEY, COMPARED, NOT_KNOWN, OF_BOUNDS
+from .figures import BY_KEY, COMPARED, NOT_KNOWN, OF_BOUNDS, OF_TEST
 from .gains_text import PLUS_MINUS, spread_text
 from .records import Record
 
@@ -43,6 +43,8 @@ def _figure_json(baseline: Configuration, candidate: Configuration, key: str) ->
         "delta_std": std_of_difference(before.std, after.std) if is_known else None,
         "is_baseline_bound": baseline.is_lower_bound(key),
         "is_candidate_bound": candidate.is_lower_bound(key),
+        "is_baseline_selected": baseline.is_selected(key),
+        "is_candidate_selected": candidate.is_selected(key),
     }
 
 
@@ -58,12 +60,14 @@ def seeds_table(found: dict[str, Any]) -> Any:
     for key, values in found["figures"].items():
         figure = BY_KEY[key]
         unit = f" [{figure.unit}]".replace("[", r"\[") if figure.unit else ""
-        cells = [
-            spread_text(key, values[side] and Spread(**values[side]), is_lower_bound=values[f"is_{side}_bound"])
-            for side in ("baseline", "candidate")
-        ]
+        cells = [_side_text(key, values, side) for side in ("baseline", "candidate")]
         table.add_row(figure.label + unit, *cells, _delta_text(key, values))
     return table
+
+
+def _side_text(key: str, values: dict[str, Any], side: str) -> str:
+    text = spread_text(key, values[side] and Spread(**values[side]), is_lower_bound=values[f"is_{side}_bound"])
+    return f"{text}{OF_TEST}" if values[f"is_{side}_selected"] else text
 
 
 def _of_seeds(seeds: Sequence[int | None]) -> str:

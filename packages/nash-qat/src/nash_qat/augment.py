@@ -23,14 +23,30 @@ _LOG_ASPECT = math.log(4 / 3)
 
 def augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Return changed copies of pictures (B, C, H, W) uint8; all chance comes from `generator`."""
-    if settings.rand_ops:
-        pictures = _rand_augment(pictures, settings, generator)
+    pictures = recoloured(pictures, settings, generator)
     if not settings.moves:
         return pictures
     maps = _affine_maps(len(pictures), settings, generator)
     grid = functional.affine_grid(maps, list(pictures.shape), align_corners=False)
     changed = functional.grid_sample(pictures.float(), grid, align_corners=False, padding_mode="zeros")
     return changed.round().clamp(0, 255).to(torch.uint8)
+
+
+def recoloured(pictures: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return pictures (B, C, H, W) uint8 after RandAugment alone, if the settings have it."""
+    return _rand_augment(pictures, settings, generator) if settings.rand_ops else pictures
+
+
+def draws(num_pictures: int, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return what decides the moves of pictures (7, B).
+
+    Rows: share of the area, aspect; then five numbers in [0, 1): below 0.5 to mirror, place of the window and shift in
+    x, the same in y.
+    """
+    draw = torch.rand(7, num_pictures, generator=generator)
+    draw[0] = settings.min_area + (1 - settings.min_area) * draw[0]
+    draw[1] = torch.exp((2 * draw[1] - 1) * _LOG_ASPECT) if settings.min_area < 1 else 1.0
+    return draw
 
 
 def check(settings: Augmentation) -> None:
@@ -66,9 +82,8 @@ def _transforms() -> ModuleType:
 
 def _affine_maps(num_pictures: int, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Return (B, 2, 3) maps from output to input coordinates, both in [-1, 1]."""
-    draw = torch.rand(7, num_pictures, generator=generator)
-    area = settings.min_area + (1 - settings.min_area) * draw[0]
-    aspect = torch.exp((2 * draw[1] - 1) * _LOG_ASPECT) if settings.min_area < 1 else torch.ones(num_pictures)
+    draw = draws(num_pictures, settings, generator)
+    area, aspect = draw[0], draw[1]
     width = (area * aspect).sqrt().clamp(max=1)
     height = (area / aspect).sqrt().clamp(max=1)
     mirror = torch.where(draw[2] < 0.5, -1.0, 1.0) if settings.flip else torch.ones(num_pictures)

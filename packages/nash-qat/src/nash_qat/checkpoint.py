@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import manifest as manifests
 from .errors import IntegrityError
 
-FORMAT = "nash-qat.checkpoint/2"
+FORMAT = "nash-qat.checkpoint/3"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,15 @@ def train(
     compile_steps: Annotated[
         bool, typer.Option("--compile", help="Compile training steps: minutes at first, then faster; needs g++.")
     ] = False,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.9,
+            help="Share of the training split to watch epochs on, instead of the test split; 0 for none. "
+            "[default: 0.1, but at most 10,000 pictures, or the folder val]",
+        ),
+    ] = None,
     skip_broken: SkipBroken = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Decides all chance of the run.")] = 0,
@@ -98,6 +107,7 @@ def train(
         init_path=init_weights,
         bfloat16=bfloat16,
         compile_steps=compile_steps,
+        val_fraction=val_fraction,
         skip_broken=skip_broken,
         device=device,
         seed=seed,
@@ -119,7 +129,9 @@ def export(
     quantization: Quantization = None,
     weight_scale: WeightScale = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the untrained network's weights. [default: 0]")] = None,
-    best: Annotated[bool, typer.Option("--best", help="The run's best epoch by test accuracy, not the last.")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The run's best epoch by validation accuracy, not the last.")
+    ] = False,
     qcdq: Qcdq = False,
     json: Json = False,
 ) -> None:

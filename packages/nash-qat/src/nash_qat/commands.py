@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from . import augment, board, calibrate, compiled, execute, presets, runs, weights
+from . import augment, board, calibrate, compiled, execute, presets, runs, splits, weights
 from . import evaluate as evaluation
 from . import export as exports
 from . import genotype as genotypes
@@ -39,6 +39,7 @@ def train(
     init_path: Path | None,
     bfloat16: bool,
     compile_steps: bool,
+    val_fraction: float | None,
     skip_broken: bool,
     device: str,
     seed: int,
@@ -77,18 +78,23 @@ def train(
         init_weights_sha256=None if init is None else init.sha256,
         teacher_sha256=None if teacher is None else teacher.sha256,
         skip_broken=skip_broken,
+        val_fraction=val_fraction,
         is_compiled=compile_steps,
     )
     with worlds.joined(device) as world:
         if compile_steps:
             compiled.check(world.device)
-        train_split, test_split = (
-            evaluation.load_split(
-                dataset, name, genotype.input_shape, genotype.num_classes, data_dir, skip_broken=skip_broken
-            )
-            for name in ("train", "test")
+        parts = splits.load(
+            dataset,
+            genotype.input_shape,
+            genotype.num_classes,
+            data_dir,
+            val_fraction=val_fraction,
+            skip_broken=skip_broken,
         )
-        inputs = training.Inputs(train=train_split, test=test_split, init=init, teacher=teacher)
+        inputs = training.Inputs(
+            train=parts.train, validation=parts.validation, test=parts.test, init=init, teacher=teacher
+        )
         trainer = training.Trainer(genotype, settings, inputs, out, world=world, has_board=tensorboard)
         if resume:
             trainer.resume()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ from PIL import Image, UnidentifiedImageError
 from .errors import DataError, UsageError
 
 DATASETS = ("digits", "cifar10", "cifar100", "imagefolder")
-SplitName = Literal["train", "test"]
+SplitName = Literal["train", "val", "test"]
+_FOLDERS = {"train": ("train",), "val": ("val",), "test": ("test", "val")}  # without test/, val/ is the test split
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 _CACHE_BYTES = 2 << 30
+Decoded = TypeVar("Decoded")
 
 
 class Images(Protocol):
@@ -83,12 +85,16 @@ class Preprocessing:
 def load(dataset: str, split: SplitName, preprocessing: Preprocessing, *, data_dir: Path | None = None) -> Split:
     """Return a split of a dataset, every picture prepared for the network.
 
+    "test" of an image folder is test/, or val/ where there is no test/; "val" is there in image folders alone.
+
     Raises:
         UsageError: an unknown dataset, or one that needs --data without it.
         DataError: the folder or a picture is missing or broken, or there are fewer than two classes.
     """
     if dataset not in DATASETS:
         raise UsageError(f"--dataset: got '{dataset}', expected one of {', '.join(DATASETS)}")
+    if split == "val" and dataset != "imagefolder":
+        raise UsageError(f"--dataset {dataset}: has no validation split of its own, expected an imagefolder")
     if preprocessing.channels not in (1, 3):
         raise DataError(f"input.channels: got {preprocessing.channels}, expected 1 or 3 for pictures")
     if dataset == "digits":
@@ -141,7 +147,7 @@ def _same_size_or_prepared(pixels: NDArray[np.uint8], preprocessing: Preprocessi
 
 
 def _imagefolder(dataset: str, split: SplitName, preprocessing: Preprocessing, data_dir: Path) -> Split:
-    names = ("train",) if split == "train" else ("val", "test")
+    names = _FOLDERS[split]
     folder = next((data_dir / name for name in names if (data_dir / name).is_dir()), None)
     if folder is None:
         raise DataError(f"{data_dir}: holds no folder {' or '.join(names)}; expected {names[0]}/CLASS/picture.jpg")
@@ -157,24 +163,24 @@ def _imagefolder(dataset: str, split: SplitName, preprocessing: Preprocessing, d
         labels += [label] * len(found)
     return Split(
         name=f"{dataset}/{folder.name}",
-        images=_Files(paths, preprocessing),
+        images=Files(paths, preprocessing),
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(class_names),
     )
 
 
-class _Files:
+class Files:
     """Picture files, decoded when first asked for and kept while they fit into memory."""
 
     def __init__(self, paths: list[Path], prepare: Callable[[Image.Image], NDArray[np.uint8]]) -> None:
-        self._paths = paths
+        self.paths = paths
         self._prepare = prepare
         self._pixels: NDArray[np.uint8] | None = None
         self._known = np.zeros(len(paths), dtype=bool)
         self._pool = ThreadPoolExecutor()
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         indices = np.asarray(indices)
@@ -191,14 +197,22 @@ class _Files:
         return self._pixels[indices]
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
-        path = self._paths[index]
-        try:
-            with Image.open(path) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"got pixels of mode {picture.mode}, expected 8 bits a channel")
-                return self._prepare(picture)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: not a readable picture ({error}); replace or remove it") from error
+        return decode(self.paths[index], self._prepare)
+
+
+def decode(path: Path, prepare: Callable[[Image.Image], Decoded]) -> Decoded:
+    """Open a picture file and return what `prepare` makes of it.
+
+    Raises:
+        DataError: it is not a picture, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError(f"got pixels of mode {picture.mode}, expected 8 bits a channel")
+            return prepare(picture)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not a readable picture ({error}); replace or remove it") from error
 
 
 def _torchvision() -> ModuleType:

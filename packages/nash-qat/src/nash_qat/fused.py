@@ -78,7 +78,7 @@ def learned_weight(weight: Tensor, log2_threshold: Tensor, low: int, high: int) 
     """
     threshold = 2.0**log2_threshold
     bounded = threshold + (threshold.clamp_min(MIN_SCALE) - threshold).detach()
-    scale = bounded / _divisor(max(high, -low))
+    scale = bounded / _DIVISORS[max(high, -low)]
     return _Signs.apply(weight, scale) if low == -high == -1 else _Clipped.apply(weight, scale, low, high)
 
 

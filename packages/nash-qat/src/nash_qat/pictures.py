@@ -1,14 +1,15 @@
-"""Pictures that cannot be read: all are named and counted before a run, or left out of it."""
+"""Parts of a split, and pictures that cannot be read: all are named and counted before a run, or left out of it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import Images, Split
+from .data import Files, Images, Split
 from .errors import DataError
 
 _CHUNK = 256
@@ -16,8 +17,8 @@ _MAX_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """Some of the pictures of a split."""
+class Chosen:
+    """Some of the pictures of a split, in the order of `indices`."""
 
     images: Images
     indices: NDArray[np.int64]
@@ -27,6 +28,20 @@ class _Chosen:
 
     def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.images[self.indices[indices]]
+
+
+def part(split: Split, indices: NDArray[np.int64], *, name: str | None = None) -> Split:
+    """Return the pictures of a split that have these indices, under the split's name or another."""
+    chosen = Chosen(images=split.images, indices=indices)
+    return dataclasses.replace(split, name=name or split.name, images=chosen, labels=split.labels[indices])
+
+
+def files_of(images: Images) -> list[Path] | None:
+    """Return the files of pictures, in their order; None for pictures that are none."""
+    if isinstance(images, Chosen):
+        files = files_of(images.images)
+        return None if files is None else [files[index] for index in images.indices.tolist()]
+    return images.paths if isinstance(images, Files) else None
 
 
 def checked(split: Split, *, skip_broken: bool) -> tuple[Split, int]:
@@ -49,8 +64,7 @@ def checked(split: Split, *, skip_broken: bool) -> tuple[Split, int]:
         raise DataError(
             f"{split.name}: {len(broken)} of {len(split)} pictures cannot be read; {len(left)} classes are left"
         )
-    chosen = _Chosen(images=split.images, indices=good)
-    return dataclasses.replace(split, images=chosen, labels=split.labels[good]), len(broken)
+    return part(split, good), len(broken)
 
 
 def _broken(images: Images) -> Iterator[tuple[int, str]]:

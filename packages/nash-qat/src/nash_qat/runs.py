@@ -6,13 +6,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, export, weights
+from . import checkpoint, export
 from . import genotype as genotypes
 from . import manifest as manifests
 from .errors import IntegrityError, UsageError
 from .network import Network
 from .presets import QuantizationSpec
 from .recipe import Recipe
+from .selection import Selection, load_best
 
 CHECKPOINT, GENOTYPE = "checkpoint.safetensors", "genotype.json"
 BEST, FLOAT = "best.safetensors", "float.safetensors"
@@ -37,6 +38,7 @@ class Settings:
     teacher_sha256: str | None = None
     skip_broken: bool = False
     is_compiled: bool = False
+    val_fraction: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -45,7 +47,12 @@ class Settings:
 
 @dataclass(kw_only=True)
 class RunState:
-    """Where a run stands: `step` of `epoch` is the next to take. `seconds` is the time spent so far."""
+    """Where a run stands: `step` of `epoch` is the next to take. `seconds` is the time spent so far.
+
+    best_epoch: the quantized one (counted from 1) that has the best accuracy so far, best_top1, on the split that is
+    watched. accuracy, best_accuracy: of the last epoch and of that one on the test split, known when the run has ended.
+    data: the splits, as the manifest has them.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -53,9 +60,11 @@ class RunState:
     is_calibrated: bool = False
     is_trained: bool = False
     num_average_updates: int = 0
-    float_top1: float | None = None
+    best_epoch: int | None = None
     best_top1: float | None = None
     accuracy: dict[str, Any] | None = None
+    best_accuracy: dict[str, Any] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     class_names: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -92,7 +101,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def training_record(settings: dict[str, Any], state: RunState) -> dict[str, Any]:
+def training_record(settings: dict[str, Any], state: RunState, selection: Selection) -> dict[str, Any]:
     """Return the `training` entry of a model manifest."""
     return {
         "dataset": settings["dataset"],
@@ -105,12 +114,16 @@ def training_record(settings: dict[str, Any], state: RunState) -> dict[str, Any]
         "teacher_sha256": settings["teacher_sha256"],
         "is_compiled": settings.get("is_compiled", False),
         "seconds": round(state.seconds, 1),
+        "selection": selection.to_dict(),
+        "data": state.data,
         "settings": settings["recipe"],
     }
 
 
 def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
     """Write the network of a run's last checkpoint, or of its best quantized epoch, and return its manifest.
+
+    Its accuracy is what was measured when the run ended, None before.
 
     Raises:
         IntegrityError: the folder holds no run, or a damaged one.
@@ -125,12 +138,13 @@ def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any
         raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
     network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
     network.load_state_dict(saved.part("network"))
+    selection = Selection(rule="last", split=None, epoch=state.epoch, top1=None)
     if best:
-        network.load_state_dict(weights.read(run_dir / BEST, network.genotype).tensors)
+        selection = load_best(run_dir / BEST, network)
     provenance = export.Provenance(
         genotype_path=genotype_path,
         class_names=tuple(state.class_names),
-        training=training_record(settings, state),
+        training=training_record(settings, state, selection),
     )
     manifest = export.export(network, saved.part("golden")["pictures"], out, provenance)
-    return {**manifest, "accuracy": None if best else state.accuracy}
+    return {**manifest, "accuracy": state.best_accuracy if best else state.accuracy}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,27 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import (
-    ahead,
-    augment,
-    board,
-    calibrate,
-    checkpoint,
-    compiled,
-    evaluate,
-    export,
-    interrupt,
-    optimize,
-    quantizers,
-    weights,
-)
+from . import ahead, board, calibrate, checkpoint, compiled, evaluate, export, interrupt, optimize, quantizers, weights
 from . import loss as losses
 from . import manifest as manifests
 from .average import Average
-from .data import Split
 from .errors import Interrupted, OutputError
 from .genotype import Genotype
 from .network import Network
+from .originals import Originals
 from .progress import TrainingProgress
 from .runs import (
     BEST,
@@ -56,19 +44,18 @@ from .runs import (
     refuse_other_settings,
     sweep,
 )
+from .selection import Selection, float_top1, keep_best, own_buffers, top1
+from .splits import Splits
 from .watch import Watch, refuse_unless_finite
 from .world import World
 
-_EVALUATION_BATCH = 256
 _ALONE = World(device=torch.device("cpu"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class Inputs(Splits):
     """What a run reads: its data, and weights from files."""
 
-    train: Split
-    test: Split
     init: weights.Weights | None = None
     teacher: weights.Weights | None = None
 
@@ -88,9 +75,10 @@ class Trainer:
     ) -> None:
         self._genotype, self._settings, self._recipe = genotype, settings, settings.recipe
         self._inputs, self._out, self._world, self._has_board = inputs, out, world, has_board
-        self.state = RunState(class_names=list(inputs.train.class_names))
+        self.state = RunState(class_names=list(inputs.train.class_names), data=inputs.record())
+        self._pictures = Originals(inputs.train, genotype.input_shape)
         self._starts = _batch_starts(len(inputs.train), self._recipe.batch_size, world.size)
-        self._golden = export.golden_candidates(inputs.test, seed=settings.seed)
+        self._golden = export.golden_candidates(inputs.watched[1], seed=settings.seed)
         self._watch = Watch(world.steps_between_readings)
         self._clock = time.monotonic()
         self._teacher: nn.Module | None = None
@@ -124,10 +112,11 @@ class Trainer:
 
         Raises:
             IntegrityError: there is none, or its checkpoint is damaged.
-            UsageError: it has other settings.
+            UsageError: it has other settings, or its data has changed.
         """
         saved = checkpoint.load(self._out / CHECKPOINT)
-        refuse_other_settings(saved.state["settings"], self._settings.to_dict(), self._out)
+        before = {**saved.state["settings"], "data": saved.state["run"]["data"]}
+        refuse_other_settings(before, {**self._settings.to_dict(), "data": self.state.data}, self._out)
         if self._world.is_main:
             sweep(self._out)
         self.network.load_state_dict(saved.part("network"))
@@ -168,14 +157,30 @@ class Trainer:
         self._world.wait()
 
     def finish(self) -> dict[str, Any]:
-        """Export the network, measure its accuracy on the test split and return the model manifest."""
+        """Export the network, read the test split if that was not done yet, and return the model manifest."""
         manifest = export_run(self._out, self._out)
         if self.state.accuracy is None:
-            accuracy, _ = evaluate.accuracy_of(self._out / manifest["onnx"]["path"], self._inputs.test)
-            self.state.accuracy = {**accuracy.to_dict(), "float_top1": self.state.float_top1}
+            self._measure(self._out / manifest["onnx"]["path"])
             self._save()
         manifest["accuracy"] = self.state.accuracy
         return manifest
+
+    def _measure(self, onnx_path: Path) -> None:
+        """Measure the exported network, the best epoch's and that of the float epochs on the test split."""
+        state, test = self.state, self._inputs.test
+        is_float = self._settings.float_epochs > 0
+        floats = float_top1(self._out / FLOAT, self._new_network(), test, self._world.device) if is_float else None
+
+        def accuracy_of(path: Path) -> dict[str, Any]:
+            return {**evaluate.accuracy_of(path, test)[0].to_dict(), "float_top1": floats}
+
+        state.accuracy = accuracy_of(onnx_path)
+        if state.best_epoch == state.epoch:
+            state.best_accuracy = state.accuracy
+        elif state.best_epoch is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                best = export_run(self._out, Path(folder), best=True)
+                state.best_accuracy = accuracy_of(Path(folder) / best["onnx"]["path"])
 
     def _new_network(self) -> Network:
         with torch.random.fork_rng(devices=[]):
@@ -210,7 +215,6 @@ class Trainer:
         if self._settings.float_epochs:
             if self._average is not None:
                 self._average.copy_to(self.network)
-            self.state.float_top1 = self._test_accuracy()
             self._keep_float_network()
         quantizers.set_mode(self.network, "fused")
         calibrate.calibrate(self.network, self._training_pictures(self._recipe.calibration_pictures))
@@ -247,11 +251,10 @@ class Trainer:
         """Return this process's share of a batch, changed at random."""
         world, start = self._world, self._starts[step]
         indices = order[start : start + self._recipe.batch_size][world.rank :: world.size]
-        pictures = torch.from_numpy(self._inputs.train.images[indices])
         labels = torch.from_numpy(self._inputs.train.labels[indices])
         place = () if world.size == 1 else (world.rank,)
         generator = self._generator("augment", epoch, step, *place)
-        changed = augment.augment(pictures, self._recipe.augmentation_of(self._settings.dataset), generator)
+        changed = self._pictures.changed(indices, self._recipe.augmentation_of(self._settings.dataset), generator)
         x = calibrate.to_input(changed.to(world.device))
         return losses.mixed(losses.Batch(x=x, labels=labels.to(world.device)), self._recipe, generator)
 
@@ -300,13 +303,16 @@ class Trainer:
     def _end_epoch(self, progress: TrainingProgress) -> None:
         state = self.state
         phase = "quantized" if state.is_calibrated else "float"
-        with self._averaged():
-            accuracy = self._test_accuracy()
-            self._keep_best(accuracy)
+        split, pictures = self._inputs.watched
+        with self._as_exported():
+            self._world.share_buffers(self.network)
+            accuracy = top1(self.network, pictures, self._world)
+            self._keep_best(accuracy, split)
         entry = {
             "epoch": state.epoch + 1,
             "phase": phase,
             "loss": state.loss_sum / len(self._starts),
+            "split": split,
             "top1": accuracy,
             "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
         }
@@ -316,15 +322,27 @@ class Trainer:
         if self._has_board and self._world.is_main:
             board.write(self._out, state.history)
         number = f"epoch {state.epoch}/{self._settings.epochs} {phase}"
-        progress.epoch(f"{number}: loss {entry['loss']:.4f}, top1 {accuracy:.2f} %")
+        progress.epoch(f"{number}: loss {entry['loss']:.4f}, {split} top1 {accuracy:.2f} %")
 
-    def _keep_best(self, accuracy: float) -> None:
-        """Keep the weights of the quantized epoch with the best accuracy on the test split."""
+    def _keep_best(self, accuracy: float, split: str) -> None:
+        """Keep the weights of the quantized epoch with the best accuracy on the split that is watched."""
         state = self.state
         if state.is_calibrated and (state.best_top1 is None or accuracy > state.best_top1):
-            state.best_top1 = accuracy
+            state.best_top1, state.best_epoch = accuracy, state.epoch + 1
+            selection = Selection(rule="best", split=split, epoch=state.best_epoch, top1=accuracy)
             if self._world.is_main:
-                weights.write(self._out / BEST, self.network)
+                keep_best(self._out / BEST, self.network, selection)
+
+    @contextmanager
+    def _as_exported(self) -> Iterator[None]:
+        """Let the network be what an export would write: averaged, and if quantized with statistics measured anew."""
+        with self._averaged():
+            if not self.state.is_calibrated:
+                yield
+                return
+            with own_buffers(self.network):
+                self._measure_statistics()
+                yield
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -345,10 +363,6 @@ class Trainer:
         """Return up to `num_pictures` plain training pictures, drawn by the seed."""
         order = torch.randperm(len(self._inputs.train), generator=self._generator("calibration")).numpy()
         return torch.from_numpy(self._inputs.train.images[order[:num_pictures]]).to(self._world.device)
-
-    def _test_accuracy(self) -> float:
-        self._world.share_buffers(self.network)
-        return top1(self.network, self._inputs.test, self._world)
 
     def _learning_rate(self) -> float:
         """Return the rate of the next step; each phase has its own schedule."""
@@ -398,20 +412,6 @@ class Trainer:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.state.history)
         with manifests.atomic_path(self._out / HISTORY) as temporary:
             temporary.write_text(lines, "utf-8")
-
-
-@torch.no_grad()
-def top1(network: Network, split: Split, world: World = _ALONE) -> float:
-    """Return the accuracy of a network on a split, in percent; each process runs its share of the batches."""
-    network.eval()
-    hits = torch.zeros((), dtype=torch.int64)
-    starts = range(0, len(split), _EVALUATION_BATCH)[world.rank :: world.size]
-    for start in starts:
-        indices = np.arange(start, min(start + _EVALUATION_BATCH, len(split)))
-        pictures = torch.from_numpy(split.images[indices]).to(world.device)
-        predicted = network(calibrate.to_input(pictures)).argmax(dim=1)
-        hits += (predicted.cpu() == torch.from_numpy(split.labels[indices])).sum()
-    return 100 * int(world.sum(hits)) / len(split)
 
 
 def _batch_starts(num_samples: int, batch_size: int, num_processes: int = 1) -> list[int]:

@@ -81,8 +81,8 @@ def load_all(network: nn.Module, weights: Weights) -> None:
         )
 
 
-def write(path: Path, network: nn.Module) -> None:
-    """Write a network's weights.
+def write(path: Path, network: nn.Module, *, metadata: dict[str, str] | None = None) -> None:
+    """Write a network's weights, and strings beside them.
 
     Raises:
         OutputError: the file cannot be written.
@@ -91,7 +91,7 @@ def write(path: Path, network: nn.Module) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     with manifests.atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def _weights_of(network: nn.Module) -> dict[str, Tensor]:
