@@ -38,6 +38,11 @@ class Activation(nn.Module):
         self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits))
         self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits)) if two else None
 
+    def quantizer_of(self, kind: str) -> nn.Module:
+        """Return the quantizer that 'act', what backbone convolutions read, or 'state' comes out of."""
+        is_fine = self.coarse is None or (kind == "act") == self._act_is_finer
+        return self.fine if is_fine else self.coarse
+
     def forward(self, x: Tensor, pool: nn.Module | None = None) -> State:
         fine = self.fine(x)
         if pool is not None:
