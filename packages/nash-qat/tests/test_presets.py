@@ -60,3 +60,11 @@ def test_spec_covers_the_schema() -> None:
     assert {*preset("w4a4").to_dict(), "resolved"} == keys
     assert QuantizationSpec.from_dict(preset("v3").to_dict()) == preset("v3")
     assert QuantizationSpec.from_dict({**preset("v3").to_dict(), "resolved": {"stem": 8}}) == preset("v3")
+
+
+def test_files_without_a_weight_scale_are_those_of_before() -> None:
+    bits = {"weight_bits": 4, "nas_weight_bits": 4, "act_bits": 4, "state_bits": 4}
+    assert QuantizationSpec.from_dict(bits).weight_scale == "statistics"
+    assert QuantizationSpec.from_dict({**bits, "weight_scale": "learned"}).has_learned_weight_scales
+    with pytest.raises(ManifestError, match=r"quantization\.weight_scale: got 'max', expected statistics or learned"):
+        QuantizationSpec.from_dict({**bits, "weight_scale": "max"})

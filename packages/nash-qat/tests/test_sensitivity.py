@@ -12,7 +12,7 @@ import torch
 from conftest import TINY_RECIPE
 from torch.nn import functional
 
-from nash_qat import bits, calibrate, commands, manifest, quantizers, sensitivity
+from nash_qat import bits, calibrate, cli, commands, export, manifest, quantizers, sensitivity
 from nash_qat import data as datasets
 from nash_qat.errors import IntegrityError, Interrupted, UsageError
 from nash_qat.network import Activation, Network
@@ -28,12 +28,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe.write_text(json.dumps(TINY_RECIPE))
     own = {"weight_bits": 4, "nas_weight_bits": 4, "act_bits": 4, "state_bits": 4}
     quantization.write_text(json.dumps(own | {"overrides": {"cells.0.layers.0.state": 6}}))
-    commands.train(
-        networks.written(networks.NASH, folder), out=folder / "run", dataset="digits", data_dir=None, preset=None,
-        quantization_path=quantization, recipe=str(recipe), epochs=1, float_epochs=0, distill=False,
-        teacher_path=None, init_path=None, bfloat16=False, skip_broken=False, device="cpu", seed=0, resume=False,
-        tensorboard=False, qcdq=False,
-    )  # fmt: skip
+    genotype = networks.written(networks.NASH, folder)
+    cli.train(genotype, folder / "run", quantization=quantization, recipe=str(recipe), epochs=1, float_epochs=0)
     return folder / "run"
 
 
@@ -125,6 +121,20 @@ def test_loss_is_that_of_the_network_with_other_bits(trained: Path, split: datas
     assert found == pytest.approx({2: loss(other), 4: loss(network), 6: found[6]}, rel=1e-5)
     assert result["base"]["loss"] == pytest.approx(loss(network), rel=1e-5)
     assert len({found[2], found[4], found[6]}) == 3
+
+
+def test_learned_scale_of_weights_fits_the_other_bits() -> None:
+    spec = dataclasses.replace(commands.presets.preset("w4a4"), weight_scale="learned")
+    network = export.untrained(networks.parsed(networks.NASH), spec, seed=0)
+    pictures = calibrate.noise_pictures(8, (1, 8, 8), seed=0)
+    for name, place in (("cells.0.layers.0.main", "cells.0.layers.0.main.conv"), ("classifier", "classifier")):
+        changed = sensitivity.with_bits(network, name, 2, pictures)
+        layer, own = changed.get_submodule(place), network.get_submodule(place)
+        assert torch.equal(layer.weight, own.weight)
+        assert not torch.equal(layer.log2_threshold, own.log2_threshold)
+        expected = layer.log2_threshold.clone()
+        quantizers.fit_weight_scale(layer)
+        assert torch.equal(layer.log2_threshold, expected)
 
 
 def test_manifest_says_what_was_measured(trained: Path, split: datasets.Split, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,7 @@ class ConvBN(nn.Module):
         *,
         bits: int,
         reads_bits: int,
+        has_learned_scale: bool = False,
         stride: int = 1,
         padding: int | None = None,
         groups: int = 1,
@@ -75,7 +76,14 @@ class ConvBN(nn.Module):
         padding = kernel // 2 if padding is None else padding
         self.weight_bits, self.reads_bits = bits, reads_bits
         self.conv = quantizers.conv(
-            in_channels, out_channels, kernel, bits=bits, stride=stride, padding=padding, groups=groups
+            in_channels,
+            out_channels,
+            kernel,
+            bits=bits,
+            has_learned_scale=has_learned_scale,
+            stride=stride,
+            padding=padding,
+            groups=groups,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.bn = nn.BatchNorm2d(out_channels)
@@ -93,7 +101,13 @@ class ConvBN(nn.Module):
 
 
 def factorized_reduction(
-    in_channels: int, out_channels: int, *, bits: int, reads_bits: int, size: tuple[int, int]
+    in_channels: int,
+    out_channels: int,
+    *,
+    bits: int,
+    reads_bits: int,
+    size: tuple[int, int],
+    has_learned_scale: bool = False,
 ) -> ConvBN:
     """Return two stride-2 1x1 convolutions, the second on the input shifted by one pixel, as one masked convolution.
 
@@ -106,7 +120,15 @@ def factorized_reduction(
     mask[out_channels // 2 :, :, tap + 1, tap + 1] = 1
     bits = max(bits, 2)  # one bit has no zero
     return ConvBN(
-        in_channels, out_channels, kernel, bits=bits, reads_bits=reads_bits, stride=2, padding=padding, mask=mask
+        in_channels,
+        out_channels,
+        kernel,
+        bits=bits,
+        reads_bits=reads_bits,
+        has_learned_scale=has_learned_scale,
+        stride=2,
+        padding=padding,
+        mask=mask,
     )
 
 
@@ -139,7 +161,7 @@ class _Edge:
     size: tuple[int, int]
 
 
-def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, int]) -> nn.Module:
+def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
     if nas_op.op == "max_pool_3x3":
         return MaxPoolBN(edge.in_channels, edge.out_channels, stride=edge.stride)
     if nas_op.op != "skip_connect":
@@ -152,7 +174,7 @@ def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, int]) -> nn.Modul
     return nn.Identity()
 
 
-def _residual(layer: Layer, edge: _Edge, bits: dict[str, int]) -> nn.Module:
+def _residual(layer: Layer, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
     if not layer.projection:
         return nn.Identity()
     return ConvBN(edge.in_channels, edge.out_channels, 1, stride=edge.stride, **bits)
@@ -165,7 +187,14 @@ class LayerBlock(nn.Module):
     """
 
     def __init__(
-        self, cell: Cell, number: int, bits: Mapping[str, int], *, sizes: list[tuple[int, int]], prefixes: list[str]
+        self,
+        cell: Cell,
+        number: int,
+        bits: Mapping[str, int],
+        *,
+        sizes: list[tuple[int, int]],
+        prefixes: list[str],
+        has_learned_scale: bool,
     ) -> None:
         super().__init__()
         layer, own = cell.layers[number - 1], prefixes[number]
@@ -177,6 +206,7 @@ class LayerBlock(nn.Module):
             layer.kernel,
             bits=bits[f"{own}main"],
             reads_bits=bits[f"{prefixes[number - 1]}act"],
+            has_learned_scale=has_learned_scale,
             stride=layer.stride,
             groups=layer.groups,
         )
@@ -189,10 +219,11 @@ class LayerBlock(nn.Module):
                 size=sizes[source],
             )
 
-        def side_bits(name: str, source: int) -> dict[str, int]:
+        def side_bits(name: str, source: int) -> dict[str, Any]:
             if f"{own}{name}" not in bits:  # it has no weights
                 return {}
-            return {"bits": bits[f"{own}{name}"], "reads_bits": bits[f"{prefixes[source]}state"]}
+            reads_bits = bits[f"{prefixes[source]}state"]
+            return {"bits": bits[f"{own}{name}"], "reads_bits": reads_bits, "has_learned_scale": has_learned_scale}
 
         self.residual = self.nas_op = None
         if layer.residual_from is not None:
@@ -249,6 +280,7 @@ class Network(nn.Module):
             stem.kernel,
             bits=bits["stem"],
             reads_bits=8,
+            has_learned_scale=spec.has_learned_weight_scales,
             stride=stem.stride,
         )
         self.stem_act = Activation(act_bits=bits["stem_act"], side_bits=bits.get("stem_state"))
@@ -257,14 +289,19 @@ class Network(nn.Module):
         size = _shrink(size, 2) if stem.max_pool else size
         cells = []
         for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True):
-            block, size = _cell_block(cell, size, prefixes, bits)
+            block, size = _cell_block(cell, size, prefixes, bits, has_learned_scale=spec.has_learned_weight_scales)
             cells.append(block)
         self.cells = nn.ModuleList(cells)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.features = quantizers.relu(bits=bits["features"])
         self.flatten = nn.Flatten(1)
         features = genotype.cells[-1].layers[-1].channels
-        self.classifier = quantizers.linear(features, genotype.num_classes, bits=bits["classifier"])
+        self.classifier = quantizers.linear(
+            features,
+            genotype.num_classes,
+            bits=bits["classifier"],
+            has_learned_scale=spec.has_learned_weight_scales,
+        )
         self.constrain()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -282,13 +319,19 @@ class Network(nn.Module):
 
 
 def _cell_block(
-    cell: Cell, size: tuple[int, int], prefixes: list[str], bits: Mapping[str, int]
+    cell: Cell,
+    size: tuple[int, int],
+    prefixes: list[str],
+    bits: Mapping[str, int],
+    *,
+    has_learned_scale: bool,
 ) -> tuple[CellBlock, tuple[int, int]]:
     sizes = [size]
     for layer in cell.layers:
         sizes.append(_shrink(sizes[-1], layer.stride))
     layers = [
-        LayerBlock(cell, number, bits, sizes=sizes, prefixes=prefixes) for number in range(1, len(cell.layers) + 1)
+        LayerBlock(cell, number, bits, sizes=sizes, prefixes=prefixes, has_learned_scale=has_learned_scale)
+        for number in range(1, len(cell.layers) + 1)
     ]
     return CellBlock(layers), sizes[-1]
 

@@ -1,8 +1,8 @@
 """How much a trained network loses when one tensor alone has other bits.
 
 Every tensor is measured at every bit width by itself, with all others as the run has them: weights are quantized by
-their own rule, the scale of an activation is found anew by least square error, nothing is trained. What is measured is
-the cross-entropy and the accuracy on training pictures, so that the test pictures stay unseen.
+their own rule, learned scales of weights and those of activations are found anew by least square error, nothing is
+trained. What is measured is the cross-entropy and the accuracy on training pictures: test pictures stay unseen.
 Shapes: pictures (B, C, H, W) uint8, logits (B, K).
 """
 
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import bits as table
-from . import calibrate, checkpoint, interrupt, runs
+from . import calibrate, checkpoint, interrupt, quantizers, runs
 from . import genotype as genotypes
 from . import manifest as manifests
 from .data import Split
 from .errors import DivergedError, IntegrityError, Interrupted, UsageError
-from .network import Activation, Network
+from .network import Activation, ConvBN, Network
 from .presets import BITS, RESOLVED, QuantizationSpec
 from .progress import TrainingProgress
 
@@ -107,9 +107,12 @@ def with_bits(network: Network, name: str, bits: int, pictures: Tensor) -> Netwo
     activations = (f"{place}.fine.", f"{place}.coarse.") if kind in ("act", "state") else ()
     kept = {key: value for key, value in network.state_dict().items() if not key.startswith(activations)}
     result.load_state_dict(kept, strict=not activations)
-    if kind == "weight":
-        return result
     quantizer = result.get_submodule(place)
+    if kind == "weight":
+        layer = quantizer.conv if isinstance(quantizer, ConvBN) else quantizer
+        if quantizers.has_learned_weight_scale(layer):
+            quantizers.fit_weight_scale(layer)
+        return result
     if isinstance(quantizer, Activation):
         quantizer = _keep_other(network.get_submodule(place), quantizer, kind)
     if quantizer is not None:

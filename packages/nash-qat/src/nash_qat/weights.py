@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from . import manifest as manifests
+from . import quantizers
 from .errors import IntegrityError
 from .genotype import Genotype
-
-_SCALE = "scaling_impl.value"  # learned scales of activations, which float networks do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def _weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in network.state_dict().items()
-        if tensor.is_floating_point() and not name.endswith(_SCALE)
+        if tensor.is_floating_point() and not quantizers.is_scale(name)  # float networks have none
     }
 
 
