@@ -7,7 +7,10 @@ choice c, so for each of its tensors the sum of y over the choices with b bits i
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -235,13 +238,13 @@ class _Program:
 
     def minimize(self, cost: NDArray[np.float64], budgets: Mapping[str, float]) -> Any:
         """Return what scipy's milp finds within the budgets."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.optimize import Bounds, LinearConstraint
 
         constraints = [LinearConstraint(self._equalities, self._right, self._right)]
         for name, budget in budgets.items():
             limit = budget - self._problem.rest[name]
             constraints.append(LinearConstraint(self._used[name][None], -np.inf, limit + _SLACK * max(1.0, abs(limit))))
-        return milp(
+        return _milp(
             cost,
             integrality=np.arange(len(cost)) < len(self._choices),
             bounds=Bounds(0, 1),
@@ -257,3 +260,20 @@ class _Program:
     def picked(self, solution: NDArray[np.float64]) -> dict[str, int]:
         """Return the bits that a solution gives the tensors."""
         return {name: bits for (name, bits), value in zip(self._choices, solution, strict=False) if value > 0.5}
+
+
+def _milp(*args: Any, **given: Any) -> Any:
+    """Solve with scipy's milp, whose HiGHS now and then prints a line of its own to the process's stdout."""
+    from scipy.optimize import milp
+
+    flush_c = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        return milp(*args, **given)
+    finally:
+        flush_c(None)
+        os.dup2(stdout, 1)
+        os.close(stdout)

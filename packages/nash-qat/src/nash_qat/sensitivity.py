@@ -165,6 +165,7 @@ class Sensitivity:
         self._candidates = candidates(run.network, question.bits)
         self._run, self._question, self._split, self._out = run, question, split, out
         self._known: dict[str, Loss] = {}
+        self._checkpoint_sha256 = manifests.file_sha256(run.folder / runs.CHECKPOINT)
 
     def run(self, *, resume: bool) -> dict[str, Any]:
         """Measure, write the manifest to `out` and return it.
@@ -228,7 +229,7 @@ class Sensitivity:
             **asked,
             "bits": list(self._question.bits),
             "dataset": self._split.name,
-            "checkpoint_sha256": manifests.file_sha256(self._run.folder / runs.CHECKPOINT),
+            "checkpoint_sha256": self._checkpoint_sha256,
         }
 
     def _losses(self, name: str) -> Iterator[tuple[int, Loss]]:
@@ -241,10 +242,9 @@ class Sensitivity:
 
     def _manifest(self) -> dict[str, Any]:
         genotype, spec = self._network.genotype, self._network.spec
-        checkpoint_path = self._run.folder / runs.CHECKPOINT
         records = [
             manifests.input_record(self._run.folder / runs.GENOTYPE, genotype.manifest),
-            {"path": runs.CHECKPOINT, "sha256": manifests.file_sha256(checkpoint_path), "schema": None},
+            {"path": runs.CHECKPOINT, "sha256": self._checkpoint_sha256, "schema": None},
         ]
         dataset, _, part = self._split.name.partition("/")
         kinds: Mapping[str, table.QuantizedTensor] = table.tensors(genotype)
