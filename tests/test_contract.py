@@ -14,12 +14,18 @@ from jsonschema import Draft202012Validator
 ROOT = Path(__file__).resolve().parent.parent
 WRITERS = {"genotype": "search", "model": "qat", "hardware": "hw", "benchmark": "bench"}
 READERS = [("qat", "genotype"), ("hw", "model"), ("bench", "model"), ("bench", "hardware")]
-AROUND = {"space": "search", "costs": "hw"}  # written beside the chain, for a search that sees the hardware
+AROUND = {  # written beside the chain, for a search or bits that see the hardware
+    "space": "search",
+    "costs": "hw",
+    "bitcosts": "hw",
+    "sensitivity": "qat",
+}
 COPIES = {
     "errors.py": PACKAGES,
     "manifest.py": PACKAGES,
     "console.py": PACKAGES,
     "data.py": ("search", "qat", "bench"),
+    "several.py": ("qat", "hw"),
 }
 
 
@@ -81,7 +87,7 @@ def _unpromised(reads: dict[str, Any], writes: dict[str, Any], path: str = "$") 
     return found
 
 
-@pytest.mark.parametrize(("package", "kind"), [*READERS, ("hw", "space"), ("search", "costs")])
+@pytest.mark.parametrize(("package", "kind"), [*READERS, ("hw", "space"), ("search", "costs"), ("qat", "bitcosts")])
 def test_reader_asks_for_no_more_than_the_writer_promises(package: str, kind: str) -> None:
     promised = _schema((WRITERS | AROUND)[kind], kind)
     if kind == "model":  # it holds a whole genotype

@@ -121,7 +121,7 @@ def test_boards(run, tmp_path, finn):
     assert re.search(r"U250 +xcu250-figd2104-2L-e +4 +1,500,000", stdout)
 
 
-@pytest.mark.parametrize("kind", ["hardware", "costs", "model", "space", "board"])
+@pytest.mark.parametrize("kind", ["hardware", "costs", "bitcosts", "model", "space", "board"])
 def test_schema(run, kind):
     code, stdout, _ = run("schema", kind)
     assert (code, json.loads(stdout)) == (0, manifest.schema(kind))
@@ -177,11 +177,24 @@ class TestErrors:
 
     def test_space_of_another_kind_is_3(self, run, model_json, tmp_path):
         arguments = ("costs", model_json, *BOARD, *COSTS, "--target-fps", 10)
+        refuses(run, 2, "are for a space.json", *arguments, "--out", tmp_path / "costs.json")
+        hardware = tmp_path / "hardware.json"
+        hardware.write_text('{"schema": "nash.hardware/1.0"}')
+        arguments = ("costs", hardware, *BOARD, *COSTS, "--target-fps", 10)
         refuses(run, 3, "expected a space manifest", *arguments, "--out", tmp_path / "costs.json")
+
+    def test_bits_of_a_model_that_does_not_say_its_own_are_3(self, run, model_json, tmp_path):
+        arguments = ("costs", model_json, *BOARD, "--bits", 2, 4, "--target-fps", 10, "--out", tmp_path / "costs.json")
+        refuses(run, 3, "misses the key 'resolved'", *arguments)
+        wrong = ("costs", model_json, *BOARD, "--target-fps", 10, "--bits", 2, 9, "--out", tmp_path / "costs.json")
+        refuses(run, 2, "--bits: got 9, expected 1..8", *wrong)
 
     def test_unknown_schema_is_2(self, run, tmp_path):
         code, _, stderr = run("schema", "genotype")
-        assert (code, stderr) == (2, "error: KIND: got 'genotype', expected hardware, costs, model, space or board\n")
+        assert (code, stderr) == (
+            2,
+            "error: KIND: got 'genotype', expected hardware, costs, bitcosts, model, space or board\n",
+        )
 
     def test_malformed_json_is_3(self, run, model_json, tmp_path):
         model_json.write_text('{"schema": ')
@@ -327,13 +340,14 @@ def test_options_are_frozen():
         "boards": ["--json"],
         "costs": [
             "--act-bits",
+            "--bits",
             "--board",
             "--clock-mhz",
             "--json",
             "--out",
             "--target-fps",
             "--weight-bits",
-            "space",
+            "source",
         ],
         "collect": ["--json", "out"],
         "schema": ["--json", "kind"],

@@ -54,6 +54,20 @@ OPTIONS = {
         "--json",
     },
     "evaluate": {"model", "--dataset", "--data", "--confusion", "--skip-broken", "--json"},
+    "sensitivity": {
+        "run",
+        "--out",
+        "--dataset",
+        "--data",
+        "--bits",
+        "--pictures",
+        "--skip-broken",
+        "--device",
+        "--seed",
+        "--resume",
+        "--json",
+    },
+    "assign": {"sensitivity", "bitcosts", "--out", "--budget", "--json"},
     "schema": {"kind", "--json"},
 }
 Run = Callable[..., object]

@@ -57,8 +57,9 @@ def test_all_wrong_keys_are_named_with_a_hint() -> None:
 
 def test_spec_covers_the_schema() -> None:
     keys = set(manifest.schema("model")["properties"]["quantization"]["properties"])
-    assert set(preset("w4a4").to_dict()) == keys
+    assert {*preset("w4a4").to_dict(), "resolved"} == keys
     assert QuantizationSpec.from_dict(preset("v3").to_dict()) == preset("v3")
+    assert QuantizationSpec.from_dict({**preset("v3").to_dict(), "resolved": {"stem": 8}}) == preset("v3")
 
 
 def test_files_without_a_weight_scale_are_those_of_before() -> None:

@@ -11,6 +11,7 @@ import typer
 from . import console
 from .console import Json, print_result
 from .errors import UsageError
+from .several import SeveralBits
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -82,24 +83,40 @@ def build(
     print_result(result, _build_text(result, out), as_json=as_json)
 
 
-@app.command()
+@app.command(cls=SeveralBits)
 def costs(
-    space: Annotated[Path, typer.Argument(metavar="space.json", help="What 'nash-search space' writes.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="space.json|model.json", help="What 'nash-search space' or nash-qat writes.")
+    ],
     board: Annotated[str, typer.Option(help="The board, a name of 'nash-hw boards'.")],
-    weight_bits: Annotated[int, typer.Option(help="Bits of the weights of the operations, 1 to 8.")],
-    act_bits: Annotated[int, typer.Option(help="Bits of the activations, 1 to 8.")],
     target_fps: Annotated[float, typer.Option(help="The frame rate that every operation must reach.")],
     out: Annotated[Path, typer.Option(help="The file to write, beside space.json for nash-search to check it.")],
+    weight_bits: Annotated[
+        int | None, typer.Option(help="Of a space: bits of the weights of the operations, 1 to 8.")
+    ] = None,
+    act_bits: Annotated[int | None, typer.Option(help="Of a space: bits of the activations, 1 to 8.")] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(help="Of a model: bit widths that its tensors may have, several numbers.")
+    ] = None,
     clock_mhz: Annotated[float, typer.Option(help="The clock of the accelerator, in MHz.")] = 200.0,
     as_json: Json = False,
 ) -> None:
-    """Price every candidate operation of a search space on a board."""
-    from .costs import CostsConfig, price_space, summary
+    """Price every candidate operation of a search space, or the bits of every tensor of a model, on a board."""
+    from .costs import is_model
 
-    config = CostsConfig(
-        board=board, weight_bits=weight_bits, act_bits=act_bits, target_fps=target_fps, clock_mhz=clock_mhz
-    )
-    result = price_space(space, config, out)
+    target = {"board": board, "target_fps": target_fps, "clock_mhz": clock_mhz}
+    if is_model(source):
+        from .bitcosts import BitCostsConfig, price_bits, summary
+
+        if weight_bits is not None or act_bits is not None:
+            raise UsageError("--weight-bits, --act-bits: are for a space.json; a model's bits are --bits")
+        result = price_bits(source, BitCostsConfig(bits=tuple(bits or (2, 3, 4, 8)), **target), out)
+    else:
+        from .costs import CostsConfig, price_space, summary
+
+        if bits or weight_bits is None or act_bits is None:
+            raise UsageError("a space.json is priced at one --weight-bits and one --act-bits; --bits are for a model")
+        result = price_space(source, CostsConfig(weight_bits=weight_bits, act_bits=act_bits, **target), out)
     print_result(result, f"{_columns(summary(result))}\nwrote {out}", as_json=as_json)
 
 
@@ -146,7 +163,7 @@ def boards(as_json: Json = False) -> None:
 @app.command()
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="hardware, costs (written here), model, space or board (read here).")
+        str, typer.Argument(help="hardware, costs, bitcosts (written here), model, space or board (read here).")
     ] = "hardware",
     as_json: Json = False,
 ) -> None:
@@ -155,8 +172,8 @@ def schema(
 
     from . import manifest
 
-    if kind not in ("hardware", "costs", "model", "space", "board"):
-        raise UsageError(f"KIND: got '{kind}', expected hardware, costs, model, space or board")
+    if kind not in ("hardware", "costs", "bitcosts", "model", "space", "board"):
+        raise UsageError(f"KIND: got '{kind}', expected hardware, costs, bitcosts, model, space or board")
     result = manifest.schema(kind)
     print_result(result, json.dumps(result, indent=1), as_json=as_json)
 

@@ -6,6 +6,7 @@ folded the cheapest way that reaches the rate; its resources are the difference.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from .boards import RESOURCES, Board, find_board
 from .errors import CapacityError, UsageError
 from .finn_env import contained_finn
 from .fragment import OPERATION, Place, fragment
+from .specialized import specialized
 
 _BITS = range(1, 9)
 
@@ -77,6 +79,15 @@ def price_space(space_path: Path, config: CostsConfig, out: Path) -> dict[str, A
     return result
 
 
+def is_model(path: Path) -> bool:
+    """Tell whether a file says of itself that it is a model manifest; whoever reads it checks the rest."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and str(content.get("schema")).startswith("nash.model/")
+
+
 def _priced(space_path: Path, index: int, candidate: Mapping[str, Any], prices: _Prices) -> dict[str, Any]:
     named = {key: candidate[key] for key in ("cell", "layer", "input", "op")}
     try:
@@ -117,19 +128,12 @@ class _Prices:
         return self._known[place, op]
 
     def _fold(self, place: Place, op: str | None) -> _Price:
-        from . import steps
         from .estimate import estimate
         from .folding import FoldingSpace, fold
-        from .lower import lower
-        from .quantizers import infer_requants
-        from .streamline import streamline
 
         config, board = self._config, self._board
         max_cycles = int(config.clock_mhz * 1e6 / config.target_fps)
-        model, _ = streamline(fragment(place, op), input_bits=place.act_bits)
-        model = steps.to_hardware(infer_requants(lower(model), board, max_cycles))
-        model = steps.minimize_bit_widths(steps.partition(model))
-        model = steps.specialize(model, board.fpga_part)
+        model = specialized(fragment(place, op), board, max_cycles, input_bits=place.act_bits)
         folding = FoldingSpace(model, board).for_fps(config.target_fps, config.clock_mhz)
         layers = estimate(fold(model, folding.settings)[0], board).layers
         cycles = [layer.cycles for layer in layers if layer.source.startswith(OPERATION)]

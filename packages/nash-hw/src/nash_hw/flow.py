@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,10 @@ class Flow:
     def _verify(self, state: State, stage: str) -> None:
         from .verify import Verifier, load_golden
 
-        bits = self._source.manifest["quantization"]
         verifier = Verifier(
             load_golden(self._source.golden, state.input_shape),
             state.dequantization,
-            act_bits=max(bits["act_bits"], bits["state_bits"]),
+            act_bits=_act_bits(self._source.manifest["quantization"]),
             integers=state.integers,
         )
         state.verification.append(verifier.check(stage, state.model, _NUM_SAMPLES.get(stage)).as_dict())
@@ -192,3 +192,10 @@ class Flow:
         if self._target.utilization is None:
             return space.for_fps(self._target.fps, self._target.clock_mhz)
         return space.for_utilization(self._target.utilization)
+
+
+def _act_bits(quantization: dict[str, Any]) -> int:
+    """Return the bits of a model's widest activation, joins and pooled features aside."""
+    resolved = quantization.get("resolved", {})
+    single = [bits for name, bits in resolved.items() if re.split(r"[._]", name)[-1] in ("act", "state")]
+    return max(single or (quantization["act_bits"], quantization["state_bits"]))

@@ -20,10 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 from .model import OPSET, QONNX_DOMAIN
 
 JOIN_BITS = 8
-_JOIN_SCALE = 10 / 2 ** (JOIN_BITS - 1)
+_JOIN_RANGE = 10.0  # of its largest real value
 _STATE_RANGE = 6.0  # the largest real value of a state, whose standard deviation is about 1
-_CONVOLUTIONS = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}
-_STAND_IN_BITS = 2
+CONVOLUTIONS = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}
+STAND_IN_BITS = 2
 OPERATION = "operation"  # begins the names of the operation's tensors
 
 
@@ -39,123 +39,141 @@ class Place:
     act_bits: int
 
 
-def fragment(place: Place, op: str | None) -> onnx.ModelProto:
-    """Return the network of a place, with an operation or without."""
-    return _Fragment(place).build(op)
+class Writer:
+    """Writes a small QONNX network, node by node, with random weights; each method returns the name of its tensor."""
 
-
-class _Fragment:
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self) -> None:
         self._random = np.random.default_rng(0)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
-    def build(self, op: str | None) -> onnx.ModelProto:
-        place = self._place
-        state_scale = _STATE_RANGE / (2**place.act_bits - 1)
-        state = self._quantize("state", "x", state_scale, place.act_bits, signed=False)
-        joined = self._join("main/join", self._stand_in(state))
-        if op is not None:
-            side = self._join(f"{OPERATION}/join", self._operation(op, state))
-            joined = self._node("Add", f"{OPERATION}/add", [joined, side])
-        output = self._quantize("act", self._node("Relu", "relu", [joined]), state_scale, place.act_bits, signed=False)
-        height, width = (-(-size // place.stride) for size in place.size)
+    def finish(self, output: str, shapes: tuple[Sequence[int], Sequence[int]]) -> onnx.ModelProto:
+        """Return the network from "x" to `output`, which have these shapes."""
         graph = helper.make_graph(
             self._nodes,
             "fragment",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, place.in_channels, *place.size])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, place.out_channels, height, width])],
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shapes[0]))],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shapes[1]))],
             self._constants,
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(QONNX_DOMAIN, 1)]
         return helper.make_model(graph, opset_imports=opsets)
 
-    def _stand_in(self, state: str) -> str:
-        return self._convolve("main", state, kernel=1, pad=0, bits=_STAND_IN_BITS)
+    def state(self, name: str, x: str, bits: int) -> str:
+        """Write the unsigned quantizer of a state."""
+        return self.quantize(name, x, _STATE_RANGE / (2**bits - 1), bits, signed=False)
 
-    def _operation(self, op: str, state: str) -> str:
-        place = self._place
-        if op == "max_pool_3x3":
-            return self._pool(state)
-        if op in _CONVOLUTIONS:
-            kernel = _CONVOLUTIONS[op]
-            return self._convolve(OPERATION, state, kernel=kernel, pad=kernel // 2, bits=place.weight_bits)
-        if place.stride == 2:
-            return self._reduce(state)
-        if place.in_channels != place.out_channels:
-            return self._convolve(OPERATION, state, kernel=1, pad=0, bits=place.weight_bits)
-        return state
+    def join(self, name: str, x: str, bits: int = JOIN_BITS) -> str:
+        """Write the signed quantizer of a side of an addition."""
+        return self.quantize(name, x, _JOIN_RANGE / 2 ** (bits - 1), bits)
 
-    def _reduce(self, state: str) -> str:
-        """Write two shifted 1x1 convolutions, half of the outputs each, as one with zeros (nash-qat, network.py)."""
-        is_even = all(size % 2 == 0 for size in self._place.size)
-        kernel, pad, tap = (2, 0, 0) if is_even else (3, 1, 1)
-        half = self._place.out_channels // 2
-        mask = np.zeros((self._place.out_channels, self._place.in_channels, kernel, kernel), np.float32)
-        mask[:half, :, tap, tap] = 1
-        mask[half:, :, tap + 1, tap + 1] = 1
-        bits = max(2, self._place.weight_bits)
-        return self._convolve(OPERATION, state, kernel=kernel, pad=pad, bits=bits, mask=mask)
-
-    def _pool(self, state: str) -> str:
-        place = self._place
-        repeats = place.out_channels // place.in_channels
-        x = self._node(
-            "MaxPool",
-            f"{OPERATION}/pool",
-            [state],
-            kernel_shape=[3, 3],
-            strides=[place.stride] * 2,
-            pads=[1] * 4,
-        )
-        x = self._node("Concat", f"{OPERATION}/widen", [x] * repeats, axis=1) if repeats > 1 else x
-        return self._normalize(OPERATION, x, 1.0, mean=-1.0)
-
-    def _convolve(self, name: str, x: str, *, kernel: int, pad: int, bits: int, mask: np.ndarray | None = None) -> str:
-        shape = (self._place.out_channels, self._place.in_channels, kernel, kernel)
+    def convolve(
+        self,
+        name: str,
+        x: str,
+        shape: tuple[int, int, int, int],
+        *,
+        stride: int,
+        pad: int,
+        bits: int,
+        groups: int = 1,
+        mask: np.ndarray | None = None,
+    ) -> str:
+        """Write a convolution with weights of a shape (out, in / groups, kH, kW), and its batch normalization."""
         values = self._random.standard_normal(shape, np.float32)
         values = values if mask is None else values * mask
-        limits = np.abs(values).max(axis=(1, 2, 3), keepdims=True)
-        constant = self._constant(values)
-        if bits == 1:
-            scale = self._constant(np.abs(values).mean(axis=(1, 2, 3), keepdims=True))
-            weights = self._node("BipolarQuant", f"{name}/weights", [constant, scale], QONNX_DOMAIN)
-        else:
-            weights = self._quantize(f"{name}/weights", constant, limits / (2 ** (bits - 1) - 1), bits, narrow=1)
-        y = self._node(
+        y = self.node(
             "Conv",
             f"{name}/conv",
-            [x, weights],
-            kernel_shape=[kernel] * 2,
-            strides=[self._place.stride] * 2,
+            [x, self.weights(f"{name}/weights", values, bits)],
+            kernel_shape=list(shape[2:]),
+            strides=[stride] * 2,
             pads=[pad] * 4,
             dilations=[1, 1],
-            group=1,
+            group=groups,
         )
         fan_in = float(np.square(values[0]).sum())
-        return self._normalize(name, y, 1 / fan_in**0.5)
+        return self.normalize(name, y, shape[0], 1 / fan_in**0.5)
 
-    def _normalize(self, name: str, x: str, gamma: float, *, mean: float = 0.0) -> str:
+    def weights(self, name: str, values: np.ndarray, bits: int, *, per_channel: bool = True) -> str:
+        """Write the quantizer of weights, one scale an output channel (axis 0) or one for all."""
+        axes = tuple(range(1, values.ndim)) if per_channel else None
+        constant = self.constant(values)
+        if bits == 1:
+            scale = self.constant(np.abs(values).mean(axis=axes, keepdims=True))
+            return self.node("BipolarQuant", name, [constant, scale], QONNX_DOMAIN)
+        limits = np.abs(values).max(axis=axes, keepdims=True)
+        return self.quantize(name, constant, limits / (2 ** (bits - 1) - 1), bits, narrow=1)
+
+    def reduce(self, name: str, x: str, channels: tuple[int, int], size: tuple[int, int], bits: int) -> str:
+        """Write two shifted 1x1 convolutions, half of the outputs each, as one with zeros (nash-qat, network.py)."""
+        is_even = all(side % 2 == 0 for side in size)
+        kernel, pad, tap = (2, 0, 0) if is_even else (3, 1, 1)
+        in_channels, out_channels = channels
+        half = out_channels // 2
+        mask = np.zeros((out_channels, in_channels, kernel, kernel), np.float32)
+        mask[:half, :, tap, tap] = 1
+        mask[half:, :, tap + 1, tap + 1] = 1
+        return self.convolve(name, x, mask.shape, stride=2, pad=pad, bits=max(2, bits), mask=mask)
+
+    def pool(self, name: str, x: str, stride: int) -> str:
+        """Write a 3x3 max-pool."""
+        return self.node("MaxPool", f"{name}/pool", [x], kernel_shape=[3, 3], strides=[stride] * 2, pads=[1] * 4)
+
+    def pool_operation(self, name: str, x: str, channels: tuple[int, int], stride: int) -> str:
+        """Write a max-pool whose channels are repeated, and its batch normalization."""
+        repeats = channels[1] // channels[0]
+        x = self.pool(name, x, stride)
+        x = self.node("Concat", f"{name}/widen", [x] * repeats, axis=1) if repeats > 1 else x
+        return self.normalize(name, x, channels[1], 1.0, mean=-1.0)
+
+    def normalize(self, name: str, x: str, channels: int, gamma: float, *, mean: float = 0.0) -> str:
         """Write a batch normalization whose gamma and beta differ from channel to channel."""
-        channels = self._place.out_channels
         gammas, betas = gamma * self._random.uniform(0.5, 1.5, channels), self._random.normal(mean, 0.5, channels)
         statistics = [gammas, betas, np.zeros(channels), np.ones(channels)]
-        return self._node("BatchNormalization", f"{name}/bn", [x, *map(self._constant, statistics)], epsilon=1e-5)
+        return self.node("BatchNormalization", f"{name}/bn", [x, *map(self.constant, statistics)], epsilon=1e-5)
 
-    def _join(self, name: str, x: str) -> str:
-        return self._quantize(name, x, _JOIN_SCALE, JOIN_BITS)
+    def quantize(self, name: str, x: str, scale: Any, bits: int, *, signed: bool = True, narrow: int = 0) -> str:
+        """Write a Quant node."""
+        inputs = [x, *(self.constant(value) for value in (scale, 0.0, float(bits)))]
+        return self.node("Quant", name, inputs, QONNX_DOMAIN, signed=int(signed), narrow=narrow, rounding_mode="ROUND")
 
-    def _quantize(self, name: str, x: str, scale: Any, bits: int, *, signed: bool = True, narrow: int = 0) -> str:
-        inputs = [x, *(self._constant(value) for value in (scale, 0.0, float(bits)))]
-        return self._node("Quant", name, inputs, QONNX_DOMAIN, signed=int(signed), narrow=narrow, rounding_mode="ROUND")
-
-    def _constant(self, value: Any) -> str:
+    def constant(self, value: Any) -> str:
+        """Add a float32 constant."""
         name = f"constant_{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
 
-    def _node(self, op_type: str, name: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
+    def node(self, op_type: str, name: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
+        """Add a node."""
         name = f"/{name}/{op_type}_output_0"
         self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
+
+
+def fragment(place: Place, op: str | None) -> onnx.ModelProto:
+    """Return the network of a place, with an operation or without."""
+    write = Writer()
+    state = write.state("state", "x", place.act_bits)
+    stand_in = (place.out_channels, place.in_channels, 1, 1)
+    main = write.convolve("main", state, stand_in, stride=place.stride, pad=0, bits=STAND_IN_BITS)
+    joined = write.join("main/join", main)
+    if op is not None:
+        side = write.join(f"{OPERATION}/join", _operation(write, place, op, state))
+        joined = write.node("Add", f"{OPERATION}/add", [joined, side])
+    output = write.state("act", write.node("Relu", "relu", [joined]), place.act_bits)
+    height, width = (-(-size // place.stride) for size in place.size)
+    return write.finish(output, ([1, place.in_channels, *place.size], [1, place.out_channels, height, width]))
+
+
+def _operation(write: Writer, place: Place, op: str, state: str) -> str:
+    channels = (place.in_channels, place.out_channels)
+    if op == "max_pool_3x3":
+        return write.pool_operation(OPERATION, state, channels, place.stride)
+    if op == "skip_connect" and place.stride == 2:
+        return write.reduce(OPERATION, state, channels, place.size, place.weight_bits)
+    if op == "skip_connect" and place.in_channels == place.out_channels:
+        return state
+    kernel = CONVOLUTIONS.get(op, 1)
+    shape = (place.out_channels, place.in_channels, kernel, kernel)
+    return write.convolve(OPERATION, state, shape, stride=place.stride, pad=kernel // 2, bits=place.weight_bits)

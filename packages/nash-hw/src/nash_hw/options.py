@@ -61,12 +61,12 @@ class _Layer:
     has_narrow_weights: bool
 
 
-def price_groups(model: Model, board: Board) -> list[Group]:
+def price_groups(model: Model, board: Board, known: dict[str, tuple[Option, ...]] | None = None) -> list[Group]:
     """Price every folding that a board can hold; layers that differ in nothing but their weights are priced once.
 
-    A layer that no folding fits on the board keeps all of them.
+    A layer that no folding fits on the board keeps all of them. `known` keeps prices for other models of the board.
     """
-    priced: dict[str, tuple[Option, ...]] = {}
+    priced = {} if known is None else known
     groups = []
     for nodes in _group_nodes(model):
         layers = [_copy(model, node) for node in nodes]

@@ -46,6 +46,19 @@ def calibrate(network: Network, pictures: Tensor) -> None:
 
 
 @torch.no_grad()
+def calibrate_one(network: Network, quantizer: nn.Module, pictures: Tensor) -> None:
+    """Set the scale of one activation quantizer to the one of least square error on a batch; all else stays."""
+    was_training = network.training
+    network.eval()
+    hook = quantizer.register_forward_pre_hook(_set_best_scale)
+    try:
+        network(to_input(pictures))
+    finally:
+        hook.remove()
+    network.train(was_training)
+
+
+@torch.no_grad()
 def estimate_statistics(network: Network, batches: Iterable[Tensor]) -> None:
     """Set the statistics of batch normalization to their mean over `batches`, with all quantizers at work."""
     was_training = network.training

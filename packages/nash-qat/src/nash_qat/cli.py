@@ -9,6 +9,7 @@ import typer
 
 from . import console
 from .console import Json
+from .several import SeveralBits
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -169,9 +170,60 @@ def evaluate(
     console.print_result(result, text, as_json=json)
 
 
+@app.command(cls=SeveralBits)
+def sensitivity(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model.json.")],
+    out: Annotated[Path, typer.Option(help="File to write: sensitivity.json.")],
+    dataset: Annotated[str | None, typer.Option(help="Its training pictures are used. [default: the run's]")] = None,
+    data: Data = None,
+    bits: Annotated[list[int], typer.Option(help="Bit widths to try, several numbers.")] = [2, 3, 4, 8],  # noqa: B006
+    pictures: Annotated[int, typer.Option(min=1, help="How many training pictures to measure on.")] = 512,
+    skip_broken: SkipBroken = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Draws the pictures.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a measurement that was stopped.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure what a run's network loses when one tensor alone has other bits."""
+    from . import commands
+
+    result, text = commands.sensitivity(
+        run,
+        out=out,
+        dataset=dataset,
+        data_dir=data,
+        bits=tuple(bits),
+        num_pictures=pictures,
+        skip_broken=skip_broken,
+        device=device,
+        seed=seed,
+        resume=resume,
+    )
+    console.print_result(result, text, as_json=json)
+
+
+@app.command()
+def assign(
+    sensitivity: Annotated[Path, typer.Argument(help="sensitivity.json of nash-qat sensitivity.")],
+    bitcosts: Annotated[Path, typer.Argument(help="bitcosts.json of nash-hw costs, of the same network.")],
+    out: Annotated[Path, typer.Option(help="File to write: bits for --quantization.")],
+    budget: Annotated[
+        list[str], typer.Option(help="The most of a resource to take, LUT=30000; once for each resource.")
+    ] = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Choose the bits of every tensor that lose least within budgets of the hardware."""
+    from . import commands
+
+    result, text = commands.assign(sensitivity, bitcosts, budgets=tuple(budget), out=out)
+    console.print_result(result, text, as_json=json)
+
+
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="model (written here) or genotype (read here).")] = "model",
+    kind: Annotated[
+        str, typer.Argument(help="model, sensitivity (written here), genotype or bitcosts (read here).")
+    ] = "model",
     json: Json = False,
 ) -> None:
     """Print a JSON Schema."""

@@ -17,7 +17,7 @@ from . import train as training
 from . import world as worlds
 from .errors import ManifestError, UsageError
 
-_SCHEMAS = ("model", "genotype")
+_SCHEMAS = ("model", "sensitivity", "genotype", "bitcosts")
 _NUM_NOISE = 32
 _DISTILL_WEIGHT = 0.5
 
@@ -148,6 +148,54 @@ def evaluate(
     )
     result = {"name": name, "accuracy": accuracy.to_dict()}
     return result, f"{name} on {accuracy.dataset}/{accuracy.split}: {_accuracy_text(accuracy.to_dict())}"
+
+
+def sensitivity(
+    source: Path,
+    *,
+    out: Path,
+    dataset: str | None,
+    data_dir: Path | None,
+    bits: tuple[int, ...],
+    num_pictures: int,
+    skip_broken: bool,
+    device: str,
+    seed: int,
+    resume: bool,
+) -> tuple[dict[str, Any], str]:
+    """Measure how much a run's network loses by the bits of single tensors."""
+    from . import sensitivity as measuring
+
+    question = measuring.Question(bits=tuple(sorted(set(bits))), num_pictures=num_pictures, seed=seed)
+    run = measuring.TrainedRun.read(source)
+    genotype = run.network.genotype
+    split = evaluation.load_split(
+        dataset or run.settings["dataset"],
+        "train",
+        genotype.input_shape,
+        genotype.num_classes,
+        data_dir,
+        skip_broken=skip_broken,
+    )
+    with worlds.joined(device) as world:
+        result = measuring.Sensitivity(run, question, split, out, device=world.device).run(resume=resume)
+    data, base = result["data"], result["base"]
+    measured = f"loss {base['loss']:.4f}, top1 {base['top1']:.2f} %"
+    pictures = f"{data['num_samples']} pictures of {data['dataset']}/{data['split']}"
+    return result, f"{out}: {result['name']}, {len(result['tensors'])} tensors, {measured} ({pictures})"
+
+
+def assign(
+    sensitivity_path: Path, bitcosts_path: Path, *, budgets: tuple[str, ...], out: Path
+) -> tuple[dict[str, Any], str]:
+    """Choose bits within budgets and write them as a quantization."""
+    from . import assign as assigning
+
+    problem = assigning.Problem.read(sensitivity_path, bitcosts_path)
+    choice = assigning.solve(problem, assigning.parse_budgets(budgets))
+    with manifests.atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(choice.quantization, indent=1) + "\n", "utf-8")
+    return {"quantization": str(out), **choice.to_dict()}, f"{choice.text()}\nwrote {out}"
 
 
 def schema(kind: str) -> tuple[dict[str, Any], str]:

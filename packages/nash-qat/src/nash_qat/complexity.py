@@ -31,13 +31,13 @@ class Complexity:
 def measure(network: Network) -> Complexity:
     """Count a network's parameters and operations on one picture."""
     pixels = _output_pixels(network)
-    spec, classifier = network.spec, network.classifier
+    classifier, bits = network.classifier, network.bits
     rows = [
         (_num_weights(module), pixels[module], module.weight_bits, module.reads_bits)
         for module in network.modules()
         if isinstance(module, ConvBN)
     ]
-    rows.append((classifier.weight.numel(), 1, spec.head_weight_bits, spec.feature_bits))
+    rows.append((classifier.weight.numel(), 1, bits["classifier"], bits["features"]))
     norms = sum(2 * module.num_features for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     return Complexity(
         num_params=norms + sum(weights for weights, *_ in rows),

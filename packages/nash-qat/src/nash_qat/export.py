@@ -23,6 +23,7 @@ from .data import Preprocessing, Split
 from .errors import OutputError, VerificationError
 from .genotype import Genotype
 from .network import Network
+from .presets import RESOLVED
 
 OPSET = 13
 NUM_GOLDEN = 8
@@ -228,7 +229,7 @@ def _manifest(network: Network, out: Path, provenance: Provenance, agreement: Ag
             "crop": [height, width],
         },
         "class_names": None if provenance.class_names is None else list(provenance.class_names),
-        "quantization": network.spec.to_dict(),
+        "quantization": {**network.spec.to_dict(), RESOLVED: network.bits},
         "accuracy": None,
         "complexity": complexity.measure(network).to_dict(),
         "training": provenance.training,

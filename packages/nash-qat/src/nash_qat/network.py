@@ -6,7 +6,6 @@ convolutions read it and `side` as residuals, projections and NAS operations do;
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import bits as table
 from . import quantizers
-from .errors import ManifestError
 from .genotype import Cell, Genotype, Layer, NasOp
 from .presets import QuantizationSpec
 
@@ -38,6 +37,11 @@ class Activation(nn.Module):
         two = side_bits is not None and side_bits != act_bits
         self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits))
         self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits)) if two else None
+
+    def quantizer_of(self, kind: str) -> nn.Module:
+        """Return the quantizer that 'act', what backbone convolutions read, or 'state' comes out of."""
+        is_fine = self.coarse is None or (kind == "act") == self._act_is_finer
+        return self.fine if is_fine else self.coarse
 
     def forward(self, x: Tensor, pool: nn.Module | None = None) -> State:
         fine = self.fine(x)
@@ -88,21 +92,6 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
-
-    def set_weight_bits(self, bits: int) -> None:
-        """Quantize the weights to other bits; structural zeros need two."""
-        old, self.weight_bits = self.conv, bits if self.mask is None else max(bits, 2)
-        self.conv = quantizers.conv(
-            old.in_channels,
-            old.out_channels,
-            old.kernel_size[0],
-            bits=self.weight_bits,
-            has_learned_scale=old.has_learned_scale,
-            stride=old.stride[0],
-            padding=old.padding[0],
-            groups=old.groups,
-        )
-        self.conv.load_state_dict(old.state_dict())
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -172,8 +161,7 @@ class _Edge:
     size: tuple[int, int]
 
 
-def _nas_operation(nas_op: NasOp, edge: _Edge, spec: QuantizationSpec) -> nn.Module:
-    bits = _weight_bits(spec, spec.nas_weight_bits)
+def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
     if nas_op.op == "max_pool_3x3":
         return MaxPoolBN(edge.in_channels, edge.out_channels, stride=edge.stride)
     if nas_op.op != "skip_connect":
@@ -186,35 +174,39 @@ def _nas_operation(nas_op: NasOp, edge: _Edge, spec: QuantizationSpec) -> nn.Mod
     return nn.Identity()
 
 
-def _residual(layer: Layer, edge: _Edge, spec: QuantizationSpec) -> nn.Module:
+def _residual(layer: Layer, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
     if not layer.projection:
         return nn.Identity()
-    bits = _weight_bits(spec, spec.projection_weight_bits)
     return ConvBN(edge.in_channels, edge.out_channels, 1, stride=edge.stride, **bits)
 
 
-def _weight_bits(spec: QuantizationSpec, bits: int) -> dict[str, Any]:
-    """Return how a convolution that reads a state from aside is quantized."""
-    return {"bits": bits, "reads_bits": spec.state_bits, "has_learned_scale": spec.has_learned_weight_scales}
-
-
 class LayerBlock(nn.Module):
-    """One layer of a cell: the convolution, what is added to it, the activation."""
+    """One layer of a cell: the convolution, what is added to it, the activation.
+
+    bits: of every tensor of the network. prefixes: what the names of those of the cell's states begin with.
+    """
 
     def __init__(
-        self, cell: Cell, number: int, spec: QuantizationSpec, *, sizes: list[tuple[int, int]], side_read: bool
+        self,
+        cell: Cell,
+        number: int,
+        bits: Mapping[str, int],
+        *,
+        sizes: list[tuple[int, int]],
+        prefixes: list[str],
+        has_learned_scale: bool,
     ) -> None:
         super().__init__()
-        layer = cell.layers[number - 1]
+        layer, own = cell.layers[number - 1], prefixes[number]
         self._residual_from = layer.residual_from
         self._nas_input = None if layer.nas_op is None else layer.nas_op.input
         self.main = ConvBN(
             cell.state_channels[number - 1],
             layer.channels,
             layer.kernel,
-            bits=spec.weight_bits,
-            reads_bits=spec.act_bits,
-            has_learned_scale=spec.has_learned_weight_scales,
+            bits=bits[f"{own}main"],
+            reads_bits=bits[f"{prefixes[number - 1]}act"],
+            has_learned_scale=has_learned_scale,
             stride=layer.stride,
             groups=layer.groups,
         )
@@ -227,11 +219,22 @@ class LayerBlock(nn.Module):
                 size=sizes[source],
             )
 
-        self.residual = None if layer.residual_from is None else _residual(layer, edge(layer.residual_from), spec)
-        self.nas_op = None if layer.nas_op is None else _nas_operation(layer.nas_op, edge(layer.nas_op.input), spec)
-        joins = self.residual is not None or self.nas_op is not None
-        self.join = quantizers.signed(bits=spec.join_bits) if joins else None
-        self.act = Activation(act_bits=spec.act_bits, side_bits=spec.state_bits if side_read else None)
+        def side_bits(name: str, source: int) -> dict[str, Any]:
+            if f"{own}{name}" not in bits:  # it has no weights
+                return {}
+            reads_bits = bits[f"{prefixes[source]}state"]
+            return {"bits": bits[f"{own}{name}"], "reads_bits": reads_bits, "has_learned_scale": has_learned_scale}
+
+        self.residual = self.nas_op = None
+        if layer.residual_from is not None:
+            source = layer.residual_from
+            self.residual = _residual(layer, edge(source), side_bits("residual", source))
+        if layer.nas_op is not None:
+            source = layer.nas_op.input
+            self.nas_op = _nas_operation(layer.nas_op, edge(source), side_bits("nas_op", source))
+        join_bits = bits.get(f"{own}join")
+        self.join = None if join_bits is None else quantizers.signed(bits=join_bits)
+        self.act = Activation(act_bits=bits[f"{own}act"], side_bits=bits.get(f"{own}state"))
 
     def forward(self, states: list[State]) -> State:
         terms = [self.main(states[-1].act)]
@@ -260,44 +263,45 @@ class Network(nn.Module):
     """The quantized network of a genotype: pictures (B, C, H, W) in [0, 1] to logits (B, num_classes).
 
     Raises:
-        ManifestError: `spec` overrides a convolution that is not there.
+        ManifestError: `spec` overrides a tensor that is not there.
+
+    `bits` has those of every quantized tensor by name.
     """
 
     def __init__(self, genotype: Genotype, spec: QuantizationSpec) -> None:
         super().__init__()
         self.genotype, self.spec = genotype, spec
+        self.bits = bits = table.resolve(genotype, spec)
         stem = genotype.stem
         self.pixels = quantizers.pixels()
         self.stem = ConvBN(
             genotype.input_shape[0],
             stem.channels,
             stem.kernel,
-            bits=spec.stem_weight_bits,
+            bits=bits["stem"],
             reads_bits=8,
             has_learned_scale=spec.has_learned_weight_scales,
             stride=stem.stride,
         )
-        stem_reads, cell_reads = _side_reads(genotype)
-        self.stem_act = Activation(act_bits=spec.act_bits, side_bits=spec.state_bits if stem_reads else None)
+        self.stem_act = Activation(act_bits=bits["stem_act"], side_bits=bits.get("stem_state"))
         self.stem_pool = nn.MaxPool2d(3, stride=2, padding=1) if stem.max_pool else None
         size = _shrink(genotype.input_shape[1:], stem.stride)
         size = _shrink(size, 2) if stem.max_pool else size
         cells = []
-        for cell, reads in zip(genotype.cells, cell_reads, strict=True):
-            block, size = _cell_block(cell, size, reads, spec)
+        for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True):
+            block, size = _cell_block(cell, size, prefixes, bits, has_learned_scale=spec.has_learned_weight_scales)
             cells.append(block)
         self.cells = nn.ModuleList(cells)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.features = quantizers.relu(bits=spec.feature_bits)
+        self.features = quantizers.relu(bits=bits["features"])
         self.flatten = nn.Flatten(1)
         features = genotype.cells[-1].layers[-1].channels
         self.classifier = quantizers.linear(
             features,
             genotype.num_classes,
-            bits=spec.head_weight_bits,
+            bits=bits["classifier"],
             has_learned_scale=spec.has_learned_weight_scales,
         )
-        self._override(spec.overrides)
         self._constrained = [module for module in self.modules() if _is_constrained(module)]
         self.constrain()
 
@@ -306,15 +310,6 @@ class Network(nn.Module):
         for cell in self.cells:
             state = cell(state)
         return self.classifier(self.flatten(self.features(self.pool(state.act))))
-
-    def _override(self, overrides: Mapping[str, int]) -> None:
-        convolutions = {name: module for name, module in self.named_modules() if isinstance(module, ConvBN)}
-        for name, bits in overrides.items():
-            if name not in convolutions:
-                close = difflib.get_close_matches(name, convolutions, n=1)
-                hint = f", did you mean '{close[0]}'?" if close else ""
-                raise ManifestError(f"quantization.overrides.{name}: the network has no such convolution{hint}")
-            convolutions[name].set_weight_bits(bits)
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -328,27 +323,21 @@ def _is_constrained(module: nn.Module) -> bool:
 
 
 def _cell_block(
-    cell: Cell, size: tuple[int, int], reads: list[bool], spec: QuantizationSpec
+    cell: Cell,
+    size: tuple[int, int],
+    prefixes: list[str],
+    bits: Mapping[str, int],
+    *,
+    has_learned_scale: bool,
 ) -> tuple[CellBlock, tuple[int, int]]:
     sizes = [size]
     for layer in cell.layers:
         sizes.append(_shrink(sizes[-1], layer.stride))
     layers = [
-        LayerBlock(cell, number, spec, sizes=sizes, side_read=reads[number - 1])
+        LayerBlock(cell, number, bits, sizes=sizes, prefixes=prefixes, has_learned_scale=has_learned_scale)
         for number in range(1, len(cell.layers) + 1)
     ]
     return CellBlock(layers), sizes[-1]
-
-
-def _side_reads(genotype: Genotype) -> tuple[bool, list[list[bool]]]:
-    """Say of the stem and of every cell's layers whether a residual or a NAS operation reads their output."""
-    readers = [cell.side_readers() for cell in genotype.cells]
-    next_cell_reads = [*(0 in reader for reader in readers[1:]), False]
-    layers = [
-        [*(number in reader for number in range(1, len(cell.layers))), of_next]
-        for cell, reader, of_next in zip(genotype.cells, readers, next_cell_reads, strict=True)
-    ]
-    return 0 in readers[0], layers
 
 
 def _shrink(size: tuple[int, ...], stride: int) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 from .errors import ManifestError, UsageError
 
 WeightScale = Literal["statistics", "learned"]
-_BITS = range(1, 9)
+BITS = range(1, 9)
+RESOLVED = "resolved"  # in model.json: the bits of every tensor
 _WEIGHT_ACT = re.compile(r"w([1-8])a([1-8])")
 
 
@@ -25,7 +26,8 @@ class QuantizationSpec:
     join_bits: both sides of an addition, signed. feature_bits: pooled features, which the classifier reads.
     weight_scale: 'learned', scales that train with the weights (arXiv 1902.08153), or 'statistics', those of their mean
     or largest magnitude, which is also what files without this key have.
-    overrides: weight bits of single convolutions by their names in the network, such as 'cells.0.layers.1.main'.
+    overrides: bits of single tensors by their names in the network, such as 'cells.0.layers.1.main', or by a pattern
+    such as 'cells.*.join', in which '*' stands for any characters (see bits.py).
     """
 
     preset: str | None = None
@@ -48,9 +50,9 @@ class QuantizationSpec:
         values |= {f"overrides.{name}": bits for name, bits in self.overrides.items()}
         problems = []
         for name, bits in values.items():
-            lowest = 2 if name == "join_bits" else _BITS.start  # signed: one bit has no positive value
-            if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < _BITS.stop:
-                problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{_BITS.stop - 1}")
+            lowest = 2 if name == "join_bits" else BITS.start  # signed: one bit has no positive value
+            if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < BITS.stop:
+                problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{BITS.stop - 1}")
         if self.weight_scale not in get_args(WeightScale):
             choices = " or ".join(get_args(WeightScale))
             problems.append(f"quantization.weight_scale: got {self.weight_scale!r}, expected {choices}")
@@ -68,11 +70,12 @@ class QuantizationSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QuantizationSpec:
-        """Return the spec of a JSON object.
+        """Return the spec of a JSON object; the table `resolved` of a model manifest follows from the rest.
 
         Raises:
             ManifestError: an unknown or missing key, or a bit width out of range.
         """
+        values = {key: value for key, value in values.items() if key != RESOLVED}
         known = [each.name for each in fields(cls)]
         problems = [_unknown(key, known) for key in values if key not in known]
         required = ("weight_bits", "nas_weight_bits", "act_bits", "state_bits")
