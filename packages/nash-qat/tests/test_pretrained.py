@@ -126,7 +126,7 @@ def test_bias_is_carried_by_the_mean_feature(tmp_path: Path) -> None:
     quantizers.set_mode(network, "float")
     torch.testing.assert_close(network(x).mean(0), theirs(x).mean(0), rtol=1e-4, atol=1e-5)
     without = _error(theirs(other) - theirs.fc.bias, theirs(other))
-    assert _error(network(other), theirs(other)) < without / 3
+    assert _error(network(other), theirs(other)) < without / 5
 
 
 def test_file_is_calibrated_alone(run: Run, recipe_path: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_file_is_calibrated_alone(run: Run, recipe_path: Path, tmp_path: Path) -
     with torch.no_grad():
         theirs.fc.bias.zero_()
     torch.save({"model": theirs.state_dict(), "epoch": 90}, tmp_path / "w.pth")
-    path = networks.written(_tree(size=16), tmp_path)
+    path = networks.written(_tree(size=8), tmp_path)
     command = ("train", path, "--preset", "w8a8", "--recipe", recipe_path, "--epochs", 0, "--out", tmp_path / "run")
     init = ("--init-weights", tmp_path / "w.pth", "--init-mean", "0.45", "--init-std", 0.25)
     done = run(*command, *init, "--json")
@@ -144,8 +144,8 @@ def test_file_is_calibrated_alone(run: Run, recipe_path: Path, tmp_path: Path) -
     assert (model["training"]["init_mean"], model["training"]["init_std"]) == ([0.45], [0.25])
     assert model["training"]["init_weights_sha256"] == manifest.file_sha256(tmp_path / "w.pth")
     assert (tmp_path / "run" / "history.jsonl").read_text() == ""
-    network = _float(_tree(size=16), tmp_path / "run" / "float.safetensors", None)
-    x = torch.rand(8, 1, 16, 16)
+    network = _float(_tree(size=8), tmp_path / "run" / "float.safetensors", None)
+    x = torch.rand(8, 1, 8, 8)
     with torch.no_grad():
         assert _error(network(x), _with_black_border(theirs, x, GREY)) < 1e-5
     assert abs(model["accuracy"]["top1"] - model["accuracy"]["float_top1"]) < 5

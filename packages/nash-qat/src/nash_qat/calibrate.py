@@ -24,15 +24,14 @@ def to_input(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def calibrate(network: Network, pictures: Tensor, *, keeps_statistics: bool = False) -> None:
+def calibrate(network: Network, pictures: Tensor) -> None:
     """Set every activation scale, first layer first, to the one of least square error on a batch.
 
     Each quantizer sees what the quantizers before it let through; batch normalization uses the batch's statistics
-    and keeps them, or those it has if `keeps_statistics`. Both sides of an addition are measured together, as they
-    share a quantizer.
+    and keeps them. Both sides of an addition are measured together, as they share a quantizer.
     """
     was_training = network.training
-    network.train(not keeps_statistics)
+    network.train()
     with ExitStack() as stack:
         stack.enter_context(_momentum(network, 1.0))
         for module in network.modules():

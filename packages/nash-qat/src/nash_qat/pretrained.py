@@ -21,6 +21,7 @@ from .genotype import Genotype
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 _NUM_NAMED = 6
+_RIDGE = 0.1  # of the mean square of a feature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +133,22 @@ def fold(tensors: dict[str, Tensor], normalization: Normalization) -> dict[str, 
 
 @torch.no_grad()
 def carry_bias(network: nn.Module, bias: Tensor, x: Tensor) -> None:
-    """Let a classifier without bias stand for one with it: W + bias u, u the mean feature over its square.
+    """Let a classifier without bias stand for one with it: W + bias u, where u f is 1 as nearly as can be.
 
-    On pictures x (N, C, H, W) in [0, 1] the mean logits are then exactly those with the bias; a picture's own differ
-    by bias (u f - 1), f its features.
+    u is the least-square answer over the features f of pictures x (N, C, H, W) in [0, 1], a little drawn to zero, as
+    pictures may be fewer than features, and scaled so that the mean logits of x are exactly those with the bias.
     """
-    features: list[Tensor] = []
-    hook = network.classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    found: list[Tensor] = []
+    hook = network.classifier.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     mode, was_training = network.classifier.mode, network.training
     quantizers.set_mode(network.eval(), "float")
     for part in x.split(64):
         network(part)
     hook.remove()
     quantizers.set_mode(network.train(was_training), mode)
-    mean = torch.cat(features).double().mean(0)
-    direction = (mean / mean.square().sum().clamp_min(1e-12)).to(network.classifier.weight)
-    network.classifier.weight += bias.to(direction)[:, None] * direction
+    features = torch.cat(found).double()
+    moments = features.T @ features / len(features)
+    moments.diagonal().add_(_RIDGE * moments.diagonal().mean() + 1e-12)
+    direction = torch.linalg.solve(moments, features.mean(0))
+    direction /= (features @ direction).mean().clamp_min(1e-12)
+    network.classifier.weight += (bias.to(direction)[:, None] * direction).to(network.classifier.weight)

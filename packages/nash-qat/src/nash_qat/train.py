@@ -222,8 +222,7 @@ class Trainer:
             self.state.float_top1 = self._test_accuracy()
             self._keep_float_network()
         quantizers.set_mode(self.network, "fused")
-        pictures = self._training_pictures(self._recipe.calibration_pictures)
-        calibrate.calibrate(self.network, pictures, keeps_statistics=self._settings.epochs == 0)
+        calibrate.calibrate(self.network, self._training_pictures(self._recipe.calibration_pictures))
         self.state.is_calibrated = True
         self._begin_phase()
 
