@@ -2,8 +2,8 @@
 
     python benchmarks/pretraining.py GENOTYPE.json --data DIR [--pictures 5000] [--epochs 12] [--preset w2a2]
 
-DIR has the layout of an image folder: train/CLASS/picture.png and val/ or test/. All three ways train for as many
-epochs on the first `--pictures` training pictures of a seeded order, and are tested on half as many test pictures.
+DIR has the layout of an image folder: train/CLASS/picture.png and val/ or test/. All ways train for as many epochs on
+the first `--pictures` training pictures of a seeded order, and are tested on the first `--test-pictures`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import numpy as np
+import folders
 import torch
 
-from nash_qat import evaluate, genotype, manifest, presets, recipe, runs, train
-from nash_qat.data import Split
+from nash_qat import genotype, manifest, presets, recipe, runs, train
 
-WAYS = {"quantized epochs only": (0.0, 0.0), "float epochs first": (0.5, 0.0), "and distillation": (0.5, 0.5)}
-
-
-def few(split: Split, number: int) -> Split:
-    """Return some pictures of a split."""
-    chosen = np.random.default_rng(0).permutation(len(split))[:number]
-    return dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])
+# float share of the epochs, the quantized ones' share of the learning rate, distillation
+WAYS = {
+    "quantized epochs only": (0.0, 1.0, 0.0),
+    "float epochs first, then 0.3 of the rate": (0.5, 0.3, 0.0),
+    "float epochs first, then the whole rate": (0.5, 1.0, 0.0),
+    "the same with distillation": (0.5, 1.0, 0.5),
+}
 
 
 def accuracy(path: Path, settings: runs.Settings, inputs: train.Inputs) -> float:
@@ -44,20 +43,19 @@ def main() -> None:
     parser.add_argument("genotype", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--test-pictures", type=int, default=2500)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--preset", default="w2a2")
     arguments = parser.parse_args()
     tree, plan = genotype.load(arguments.genotype), recipe.load("cifar")
-    splits = {
-        name: few(
-            evaluate.load_split("imagefolder", name, tree.input_shape, tree.num_classes, arguments.data),
-            number,
-        )
-        for name, number in (("train", arguments.pictures), ("test", arguments.pictures // 2))
-    }
+    splits = {}
+    for name, number in (("train", arguments.pictures), ("test", arguments.test_pictures)):
+        whole = folders.load(name, tree, arguments.data)
+        splits[name] = folders.part(whole, folders.shuffled(whole)[:number])
     inputs = train.Inputs(train=splits["train"], test=splits["test"])
-    for way, (float_fraction, distill_weight) in WAYS.items():
+    for way, (float_fraction, factor, distill_weight) in WAYS.items():
         results = []
         for seed in range(arguments.seeds):
             settings = runs.Settings(
@@ -65,7 +63,9 @@ def main() -> None:
                 quantization=presets.preset(arguments.preset),
                 dataset="imagefolder",
                 recipe_name="cifar",
-                recipe=dataclasses.replace(plan, distill_weight=distill_weight, batch_size=64),
+                recipe=dataclasses.replace(
+                    plan, fine_tuning_factor=factor, distill_weight=distill_weight, batch_size=arguments.batch_size
+                ),
                 epochs=arguments.epochs,
                 float_epochs=round(arguments.epochs * float_fraction),
                 seed=seed,

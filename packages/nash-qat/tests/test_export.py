@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,15 @@ CASES = [(name, bits) for name in networks.ALL for bits in ("w4a4", "w1a2", "w8a
 CASES += [("nash", bits) for bits in ("v1", "v3", "v4", "resnet34-v3", "w1a1", "w2a3")]
 
 
+CASES += [
+    (name, f"{bits} learned") for name in ("nash", "strided") for bits in ("w1a1", "w2a2", "w3a3", "w4a4", "w8a8")
+]
+
+
 def _exported(tree: dict, bits: str, folder: Path) -> tuple[Network, dict]:
-    network = export.untrained(parsed(tree), preset(bits), seed=0)
+    bits, _, weight_scale = bits.partition(" ")
+    spec = dataclasses.replace(preset(bits), weight_scale=weight_scale or "statistics")
+    network = export.untrained(parsed(tree), spec, seed=0)
     pictures = calibrate.noise_pictures(12, network.genotype.input_shape, seed=1)
     provenance = export.Provenance(genotype_path=written(tree, folder))
     return network, export.export(network, pictures, folder / "out", provenance)

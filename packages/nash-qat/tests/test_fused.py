@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 
 import networks
@@ -84,9 +85,24 @@ def test_convolution_weights(bits: int, settings: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_classifier_weights(bits: int) -> None:
+def test_convolution_weights_with_learned_scales(bits: int) -> None:
     torch.manual_seed(0)
-    _assert_same(quantizers.linear(12, 10, bits=bits), [torch.randn(4, 12)])
+    conv = quantizers.conv(5, 10, 3, bits=bits, padding=1, has_learned_scale=True)
+    quantizers.fit_weight_scale(conv)
+    with torch.no_grad():
+        conv.log2_threshold[0] -= 1.5  # most weights of the first channel are clipped
+        conv.weight[0, 0, 0, :2] = 0.0
+    _assert_same(conv, [_activations(channels_last=True)])
+
+
+@pytest.mark.parametrize("has_learned_scale", [False, True])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_classifier_weights(bits: int, has_learned_scale: bool) -> None:
+    torch.manual_seed(0)
+    linear = quantizers.linear(12, 10, bits=bits, has_learned_scale=has_learned_scale)
+    if has_learned_scale:
+        quantizers.fit_weight_scale(linear)
+    _assert_same(linear, [torch.randn(4, 12)])
 
 
 def test_pixels() -> None:
@@ -96,10 +112,12 @@ def test_pixels() -> None:
         assert torch.equal(pixels(x), fast)
 
 
+@pytest.mark.parametrize("weight_scale", ["statistics", "learned"])
 @pytest.mark.parametrize("name", ["w4a4", "w1a2", "w2a2", "w8a8", "v4"])
 @pytest.mark.parametrize("tree", networks.ALL.values(), ids=networks.ALL)
-def test_whole_network(tree: dict, name: str) -> None:
-    network = export.untrained(networks.parsed(tree), preset(name), seed=0)
+def test_whole_network(tree: dict, name: str, weight_scale: str) -> None:
+    spec = dataclasses.replace(preset(name), weight_scale=weight_scale)
+    network = export.untrained(networks.parsed(tree), spec, seed=0)
     x = calibrate.to_input(calibrate.noise_pictures(4, network.genotype.input_shape, seed=3))
     outputs = []
     for mode in ("brevitas", "fused"):
@@ -108,9 +126,11 @@ def test_whole_network(tree: dict, name: str) -> None:
     assert torch.equal(*outputs)
 
 
-def test_training_step_of_a_network_moves_every_parameter_alike() -> None:
+@pytest.mark.parametrize("weight_scale", ["statistics", "learned"])
+def test_training_step_of_a_network_moves_every_parameter_alike(weight_scale: str) -> None:
     torch.manual_seed(0)
-    network = export.untrained(networks.parsed(networks.NASH), preset("w4a4"), seed=0).train()
+    spec = dataclasses.replace(preset("w4a4"), weight_scale=weight_scale)
+    network = export.untrained(networks.parsed(networks.NASH), spec, seed=0).train()
     x = calibrate.to_input(calibrate.noise_pictures(16, (1, 8, 8), seed=3))
     expected_output, expected = _run(network, [x], "brevitas")
     output, got = _run(network, [x], "fused")
@@ -118,4 +138,4 @@ def test_training_step_of_a_network_moves_every_parameter_alike() -> None:
     del expected["input 0"], got["input 0"]  # pixels have no gradient
     for name, gradient in got.items():
         difference = (gradient - expected[name]).norm() / expected[name].norm().clamp(min=1e-6)
-        assert difference < 1e-3, name
+        assert difference < 3e-3, name  # that of a scale is a small difference of large sums

@@ -5,7 +5,7 @@ import torch
 from conftest import TINY_RECIPE
 from torch import nn
 
-from nash_qat import optimize, recipe
+from nash_qat import optimize, quantizers, recipe
 
 
 def _rates(num_epochs: int, steps: int, **changes: object) -> list[float]:
@@ -43,3 +43,12 @@ def test_only_weights_decay(name: str, kind: type[torch.optim.Optimizer]) -> Non
     decays = {parameter.ndim: group["weight_decay"] for group in made.param_groups for parameter in group["params"]}
     assert decays == {4: 0.3, 1: 0.0}
     assert all(group.get("momentum", 0.8) == 0.8 for group in made.param_groups)
+
+
+def test_learned_scales_of_weights_do_not_decay() -> None:
+    plan = recipe.parse({**TINY_RECIPE, "weight_decay": 0.3}, where="test")
+    conv = quantizers.conv(2, 3, 3, bits=4, padding=1, has_learned_scale=True)
+    assert conv.log2_threshold.ndim == 4
+    made = optimize.optimizer(conv, plan)
+    decays = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
+    assert decays == {id(conv.weight): 0.3, id(conv.log2_threshold): 0.0}

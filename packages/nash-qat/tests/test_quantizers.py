@@ -61,9 +61,85 @@ def test_join_is_signed_and_uses_both_ends() -> None:
     torch.testing.assert_close(out, torch.tensor([-32.0, 0.0, 31.75]))
 
 
+@pytest.mark.parametrize(("bits", "decibels"), [(1, 4.3), (2, 7.2), (3, 13.3), (4, 18.9), (8, 40.0)])
+def test_fitted_scales_of_gaussian_weights_have_the_least_error(bits: int, decibels: float) -> None:
+    torch.manual_seed(0)
+    conv = quantizers.conv(64, 16, 3, bits=bits, padding=1, has_learned_scale=True)
+    with torch.no_grad():
+        conv.weight.normal_()
+    quantizers.fit_weight_scale(conv)
+
+    def signal_to_noise(layer: torch.nn.Module) -> torch.Tensor:
+        noise = (layer.quant_weight().value - layer.weight).detach().flatten(1).square().sum(1)
+        return 10 * torch.log10(layer.weight.detach().flatten(1).square().sum(1) / noise)
+
+    fitted = signal_to_noise(conv)
+    assert fitted.mean() > decibels
+    with torch.no_grad():
+        for change in (-0.05, 0.05):
+            conv.log2_threshold.add_(change)
+            assert signal_to_noise(conv).mean() < fitted.mean()
+            conv.log2_threshold.sub_(change)
+
+
+def test_learned_scale_uses_the_lowest_integer() -> None:
+    conv = quantizers.conv(1, 1, 2, bits=2, padding=0, has_learned_scale=True)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[[[-2.0, 1.0], [0.0, -1.0]]]]))
+    quantizers.fit_weight_scale(conv)
+    torch.testing.assert_close(conv.quant_weight().value.detach(), conv.weight.detach())
+    torch.testing.assert_close(conv.quant_weight().scale.flatten().detach(), torch.ones(1))
+
+
+def test_scale_of_a_channel_of_zeros_stays_finite() -> None:
+    conv = quantizers.conv(2, 2, 1, bits=3, padding=0, has_learned_scale=True)
+    with torch.no_grad():
+        conv.weight[0] = 0.0
+    quantizers.fit_weight_scale(conv)
+    assert torch.isfinite(conv.log2_threshold).all()
+    assert not conv.quant_weight().value[0].any()
+
+
 def test_pixels_keep_every_value() -> None:
     x = calibrate.to_input(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16))
     torch.testing.assert_close(quantizers.pixels().eval()(x), x, rtol=1e-6, atol=1e-7)
+
+
+def _error_of(scale: float, values: torch.Tensor, low: int, high: int) -> float:
+    values = values.double()
+    return float(((values / scale).round().clamp(low, high) * scale - values).square().sum())
+
+
+def _uneven_maps() -> torch.Tensor:
+    """Return maps (8, 16, 32, 32) whose first row and column are far smaller than the rest."""
+    maps = torch.randn(8, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps[:, :, 0] *= 0.1
+    maps[:, :, :, 0] *= 0.1
+    return maps
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_best_scale_is_that_of_the_whole_tensor(bits: int, is_signed: bool) -> None:
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed and bits > 1 else (0, 2**bits - 1)
+    maps = _uneven_maps()
+    values = maps if low else maps.relu()
+    largest = float(values.abs().max())
+    least = min(_error_of(largest / high * step / 256, values, low, high) for step in range(16, 257))
+    assert _error_of(quantizers.best_scale([maps], low, high), values, low, high) < 1.02 * least
+
+
+def test_best_scale_does_not_depend_on_where_values_lie() -> None:
+    maps = _uneven_maps()
+    order = torch.randperm(maps.numel(), generator=torch.Generator().manual_seed(1))
+    scale = quantizers.best_scale([maps.flatten()[order]], 0, 3)
+    assert quantizers.best_scale([maps], 0, 3) == scale
+    assert quantizers.best_scale([maps.contiguous(memory_format=torch.channels_last)], 0, 3) == scale
+    assert quantizers.best_scale([maps[:5], maps[5:]], 0, 3) == scale
+
+
+def test_best_scale_of_nothing_but_zeros() -> None:
+    assert quantizers.best_scale([torch.zeros(4), -torch.ones(4)], 0, 3) == pytest.approx(1 / 3)
 
 
 def test_scales_learn_and_stay_positive() -> None:

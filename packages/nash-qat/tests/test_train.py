@@ -17,7 +17,7 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.torch import load_file
 
-from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, train
+from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, train, weights
 from nash_qat.errors import DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_qat.genotype import Genotype
 
@@ -392,6 +392,21 @@ def test_schedules_follow_the_phases(tmp_path: Path) -> None:
         step.state.epoch, step.state.is_calibrated = epoch, True
         rates.append(step._learning_rate())
     assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize(("is_whole", "factor"), [(True, 0.5), (False, 1.0)])
+def test_quantized_epochs_from_trained_weights_are_fine_tuning(tmp_path: Path, is_whole: bool, factor: float) -> None:
+    setup = Setup(tmp_path, float_fraction=0.0, fine_tuning_factor=0.5)
+    new = setup.trainer(tmp_path / "new")
+    new.state.is_calibrated = True
+    assert new._learning_rate() == 0.01
+    state = new.network.state_dict()
+    if not is_whole:  # as from a supernet, whose operations are others
+        state = {name: tensor for name, tensor in state.items() if ".nas_op." not in name}
+    init = weights.Weights(path=tmp_path / "floats", sha256="0" * 64, tensors=state)
+    trainer = train.Trainer(setup.genotype, setup.settings, dataclasses.replace(setup.inputs, init=init), tmp_path)
+    trainer.state.is_calibrated = True
+    assert trainer._learning_rate() == pytest.approx(0.01 * factor)
 
 
 def test_checkpoint_survives_a_round_trip_and_notices_damage(tmp_path: Path) -> None:

@@ -25,13 +25,17 @@ def to_input(pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def calibrate(network: Network, pictures: Tensor) -> None:
-    """Set every activation scale, first layer first, to the one of least square error on a batch.
+    """Set every activation scale, first layer first, to the one of least square error on a batch; learned scales of
+    weights, too, to that of the weights.
 
     Each quantizer sees what the quantizers before it let through; batch normalization uses the batch's statistics
     and keeps them. Both sides of an addition are measured together, as they share a quantizer.
     """
     was_training = network.training
     network.train()
+    for module in network.modules():
+        if quantizers.has_learned_weight_scale(module):
+            quantizers.fit_weight_scale(module)
     with ExitStack() as stack:
         stack.enter_context(_momentum(network, 1.0))
         for module in network.modules():
@@ -75,8 +79,7 @@ def randomize_batch_norm(network: Network, *, seed: int) -> None:
 
 
 def _set_best_scale(quantizer: nn.Module, terms: tuple[Tensor, ...]) -> None:
-    values = torch.cat([term.flatten() for term in terms])
-    quantizers.set_act_scale(quantizer, quantizers.best_scale(values, *quantizer.levels))
+    quantizers.set_act_scale(quantizer, quantizers.best_scale(terms, *quantizer.levels))
 
 
 def _batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:

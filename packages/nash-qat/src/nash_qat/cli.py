@@ -21,6 +21,9 @@ Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefo
 Data = Annotated[Path | None, typer.Option(help="Folder the dataset lies in; digits needs none.")]
 Preset = Annotated[str | None, typer.Option(help="Bit widths: wNaM, v1..v4 or resnet34-v3. [default: w4a4]")]
 Quantization = Annotated[Path | None, typer.Option(help="JSON file with bit widths, instead of --preset.")]
+WeightScale = Annotated[
+    str | None, typer.Option(help="Scales of weights: learned or statistics. [default: the preset's]")
+]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be read.")]
 Qcdq = Annotated[bool, typer.Option("--qcdq", help="Write model-qcdq.onnx for onnxruntime, too.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
@@ -49,6 +52,7 @@ def train(
     data: Data = None,
     preset: Preset = None,
     quantization: Quantization = None,
+    weight_scale: WeightScale = None,
     recipe: Annotated[str, typer.Option(help="quick, paper, cifar, imagenet, lsq, or a JSON or TOML file.")] = "quick",
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Instead of the recipe's; 0 calibrates --init-weights alone.")
@@ -91,6 +95,7 @@ def train(
         data_dir=data,
         preset=preset,
         quantization_path=quantization,
+        weight_scale=weight_scale,
         recipe=recipe,
         epochs=epochs,
         float_epochs=float_epochs,
@@ -120,6 +125,7 @@ def export(
     out: Out,
     preset: Preset = None,
     quantization: Quantization = None,
+    weight_scale: WeightScale = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the untrained network's weights. [default: 0]")] = None,
     best: Annotated[bool, typer.Option("--best", help="The run's best epoch by test accuracy, not the last.")] = False,
     qcdq: Qcdq = False,
@@ -129,7 +135,14 @@ def export(
     from . import commands
 
     result, text = commands.export(
-        source, out=out, preset=preset, quantization_path=quantization, seed=seed, best=best, qcdq=qcdq
+        source,
+        out=out,
+        preset=preset,
+        quantization_path=quantization,
+        weight_scale=weight_scale,
+        seed=seed,
+        best=best,
+        qcdq=qcdq,
     )
     console.print_result(result, text, as_json=json)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from . import augment, board, calibrate, execute, presets, pretrained, runs, weights
 from . import evaluate as evaluation
@@ -31,6 +31,7 @@ def train(
     data_dir: Path | None,
     preset: str | None,
     quantization_path: Path | None,
+    weight_scale: str | None,
     recipe: str,
     epochs: int | None,
     float_epochs: int | None,
@@ -49,7 +50,7 @@ def train(
     qcdq: bool,
 ) -> tuple[dict[str, Any], str] | None:
     """Train a genotype's network into the folder `out`; None is the result of all processes but the first."""
-    spec = _spec(preset, quantization_path)
+    spec = _spec(preset, quantization_path, weight_scale)
     plan = recipes.load(recipe)
     genotype = genotypes.load(genotype_path)
     num_epochs = plan.epochs if epochs is None else epochs
@@ -162,18 +163,19 @@ def export(
     out: Path,
     preset: str | None,
     quantization_path: Path | None,
+    weight_scale: str | None,
     seed: int | None,
     best: bool,
     qcdq: bool,
 ) -> tuple[dict[str, Any], str]:
     """Export a run's folder, or the untrained network of a genotype."""
     if source.is_dir():
-        if preset is not None or quantization_path is not None or seed is not None:
+        if (preset, quantization_path, weight_scale, seed) != (None, None, None, None):
             raise UsageError(f"{source}: is a training run, which has its own bits and seed; leave out the options")
         return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
     if best:
         raise UsageError(f"--best: got {source}, expected the folder of a training run")
-    spec = _spec(preset, quantization_path)
+    spec = _spec(preset, quantization_path, weight_scale)
     seed = seed or 0
     genotype = genotypes.load(source)
     network = exports.untrained(genotype, spec, seed=seed)
@@ -201,11 +203,20 @@ def schema(kind: str) -> tuple[dict[str, Any], str]:
     return result, json.dumps(result, indent=1)
 
 
-def _spec(preset: str | None, path: Path | None) -> presets.QuantizationSpec:
-    if path is None:
-        return presets.preset(preset or "w4a4")
-    if preset is not None:
+def _spec(preset: str | None, path: Path | None, weight_scale: str | None) -> presets.QuantizationSpec:
+    if path is not None and preset is not None:
         raise UsageError("--quantization: got a --preset beside it, expected one of the two")
+    choices = get_args(presets.WeightScale)
+    if weight_scale not in (None, *choices):
+        raise UsageError(f"--weight-scale: got '{weight_scale}', expected {' or '.join(choices)}")
+    spec = presets.preset(preset or "w4a4") if path is None else _spec_of(path)
+    if weight_scale in (None, spec.weight_scale):
+        return spec
+    name = None if spec.preset is None else f"{spec.preset}-{weight_scale}"
+    return dataclasses.replace(spec, weight_scale=weight_scale, preset=name)
+
+
+def _spec_of(path: Path) -> presets.QuantizationSpec:
     try:
         values = json.loads(path.read_text("utf-8"))
     except OSError as error:

@@ -3,7 +3,8 @@
 Forward values are Brevitas' bit for bit, gradients equal within float tolerance; the tests hold both together.
 Rounding, clamping and scaling work in place on one tensor, and the gradient of a scale takes two dot products:
 with q = clamp(round(x / s)), d(q s)/ds = q - x / s inside the range and q outside (arXiv 1902.08153, eq. 3).
-Shapes: activations (B, C, H, W) or (B, C) and one scale; weights (O, I, kH, kW) or (O, I) and O scales or one.
+Shapes: activations (B, C, H, W) or (B, C) and one scale; weights (O, I, kH, kW) or (O, I) and O scales or one; learned
+scales of weights (O, 1, 1, 1) or ().
 """
 
 from __future__ import annotations
@@ -62,6 +63,23 @@ def quantized_weight(weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
     return _Signs.apply(weight, scale) if bits == 1 else _Rounded.apply(weight, scale, high)
 
 
+def learned_weight(weight: Tensor, log2_threshold: Tensor, low: int, high: int) -> Tensor:
+    """Return weights quantized to low..high with the learned scale 2^log2_threshold / max(high, -low).
+
+    At low = -1, high = 1 they are plus or minus the scale, plus at zero.
+
+    >>> weight = torch.tensor([-9.0, -1.2, 0.0, 0.6], requires_grad=True)
+    >>> quantized = learned_weight(weight, torch.tensor(2.0), -4, 3)
+    >>> quantized.sum().backward()
+    >>> quantized.detach(), weight.grad
+    (tensor([-4., -1.,  0.,  1.]), tensor([0., 1., 1., 1.]))
+    """
+    threshold = 2.0**log2_threshold
+    bounded = threshold + (threshold.clamp_min(MIN_SCALE) - threshold).detach()
+    scale = bounded / _divisor(max(high, -low))
+    return _Signs.apply(weight, scale) if low == -high == -1 else _Clipped.apply(weight, scale, low, high)
+
+
 def mean_magnitude(magnitude: Tensor, dim: int, factor: float) -> Tensor:
     """Return `factor` times the mean of the magnitudes that are not zero, so that structural zeros do not count.
 
@@ -114,6 +132,25 @@ class _Rounded(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         error, scale = ctx.saved_tensors
         return gradient, (gradient * error).sum_to_size(scale.shape), None
+
+
+class _Clipped(torch.autograd.Function):
+    """Weights rounded to low..high steps; the gradient of those beyond goes to the scale (arXiv 1902.08153, eq. 3)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        steps = weight / scale
+        rounded = steps.round().clamp_(low, high)
+        ctx.save_for_backward(rounded, steps, scale)
+        ctx.passes_from, ctx.passes_to = low - 0.5, high + 0.5
+        return rounded * scale
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rounded, steps, scale = ctx.saved_tensors
+        passed = torch.ops.aten.hardtanh_backward(gradient, steps, ctx.passes_from, ctx.passes_to)
+        of_scale = (gradient * rounded).sub_(passed * steps).sum_to_size(scale.shape)
+        return passed, of_scale, None, None
 
 
 class _Signs(torch.autograd.Function):

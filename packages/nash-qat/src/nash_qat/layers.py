@@ -27,18 +27,34 @@ class _Switched(nn.Module):
 
 
 class _Weighted(_Switched):
-    """Weights of `weight_bits` bits with one scale an output channel, or one for all."""
+    """Weights of `weight_bits` bits with one scale an output channel, or one for all.
+
+    A learned scale takes all integers of the bits, one that follows the weights leaves out the lowest.
+    """
 
     weight: nn.Parameter
     _is_per_channel: bool
 
-    def __init__(self, *args: Any, weight_bits: int, **settings: Any) -> None:
+    def __init__(self, *args: Any, weight_bits: int, has_learned_scale: bool, **settings: Any) -> None:
         super().__init__(*args, bias=False, **settings)
-        self.weight_bits = weight_bits
+        self.weight_bits, self.has_learned_scale = weight_bits, has_learned_scale
+        half = 1 << weight_bits - 1
+        self.levels = (-1, 1) if weight_bits == 1 else (-half if has_learned_scale else 1 - half, half - 1)
+
+    @property
+    def log2_threshold(self) -> nn.Parameter:
+        """Return the logarithms of what the largest level stands for, (O, 1, 1, 1) or (); only of a learned scale."""
+        return self.weight_quant.tensor_quant.scaling_impl.value
+
+    def weight_rows(self) -> Tensor:
+        """Return the weights as rows (O, N) that have one scale each, or one row."""
+        return self.weight.detach().flatten(1) if self._is_per_channel else self.weight.detach().reshape(1, -1)
 
     def _active_weight(self) -> Tensor:
         if self.mode == "float":
             return self.weight
+        if self.has_learned_scale:
+            return fused.learned_weight(self.weight, self.log2_threshold, *self.levels)
         return fused.quantized_weight(self.weight, self.weight_bits, per_channel=self._is_per_channel)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ class ConvBN(nn.Module):
         *,
         bits: int,
         reads_bits: int,
+        has_learned_scale: bool = False,
         stride: int = 1,
         padding: int | None = None,
         groups: int = 1,
@@ -71,7 +72,14 @@ class ConvBN(nn.Module):
         padding = kernel // 2 if padding is None else padding
         self.weight_bits, self.reads_bits = bits, reads_bits
         self.conv = quantizers.conv(
-            in_channels, out_channels, kernel, bits=bits, stride=stride, padding=padding, groups=groups
+            in_channels,
+            out_channels,
+            kernel,
+            bits=bits,
+            has_learned_scale=has_learned_scale,
+            stride=stride,
+            padding=padding,
+            groups=groups,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.bn = nn.BatchNorm2d(out_channels)
@@ -89,6 +97,7 @@ class ConvBN(nn.Module):
             old.out_channels,
             old.kernel_size[0],
             bits=self.weight_bits,
+            has_learned_scale=old.has_learned_scale,
             stride=old.stride[0],
             padding=old.padding[0],
             groups=old.groups,
@@ -103,7 +112,13 @@ class ConvBN(nn.Module):
 
 
 def factorized_reduction(
-    in_channels: int, out_channels: int, *, bits: int, reads_bits: int, size: tuple[int, int]
+    in_channels: int,
+    out_channels: int,
+    *,
+    bits: int,
+    reads_bits: int,
+    size: tuple[int, int],
+    has_learned_scale: bool = False,
 ) -> ConvBN:
     """Return two stride-2 1x1 convolutions, the second on the input shifted by one pixel, as one masked convolution.
 
@@ -116,7 +131,15 @@ def factorized_reduction(
     mask[out_channels // 2 :, :, tap + 1, tap + 1] = 1
     bits = max(bits, 2)  # one bit has no zero
     return ConvBN(
-        in_channels, out_channels, kernel, bits=bits, reads_bits=reads_bits, stride=2, padding=padding, mask=mask
+        in_channels,
+        out_channels,
+        kernel,
+        bits=bits,
+        reads_bits=reads_bits,
+        has_learned_scale=has_learned_scale,
+        stride=2,
+        padding=padding,
+        mask=mask,
     )
 
 
@@ -150,7 +173,7 @@ class _Edge:
 
 
 def _nas_operation(nas_op: NasOp, edge: _Edge, spec: QuantizationSpec) -> nn.Module:
-    bits = {"bits": spec.nas_weight_bits, "reads_bits": spec.state_bits}
+    bits = _weight_bits(spec, spec.nas_weight_bits)
     if nas_op.op == "max_pool_3x3":
         return MaxPoolBN(edge.in_channels, edge.out_channels, stride=edge.stride)
     if nas_op.op != "skip_connect":
@@ -166,8 +189,13 @@ def _nas_operation(nas_op: NasOp, edge: _Edge, spec: QuantizationSpec) -> nn.Mod
 def _residual(layer: Layer, edge: _Edge, spec: QuantizationSpec) -> nn.Module:
     if not layer.projection:
         return nn.Identity()
-    bits = {"bits": spec.projection_weight_bits, "reads_bits": spec.state_bits}
+    bits = _weight_bits(spec, spec.projection_weight_bits)
     return ConvBN(edge.in_channels, edge.out_channels, 1, stride=edge.stride, **bits)
+
+
+def _weight_bits(spec: QuantizationSpec, bits: int) -> dict[str, Any]:
+    """Return how a convolution that reads a state from aside is quantized."""
+    return {"bits": bits, "reads_bits": spec.state_bits, "has_learned_scale": spec.has_learned_weight_scales}
 
 
 class LayerBlock(nn.Module):
@@ -186,6 +214,7 @@ class LayerBlock(nn.Module):
             layer.kernel,
             bits=spec.weight_bits,
             reads_bits=spec.act_bits,
+            has_learned_scale=spec.has_learned_weight_scales,
             stride=layer.stride,
             groups=layer.groups,
         )
@@ -245,6 +274,7 @@ class Network(nn.Module):
             stem.kernel,
             bits=spec.stem_weight_bits,
             reads_bits=8,
+            has_learned_scale=spec.has_learned_weight_scales,
             stride=stem.stride,
         )
         stem_reads, cell_reads = _side_reads(genotype)
@@ -261,7 +291,12 @@ class Network(nn.Module):
         self.features = quantizers.relu(bits=spec.feature_bits)
         self.flatten = nn.Flatten(1)
         features = genotype.cells[-1].layers[-1].channels
-        self.classifier = quantizers.linear(features, genotype.num_classes, bits=spec.head_weight_bits)
+        self.classifier = quantizers.linear(
+            features,
+            genotype.num_classes,
+            bits=spec.head_weight_bits,
+            has_learned_scale=spec.has_learned_weight_scales,
+        )
         self._override(spec.overrides)
         self.constrain()
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from . import quantizers
 from .recipe import Recipe
 
 _CYCLE_RISE, _CYCLE_START, _CYCLE_END = 0.3, 1 / 25, 1 / 25e4  # those of torch's OneCycleLR
@@ -17,8 +18,10 @@ def optimizer(network: nn.Module, recipe: Recipe, *, weight_bits: int | None = N
 
     weight_bits: of the backbone in quantized epochs, None in float ones.
     """
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    weights, others = [], []
+    for name, parameter in network.named_parameters():
+        decays = parameter.ndim > 1 and not quantizers.is_scale(name)
+        (weights if decays else others).append(parameter)
     groups = [
         {"params": weights, "weight_decay": recipe.weight_decay_at(weight_bits)},
         {"params": others, "weight_decay": 0.0},

@@ -6,10 +6,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .errors import ManifestError, UsageError
 
+WeightScale = Literal["statistics", "learned"]
 _BITS = range(1, 9)
 _WEIGHT_ACT = re.compile(r"w([1-8])a([1-8])")
 
@@ -22,6 +23,8 @@ class QuantizationSpec:
     zero and uses at least 2). act_bits: activations that backbone convolutions read. state_bits: the same activations
     as NAS operations, projections and residuals read them; one quantizer serves both when they are equal.
     join_bits: both sides of an addition, signed. feature_bits: pooled features, which the classifier reads.
+    weight_scale: 'learned', scales that train with the weights (arXiv 1902.08153), or 'statistics', those of their mean
+    or largest magnitude, which is also what files without this key have.
     overrides: weight bits of single convolutions by their names in the network, such as 'cells.0.layers.1.main'.
     """
 
@@ -35,6 +38,7 @@ class QuantizationSpec:
     projection_weight_bits: int = 8
     head_weight_bits: int = 8
     feature_bits: int = 4
+    weight_scale: WeightScale = "statistics"
     overrides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,8 +51,16 @@ class QuantizationSpec:
             lowest = 2 if name == "join_bits" else _BITS.start  # signed: one bit has no positive value
             if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < _BITS.stop:
                 problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{_BITS.stop - 1}")
+        if self.weight_scale not in get_args(WeightScale):
+            choices = " or ".join(get_args(WeightScale))
+            problems.append(f"quantization.weight_scale: got {self.weight_scale!r}, expected {choices}")
         if problems:
             raise ManifestError(" | ".join(problems))
+
+    @property
+    def has_learned_weight_scales(self) -> bool:
+        """Say whether scales of weights train with them."""
+        return self.weight_scale == "learned"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

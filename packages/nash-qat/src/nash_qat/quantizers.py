@@ -1,14 +1,16 @@
 """Quantizers: the only file that knows Brevitas injection.
 
-Weights (O, I, kH, kW) have one scale an output channel and no zero point: narrow signed integers from 2 bits on (at 2
-bits the scale follows the mean magnitude, above the largest), +-mean|W| at 1 bit. Activations (B, C, H, W) have one
-learned scale a tensor, kept positive by its logarithm: unsigned behind a ReLU, signed on both sides of an addition.
+Weights (O, I, kH, kW) have one scale an output channel and no zero point. Where it follows the weights, they are narrow
+signed integers from 2 bits on (at 2 bits the scale follows the mean magnitude, above the largest) and +-mean|W| at 1
+bit; where it is learned, they are all signed integers of the bits, or plus or minus the scale. Activations (B, C, H, W)
+have one learned scale a tensor: unsigned behind a ReLU, signed on both sides of an addition. Learned scales are kept
+positive by their logarithms.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +36,10 @@ INPUT_SCALE = layers.INPUT_SCALE
 # Values before a quantizer are often whole multiples of another scale. A scale with a plain ratio to it would put its
 # rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
 _OFF_GRID = 1.0007
+_WEIGHT_STEPS = 64  # of a sixteenth of an octave: the scale may be a sixteenth of the largest weight's
+_BINS = 1 << 16
+_CHUNK = 1 << 22  # values a histogram: float32 counts exactly up to 1 << 24
+_SAMPLES = 1 << 16  # of a tensor, to find its scale
 
 
 class _MeanMagnitude(nn.Module):
@@ -129,8 +135,47 @@ class _Pixels(UintQuant, _PerTensor, ActQuantSolver):
     bit_width = 8
 
 
+class _LearnedWeightScale(ExtendedInjector):
+    scaling_impl_type = ScalingImplType.PARAMETER
+    restrict_scaling_type = RestrictValueType.LOG_FP
+    scaling_min_val = fused.MIN_SCALE
+    scaling_init = 1.0
+
+
+class _LearnedBinaryPerChannel(_Binary, _PerChannel, _LearnedWeightScale, WeightQuantSolver):
+    pass
+
+
+class _LearnedBinaryPerTensor(_Binary, _PerTensor, _LearnedWeightScale, WeightQuantSolver):
+    pass
+
+
+class _LearnedIntPerChannel(IntQuant, _PerChannel, _LearnedWeightScale, WeightQuantSolver):
+    pass
+
+
+class _LearnedIntPerTensor(IntQuant, _PerTensor, _LearnedWeightScale, WeightQuantSolver):
+    pass
+
+
+# by bits; None stands for the rest, whose classes take a bit width
+_Quantizers = dict[int | None, type[Any]]
+_PER_CHANNEL: _Quantizers = {1: _BinaryPerChannel, 2: _TernaryPerChannel, None: _IntPerChannel}
+_PER_TENSOR: _Quantizers = {1: _BinaryPerTensor, 2: _TernaryPerTensor, None: _IntPerTensor}
+_LEARNED_PER_CHANNEL: _Quantizers = {1: _LearnedBinaryPerChannel, None: _LearnedIntPerChannel}
+_LEARNED_PER_TENSOR: _Quantizers = {1: _LearnedBinaryPerTensor, None: _LearnedIntPerTensor}
+
+
 def conv(
-    in_channels: int, out_channels: int, kernel: int, *, bits: int, stride: int = 1, padding: int, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    bits: int,
+    has_learned_scale: bool = False,
+    stride: int = 1,
+    padding: int,
+    groups: int = 1,
 ) -> nn.Conv2d:
     """Return a convolution without bias whose weights have one scale an output channel."""
     return layers.Conv2d(
@@ -141,23 +186,26 @@ def conv(
         padding=padding,
         groups=groups,
         weight_bits=bits,
-        **_weight_quant(bits, {1: _BinaryPerChannel, 2: _TernaryPerChannel}.get(bits, _IntPerChannel)),
+        has_learned_scale=has_learned_scale,
+        **_weight_quant(bits, _LEARNED_PER_CHANNEL if has_learned_scale else _PER_CHANNEL),
     )
 
 
-def linear(in_features: int, out_features: int, *, bits: int) -> nn.Linear:
+def linear(in_features: int, out_features: int, *, bits: int, has_learned_scale: bool = False) -> nn.Linear:
     """Return a classifier without bias whose weights have one scale."""
     return layers.Linear(
         in_features,
         out_features,
         weight_bits=bits,
-        **_weight_quant(bits, {1: _BinaryPerTensor, 2: _TernaryPerTensor}.get(bits, _IntPerTensor)),
+        has_learned_scale=has_learned_scale,
+        **_weight_quant(bits, _LEARNED_PER_TENSOR if has_learned_scale else _PER_TENSOR),
     )
 
 
-def _weight_quant(bits: int, quantizer: type[Any]) -> dict[str, Any]:
-    fixed = bits <= 2  # these classes carry their own bit width
-    return {"weight_quant": quantizer} if fixed else {"weight_quant": quantizer, "weight_bit_width": bits}
+def _weight_quant(bits: int, quantizers: _Quantizers) -> dict[str, Any]:
+    if bits in quantizers:
+        return {"weight_quant": quantizers[bits]}
+    return {"weight_quant": quantizers[None], "weight_bit_width": bits}
 
 
 def pixels() -> nn.Module:
@@ -173,6 +221,11 @@ def relu(*, bits: int) -> nn.Module:
 def signed(*, bits: int) -> nn.Module:
     """Return a signed quantizer; called with several tensors it returns the sum of all, each quantized."""
     return layers.Signed(act_quant=_SignedAct, bits=bits)
+
+
+def is_scale(name: str) -> bool:
+    """Say whether a tensor of a network's state is a learned scale, by its name."""
+    return name.endswith("scaling_impl.value")
 
 
 def is_learned(module: nn.Module) -> bool:
@@ -194,22 +247,75 @@ def set_act_scale(quantizer: nn.Module, scale: float) -> None:
     quantizer.log2_threshold.fill_(log2_threshold.item())
 
 
-@torch.no_grad()
-def best_scale(values: Tensor, low: int, high: int) -> float:
-    """Return the scale of the integers low..high that quantizes `values` with the least square error.
+def has_learned_weight_scale(module: nn.Module) -> bool:
+    """Say whether a module's weights have a learned scale."""
+    return isinstance(module, layers.Conv2d | layers.Linear) and module.has_learned_scale
 
-    >>> round(best_scale(torch.arange(16.0), 0, 15), 2)
+
+@torch.no_grad()
+def fit_weight_scale(layer: nn.Module) -> None:
+    """Set the learned scales of a layer's weights to those of least square error."""
+    low, high = layer.levels
+    scales = best_weight_scales(layer.weight_rows(), low, high)
+    thresholds = (scales * max(high, -low)).clamp_min(fused.MIN_SCALE)
+    layer.log2_threshold.copy_(thresholds.log2().view_as(layer.log2_threshold))
+
+
+@torch.no_grad()
+def best_weight_scales(rows: Tensor, low: int, high: int) -> Tensor:
+    """Return the scale of every row (O, N) that quantizes it to low..high with the least square error, (O,) float64.
+
+    Plus or minus one (low = -1, high = 1 without zero, one bit) is best at the mean magnitude.
+
+    >>> best_weight_scales(torch.tensor([[-2.0, 1.0, 0.0, -4.0], [0.5, -0.5, 0.25, 0.75]]), -4, 3)
+    tensor([1.0000, 0.2500], dtype=torch.float64)
+    """
+    rows = rows.double()
+    if low == -high == -1:
+        return rows.abs().mean(1)
+    largest = rows.abs().amax(1, keepdim=True).clamp_min(fused.MIN_SCALE)
+    best, least = largest / high, torch.full_like(largest, torch.inf)
+    for step in range(_WEIGHT_STEPS):
+        scale = largest / high * 2 ** (-step / 16)
+        error = ((rows / scale).round_().clamp_(low, high).mul_(scale) - rows).square_().sum(1, keepdim=True)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    rounded = (rows / best).round_().clamp_(low, high)  # the best scale of these integers is a ratio of two products
+    squares = rounded.square().sum(1)
+    return torch.where(squares > 0, (rounded * rows).sum(1) / squares.clamp_min(1), best[:, 0])
+
+
+@torch.no_grad()
+def best_scale(terms: Sequence[Tensor], low: int, high: int) -> float:
+    """Return the scale of the integers low..high that quantizes all values of `terms` with the least square error.
+
+    The error is that of a histogram fine enough for eight bits: every value counts, wherever it lies.
+
+    >>> round(best_scale([torch.arange(8.0), torch.arange(8.0, 16.0)], 0, 15), 2)
     1.0
     """
-    values = values.detach().flatten().double()
-    if len(values) > 1 << 16:
-        values = values[:: len(values) // (1 << 16)]
-    largest = float(values.clamp(min=0).max()) if low == 0 else float(values.abs().max())
-    if largest == 0:
+    largest = max(float(term.amax() if low == 0 else term.abs().amax()) for term in terms)
+    if largest <= 0:
         return 1.0 / high
-    scales = [largest * step / 64 / high for step in range(8, 65)]
-    errors = [float(((values / s).round().clamp(low, high) * s - values).square().sum()) for s in scales]
-    return _OFF_GRID * scales[min(range(len(scales)), key=errors.__getitem__)]
+    values, counts = _histogram(terms, 0.0 if low == 0 else -largest, largest)
+
+    def error(scale: float) -> float:
+        return float(((values / scale).round_().clamp_(low, high).mul_(scale) - values).square_() @ counts)
+
+    coarse = min((largest / high * 2 ** (-step / 8) for step in range(48)), key=error)
+    return _OFF_GRID * min((coarse * 2 ** (step / 64) for step in range(-7, 8)), key=error)
+
+
+def _histogram(terms: Sequence[Tensor], lowest: float, largest: float) -> tuple[Tensor, Tensor]:
+    """Return the middles of the bins that are not empty, and how many values fall into each, both in float64."""
+    counts = torch.zeros(_BINS, dtype=torch.float64)
+    for term in terms:
+        is_rows = term.ndim == 4 and term.is_contiguous(memory_format=torch.channels_last)
+        flat = (term.detach().permute(0, 2, 3, 1) if is_rows else term.detach()).reshape(-1)
+        for chunk in flat.split(_CHUNK):
+            counts += torch.histc(chunk.float(), _BINS, lowest, largest).cpu()
+    width = (largest - lowest) / _BINS
+    (filled,) = counts.nonzero(as_tuple=True)
+    return lowest + (filled + 0.5).double() * width, counts[filled]
 
 
 def set_mode(network: nn.Module, mode: layers.Mode) -> None:
@@ -217,7 +323,7 @@ def set_mode(network: nn.Module, mode: layers.Mode) -> None:
     for module in network.modules():
         if hasattr(module, "mode"):
             module.mode = mode
-        if is_learned(module):
+        if is_learned(module) or has_learned_weight_scale(module):
             module.log2_threshold.requires_grad_(mode != "float")
 
 

@@ -94,6 +94,7 @@ class Trainer:
         self._golden = export.golden_candidates(inputs.test, seed=settings.seed)
         self._clock = time.monotonic()
         self._teacher: nn.Module | None = None
+        self._starts_trained = False  # with every weight of a network that was trained before
         if inputs.teacher is not None:
             self._teacher = inputs.teacher.module.to(world.device, memory_format=torch.channels_last)
         self.network = self._new_network()
@@ -192,6 +193,7 @@ class Trainer:
             weights.load_all(self.network, init)
             return
         num_taken, without = weights.warm_start(self.network, init)
+        self._starts_trained = not without
         if self._world.is_main:
             first = f", none for {without[0]} and others" if without else ""
             print(f"{init.path}: took {num_taken} of {num_taken + len(without)} tensors{first}", file=sys.stderr)
@@ -353,7 +355,8 @@ class Trainer:
         """Return the rate of the next step; each phase has its own schedule."""
         recipe, state, num_float = self._recipe, self.state, self._settings.float_epochs
         first, last = (num_float, self._settings.epochs) if state.is_calibrated else (0, num_float)
-        factor = recipe.fine_tuning_factor if state.is_calibrated and num_float else 1.0
+        is_fine_tuning = state.is_calibrated and (num_float > 0 or self._starts_trained)
+        factor = recipe.fine_tuning_factor if is_fine_tuning else 1.0
         step = 1 / len(self._starts)
         done = state.epoch - first + state.step * step
         return recipe.learning_rate * factor * optimize.rate(recipe, done, last - first, step=step)

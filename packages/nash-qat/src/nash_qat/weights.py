@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from . import manifest as manifests
-from . import pretrained
+from . import pretrained, quantizers
 from .errors import IntegrityError, UsageError
 from .genotype import Genotype
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 _NESTED = ("state_dict", "model")  # where a training script's checkpoint keeps its weights
-_SCALE = "scaling_impl.value"  # learned scales of activations, which float networks do not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +160,7 @@ def _weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in network.state_dict().items()
-        if tensor.is_floating_point() and not name.endswith(_SCALE)
+        if tensor.is_floating_point() and not quantizers.is_scale(name)  # float networks have none
     }
 
 
