@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nash_qat import genotype, manifest, presets, quantizers, recipe, runs, train, weights
+from nash_qat import genotype, manifest, presets, quantizers, recipe, runs, selection, train, weights
 from nash_qat.data import Split
 
 CASES = {"w8a2": 0, "w2a2": 200, "w3a3": 200}  # quantized steps behind the calibration
@@ -71,7 +71,7 @@ class Bench:
             float_epochs=self.float_epochs,
             seed=seed,
         )
-        inputs = train.Inputs(train=train_split, test=self.watched)
+        inputs = train.Inputs(train=train_split, validation=self.watched, test=self.test)
         return train.Trainer(self.genotype, settings, inputs, Path(tempfile.mkdtemp(dir=self.folder)))
 
     def float_weights(self, seed: int) -> weights.Weights:

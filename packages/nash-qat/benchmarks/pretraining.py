@@ -17,7 +17,7 @@ from pathlib import Path
 import folders
 import torch
 
-from nash_qat import genotype, manifest, presets, recipe, runs, train
+from nash_qat import genotype, manifest, presets, recipe, runs, selection, train
 
 # float share of the epochs, the quantized ones' share of the learning rate, distillation
 WAYS = {

@@ -24,7 +24,7 @@ from typing import Any
 import folders
 import torch
 
-from nash_qat import genotype, manifest, presets, recipe, runs, train, weights
+from nash_qat import genotype, manifest, presets, recipe, runs, selection, train, weights
 
 NUM_WATCHED = 1000
 
@@ -41,10 +41,11 @@ class Bench:
         order = folders.shuffled(whole)
         most = max(arguments.pictures)
         watched = folders.part(whole, order[most : most + NUM_WATCHED])
-        self.float_inputs, self.quantized_inputs = (
-            train.Inputs(train=folders.part(whole, order[:number]), test=watched) for number in arguments.pictures
-        )
         self.test = folders.load("test", self.genotype, arguments.data)
+        self.float_inputs, self.quantized_inputs = (
+            train.Inputs(train=folders.part(whole, order[:number]), validation=watched, test=self.test)
+            for number in arguments.pictures
+        )
 
     def _settings(self, spec: presets.QuantizationSpec, seed: int, epochs: int, float_epochs: int) -> runs.Settings:
         return runs.Settings(

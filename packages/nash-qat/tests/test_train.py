@@ -191,6 +191,15 @@ def test_every_feature_is_at_work(run_with_everything: Path) -> None:
     assert torch.equal(float_weights[name], teacher)
 
 
+def test_quantized_weights_decay_by_their_bits(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, weight_decay=0.1, weight_decay_by_bits={"4": 0.02, "2": 0.01})
+    trainer = setup.trainer(tmp_path / "run")
+    trainer.start(setup.path)
+    assert [group["weight_decay"] for group in trainer._optimizer.param_groups] == [0.1, 0.0]
+    trainer._begin_quantized()
+    assert [group["weight_decay"] for group in trainer._optimizer.param_groups] == [0.02, 0.0]
+
+
 def test_batch_in_parts_takes_less_at_a_time(tmp_path: Path) -> None:
     setup = Setup(tmp_path, epochs=1, float_fraction=0.0, accumulation=4)
     trainer, sizes = setup.trainer(tmp_path / "run"), []

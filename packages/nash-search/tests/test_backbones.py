@@ -28,6 +28,19 @@ def test_resnet34_has_its_published_shape() -> None:
     assert not any(layer.projection for cell in network.cells for layer in cell.layers[2:])
 
 
+@pytest.mark.parametrize(("name", "stages"), [("resnet18-tv", (2, 2, 2, 2)), ("resnet34-tv", (3, 4, 6, 3))])
+def test_torchvisions_resnets_project_only_where_they_shrink(name: str, stages: tuple[int, ...]) -> None:
+    network = backbones.build(name, input_size=224, num_classes=1000)
+    assert network.stem == genotype.Stem(channels=64, kernel=7, stride=2, max_pool=True)
+    layers = [layer for cell in network.cells for layer in cell.layers]
+    firsts, seconds = layers[::2], layers[1::2]
+    widths = [width for width, num_blocks in zip((64, 128, 256, 512), stages, strict=True) for _ in range(num_blocks)]
+    assert [layer.channels for layer in firsts] == [layer.channels for layer in seconds] == widths
+    shrinking = [width > 64 and width != before for before, width in zip([64, *widths], widths, strict=False)]
+    assert [layer.stride == 2 for layer in firsts] == [layer.projection for layer in seconds] == shrinking
+    assert all(layer.residual_from is not None for layer in seconds)
+
+
 def test_resnet8_projects_in_strided_cells_only() -> None:
     network = backbones.build("resnet8", width=8, input_size=16, num_classes=10)
     assert _cells(network) == [(2, 8, 1), (2, 16, 2), (2, 32, 2)]
@@ -69,6 +82,8 @@ VGG11_CONVS = 9_220_480 - 2_752  # torchvision's vgg11.features without the bias
             11_689_512 - 1000 + FIRST_PROJECTION,
         ),  # torchvision, without the bias of its classifier
         ("resnet34", 224, 1000, 21_797_672 - 1000 + FIRST_PROJECTION),
+        ("resnet18-tv", 224, 1000, 11_689_512 - 1000),
+        ("resnet34-tv", 224, 1000, 21_797_672 - 1000),
         ("resnet50", 224, 1000, 25_557_032 - 1000),
         ("resnet20", 32, 10, 269_722 - 10 + CIFAR_PROJECTIONS),  # "0.27M", "0.46M", "0.85M" of arXiv 1512.03385
         ("resnet32", 32, 10, 464_154 - 10 + CIFAR_PROJECTIONS),

@@ -54,18 +54,27 @@ def train(
     preset: Preset = None,
     quantization: Quantization = None,
     weight_scale: WeightScale = None,
-    recipe: Annotated[str, typer.Option(help="quick, paper, cifar, imagenet, or a JSON or TOML file.")] = "quick",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    recipe: Annotated[str, typer.Option(help="quick, paper, cifar, imagenet, lsq, or a JSON or TOML file.")] = "quick",
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Instead of the recipe's; 0 calibrates --init-weights alone.")
+    ] = None,
     float_epochs: Annotated[
         int | None, typer.Option(min=0, help="How many of them, the first, run without quantizers.")
     ] = None,
     distill: Annotated[bool, typer.Option("--distill", help="Imitate the float network, too.")] = False,
     teacher: Annotated[
-        Path | None, typer.Option(help="Float weights (safetensors) to imitate instead of the run's own.")
+        Path | None, typer.Option(help="Imitate this: float weights, a run's folder or a TorchScript file.")
+    ] = None,
+    teacher_genotype: Annotated[
+        Path | None, typer.Option(help="genotype.json of the teacher's weights, if it is another one.")
     ] = None,
     init_weights: Annotated[
-        Path | None, typer.Option(help="Start from these: a float network's or a supernet's (safetensors).")
+        Path | None, typer.Option(help="Start from these: a float network's, a supernet's or a torchvision ResNet's.")
     ] = None,
+    init_mean: Annotated[
+        str | None, typer.Option(help="Of the pixels a torchvision ResNet was trained on. [default: ImageNet's]")
+    ] = None,
+    init_std: Annotated[str | None, typer.Option(help="As --init-mean, for the standard deviation.")] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run convolutions in bfloat16 while training.")] = False,
     compile_steps: Annotated[
         bool, typer.Option("--compile", help="Compile training steps: minutes at first, then faster; needs g++.")
@@ -105,7 +114,10 @@ def train(
         float_epochs=float_epochs,
         distill=distill,
         teacher_path=teacher,
+        teacher_genotype_path=teacher_genotype,
         init_path=init_weights,
+        init_mean=init_mean,
+        init_std=init_std,
         bfloat16=bfloat16,
         compile_steps=compile_steps,
         val_fraction=val_fraction,

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from . import augment, board, calibrate, compiled, execute, presets, runs, splits, weights
+from . import augment, board, calibrate, compiled, execute, presets, pretrained, runs, splits, weights
 from . import evaluate as evaluation
 from . import export as exports
 from . import genotype as genotypes
 from . import manifest as manifests
 from . import recipe as recipes
+from . import teacher as teachers
 from . import train as training
 from . import world as worlds
 from .errors import ManifestError, UsageError
@@ -36,7 +37,10 @@ def train(
     float_epochs: int | None,
     distill: bool,
     teacher_path: Path | None,
+    teacher_genotype_path: Path | None,
     init_path: Path | None,
+    init_mean: str | None,
+    init_std: str | None,
     bfloat16: bool,
     compile_steps: bool,
     val_fraction: float | None,
@@ -51,20 +55,30 @@ def train(
     spec = _spec(preset, quantization_path, weight_scale)
     plan = recipes.load(recipe)
     genotype = genotypes.load(genotype_path)
-    num_epochs = epochs or plan.epochs
+    num_epochs = plan.epochs if epochs is None else epochs
     num_float_epochs = _num_float_epochs(plan, num_epochs, float_epochs)
-    if (distill or teacher_path is not None) and plan.distill_weight == 0:
-        plan = dataclasses.replace(plan, distill_weight=_DISTILL_WEIGHT)
+    has_teacher = distill or teacher_path is not None
+    plan = _with_teacher(plan, has_teacher, num_epochs)
     if plan.distill_weight > 0 and teacher_path is None and num_float_epochs == 0:
         raise UsageError(
             "--distill: got no float epochs, expected some as the teacher; pass --float-epochs or --teacher"
         )
+    if teacher_genotype_path is not None and teacher_path is None:
+        raise UsageError("--teacher-genotype: got no --teacher beside it, expected its weights; pass both")
+    if init_path is None:
+        _refuse_random_start(plan, recipe, num_epochs, num_float_epochs)
     if bfloat16:
         plan = dataclasses.replace(plan, precision="bfloat16")
     augment.check(plan.augmentation_of(dataset))
     if tensorboard:
         board.check()
-    init, teacher = (None if path is None else weights.read(path, genotype) for path in (init_path, teacher_path))
+    init, teacher = None, None
+    normalization = _normalization(init_mean, init_std, init_path)
+    if init_path is not None:
+        init = weights.read(init_path, genotype, normalization=normalization)
+    if teacher_path is not None:
+        teacher = teachers.read(teacher_path, genotype, genotype_path=teacher_genotype_path)
+    folded = None if init is None else init.normalization
     settings = runs.Settings(
         genotype_sha256=manifests.file_sha256(genotype_path),
         quantization=spec,
@@ -76,7 +90,10 @@ def train(
         seed=seed,
         num_processes=worlds.num_processes(),
         init_weights_sha256=None if init is None else init.sha256,
+        init_mean=None if folded is None else list(folded.mean),
+        init_std=None if folded is None else list(folded.std),
         teacher_sha256=None if teacher is None else teacher.sha256,
+        teacher_genotype_sha256=None if teacher is None else teacher.genotype_sha256,
         skip_broken=skip_broken,
         val_fraction=val_fraction,
         is_compiled=compile_steps,
@@ -107,9 +124,47 @@ def train(
 def _num_float_epochs(plan: recipes.Recipe, num_epochs: int, asked: int | None) -> int:
     if asked is None:
         return plan.num_float_epochs(num_epochs)
-    if asked >= num_epochs:
+    if asked >= max(num_epochs, 1):
         raise UsageError(f"--float-epochs: got {asked}, expected fewer than the {num_epochs} epochs of the run")
     return asked
+
+
+def _with_teacher(plan: recipes.Recipe, has_teacher: bool, num_epochs: int) -> recipes.Recipe:
+    """Return the recipe with a share of the teacher in the loss, if there is one and an epoch to learn from it."""
+    if num_epochs == 0:
+        if has_teacher:
+            raise UsageError("--epochs: got 0, expected at least 1 with --teacher or --distill; leave those out")
+        return dataclasses.replace(plan, distill_weight=0.0)
+    if has_teacher and plan.distill_weight == 0:
+        return dataclasses.replace(plan, distill_weight=_DISTILL_WEIGHT)
+    return plan
+
+
+def _refuse_random_start(plan: recipes.Recipe, name: str, num_epochs: int, num_float_epochs: int) -> None:
+    if num_epochs == 0:
+        raise UsageError("--epochs: got 0, expected at least 1 without trained weights; pass --init-weights FILE")
+    if plan.needs_float_start and num_float_epochs == 0:
+        raise UsageError(
+            f"--recipe {name}: got no trained weights, expected some to start from (needs_float_start); pass "
+            "--init-weights FILE, or --float-epochs N with as many --epochs more"
+        )
+
+
+def _normalization(mean: str | None, std: str | None, path: Path | None) -> pretrained.Normalization | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None or path is None:
+        raise UsageError(
+            "--init-mean: expected --init-weights and --init-std beside it; pass all three, or --init-weights alone"
+        )
+    return pretrained.Normalization(mean=_numbers("--init-mean", mean), std=_numbers("--init-std", std))
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option}: got '{text}', expected numbers with commas between, as in 0.5,0.5,0.5") from error
 
 
 def export(

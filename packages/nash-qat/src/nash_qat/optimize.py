@@ -13,14 +13,17 @@ from .recipe import Recipe
 _CYCLE_RISE, _CYCLE_START, _CYCLE_END = 0.3, 1 / 25, 1 / 25e4  # those of torch's OneCycleLR
 
 
-def optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer; weights decay, scales and batch normalization do not."""
+def optimizer(network: nn.Module, recipe: Recipe, *, weight_bits: int | None = None) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer; weights decay, scales and batch normalization do not.
+
+    weight_bits: of the backbone in quantized epochs, None in float ones.
+    """
     weights, others = [], []
     for name, parameter in network.named_parameters():
         decays = parameter.ndim > 1 and not quantizers.is_scale(name)
         (weights if decays else others).append(parameter)
     groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": weights, "weight_decay": recipe.weight_decay_at(weight_bits)},
         {"params": others, "weight_decay": 0.0},
     ]
     match recipe.optimizer:

@@ -6,7 +6,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -47,7 +47,9 @@ class Recipe:
     parts of a batch that run one after the other, to save memory. schedule: 'step' multiplies the learning rate by
     step_factor every step_epochs, 'cosine' lets it fall to zero, 'one_cycle' rises to it before (arXiv 1708.07120),
     in each of the two phases, after a linear warm-up of warmup_epochs. fine_tuning_factor: times the learning rate,
-    in quantized epochs that start from trained weights: after float ones, or with --init-weights. momentum: of sgd.
+    in quantized epochs that start from trained weights: after float ones, or with --init-weights. needs_float_start:
+    refuse quantized epochs that do not. weight_decay_by_bits: in place of weight_decay in quantized epochs, for
+    backbone weights of so many bits ('1' to '8'). momentum: of sgd.
     ema_decay: of the exponential average of all weights, which is what is evaluated and exported. mixup, cutmix:
     alpha of their beta distributions (arXiv 1710.09412, 1905.04899), 0 for none; with both, every batch has one of
     the two. distill_weight: share of the teacher's soft labels in the loss, at distill_temperature (arXiv
@@ -59,6 +61,7 @@ class Recipe:
 
     epochs: int
     float_fraction: float
+    needs_float_start: bool = False
     batch_size: int
     accumulation: int = 1
     optimizer: Optimizer = "adam"
@@ -70,6 +73,7 @@ class Recipe:
     step_factor: float | None = None
     warmup_epochs: float = 0.0
     weight_decay: float
+    weight_decay_by_bits: dict[str, float] = field(default_factory=dict)
     gradient_clip: float | None = None
     label_smoothing: float
     ema_decay: float | None = None
@@ -89,7 +93,11 @@ class Recipe:
 
     def num_float_epochs(self, epochs: int) -> int:
         """Return how many of `epochs` run without quantizers; at least one runs with them."""
-        return min(round(epochs * self.float_fraction), epochs - 1)
+        return max(min(round(epochs * self.float_fraction), epochs - 1), 0)
+
+    def weight_decay_at(self, weight_bits: int | None) -> float:
+        """Return the weight decay of quantized epochs with backbone weights of so many bits, of float ones for None."""
+        return self.weight_decay_by_bits.get(str(weight_bits), self.weight_decay)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -100,6 +108,7 @@ class Recipe:
 _BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "epochs": (int, 1, None, False),
     "float_fraction": (float, 0, 1, False),
+    "needs_float_start": (bool, 0, 1, False),
     "batch_size": (int, 2, None, False),
     "accumulation": (int, 1, None, False),
     "momentum": (float, 0, 1, False),
@@ -120,6 +129,7 @@ _BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "statistics_batches": (int, 0, None, False),
     "checkpoint_steps": (int, 1, None, False),
 }
+_BITS = tuple(str(bits) for bits in range(1, 9))
 _AUGMENTATION_BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "flip": (bool, 0, 1, False),
     "shift": (float, 0, 1, False),
@@ -135,7 +145,7 @@ _CHOICES = {
 
 
 def load(name: str) -> Recipe:
-    """Return a shipped recipe ('quick', 'paper', 'cifar', 'imagenet') or the one of a JSON or TOML file.
+    """Return a shipped recipe ('quick', 'paper', 'cifar', 'imagenet', 'lsq') or the one of a JSON or TOML file.
 
     Raises:
         UsageError: no such recipe.
@@ -171,9 +181,10 @@ def parse(values: Any, *, where: str) -> Recipe:
     """
     if not isinstance(values, Mapping):
         raise ManifestError(f"{where}: got {type(values).__name__}, expected an object; mend the recipe")
-    known = [field.name for field in fields(Recipe)]
+    known = [entry.name for entry in fields(Recipe)]
     problems = [f"{key}: unknown field{_did_you_mean(key, known)}" for key in values if key not in known]
-    required = [field.name for field in fields(Recipe) if field.default is MISSING]
+    optional = {entry.name for entry in fields(Recipe) if {entry.default, entry.default_factory} != {MISSING}}
+    required = [name for name in known if name not in optional]
     problems += [f"{key}: missing" for key in required if key not in values]
     problems += _out_of_bounds("", values, _BOUNDS)
     for key, choices in _CHOICES.items():
@@ -182,6 +193,7 @@ def parse(values: Any, *, where: str) -> Recipe:
     if values.get("schedule") == "step" and None in (values.get("step_epochs"), values.get("step_factor")):
         problems.append("schedule: got step, expected step_epochs and step_factor beside it")
     problems += _augmentation_problems(values.get("augmentation"))
+    problems += _decay_problems(values.get("weight_decay_by_bits", {}))
     if problems:
         raise ManifestError(f"{where}: {' | '.join(problems)}; mend the recipe")
     augmentation = {dataset: Augmentation(**entry) for dataset, entry in values["augmentation"].items()}
@@ -191,16 +203,28 @@ def parse(values: Any, *, where: str) -> Recipe:
 def _augmentation_problems(augmentation: Any) -> list[str]:
     if not isinstance(augmentation, Mapping) or "default" not in augmentation:
         return ["augmentation: expected an object with the key 'default'"]
-    known = [field.name for field in fields(Augmentation)]
+    known = [entry.name for entry in fields(Augmentation)]
     problems = []
-    for dataset, entry in augmentation.items():
+    for dataset, settings in augmentation.items():
         where = f"augmentation.{dataset}"
-        if not isinstance(entry, Mapping):
-            problems.append(f"{where}: got {type(entry).__name__}, expected an object")
+        if not isinstance(settings, Mapping):
+            problems.append(f"{where}: got {type(settings).__name__}, expected an object")
             continue
-        problems += [f"{where}.{key}: unknown field{_did_you_mean(key, known)}" for key in entry if key not in known]
-        problems += _out_of_bounds(f"{where}.", entry, _AUGMENTATION_BOUNDS)
+        problems += [f"{where}.{key}: unknown field{_did_you_mean(key, known)}" for key in settings if key not in known]
+        problems += _out_of_bounds(f"{where}.", settings, _AUGMENTATION_BOUNDS)
     return problems
+
+
+def _decay_problems(decays: Any) -> list[str]:
+    where = "weight_decay_by_bits"
+    if not isinstance(decays, Mapping):
+        return [f"{where}: got {type(decays).__name__}, expected an object of decays by weight bits"]
+    problems = [
+        f"{where}.{bits}: unknown bits{_did_you_mean(bits, list(_BITS))}, expected one of {', '.join(_BITS)}"
+        for bits in decays
+        if bits not in _BITS
+    ]
+    return problems + _out_of_bounds(f"{where}.", decays, dict.fromkeys(_BITS, _BOUNDS["weight_decay"]))
 
 
 def _out_of_bounds(

@@ -35,10 +35,18 @@ class Settings:
     seed: int
     num_processes: int = 1
     init_weights_sha256: str | None = None
+    init_mean: list[float] | None = None
+    init_std: list[float] | None = None
     teacher_sha256: str | None = None
+    teacher_genotype_sha256: str | None = None
     skip_broken: bool = False
     is_compiled: bool = False
     val_fraction: float | None = None
+
+    @property
+    def starts_in_float(self) -> bool:
+        """Say whether the network runs without quantizers first: in float epochs, or to be calibrated without any."""
+        return self.float_epochs > 0 or self.epochs == 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -111,8 +119,11 @@ def training_record(settings: dict[str, Any], state: RunState, selection: Select
         "seed": settings["seed"],
         "num_processes": settings["num_processes"],
         "init_weights_sha256": settings["init_weights_sha256"],
+        "init_mean": settings.get("init_mean"),
+        "init_std": settings.get("init_std"),
         "teacher_sha256": settings["teacher_sha256"],
         "is_compiled": settings.get("is_compiled", False),
+        "teacher_genotype_sha256": settings.get("teacher_genotype_sha256"),
         "seconds": round(state.seconds, 1),
         "selection": selection.to_dict(),
         "data": state.data,

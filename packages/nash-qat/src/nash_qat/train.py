@@ -23,9 +23,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import ahead, board, calibrate, checkpoint, compiled, evaluate, export, interrupt, optimize, quantizers, weights
+from . import (
+    ahead,
+    board,
+    calibrate,
+    checkpoint,
+    compiled,
+    evaluate,
+    export,
+    interrupt,
+    optimize,
+    pretrained,
+    quantizers,
+    weights,
+)
 from . import loss as losses
 from . import manifest as manifests
+from . import teacher as teachers
 from .average import Average
 from .errors import Interrupted, OutputError
 from .genotype import Genotype
@@ -57,7 +71,7 @@ class Inputs(Splits):
     """What a run reads: its data, and weights from files."""
 
     init: weights.Weights | None = None
-    teacher: weights.Weights | None = None
+    teacher: teachers.Teacher | None = None
 
 
 class Trainer:
@@ -84,9 +98,7 @@ class Trainer:
         self._teacher: nn.Module | None = None
         self._starts_trained = False  # with every weight of a network that was trained before
         if inputs.teacher is not None:
-            teacher = self._new_network()
-            weights.load_all(teacher, inputs.teacher)
-            self._set_teacher(teacher)
+            self._teacher = inputs.teacher.module.to(world.device, memory_format=torch.channels_last)
         self.network = self._new_network()
         if inputs.init is not None:
             self._warm_start(inputs.init)
@@ -104,6 +116,7 @@ class Trainer:
                 raise OutputError(f"{out}: already holds a training run; pass --resume to go on, or another --out")
             with manifests.atomic_path(out / GENOTYPE) as temporary:
                 shutil.copyfile(genotype_path, temporary)
+        self._carry_bias()
         self._save()
         self._world.wait()
 
@@ -149,6 +162,8 @@ class Trainer:
                 self._train_epoch(progress, request)
                 self._stop_if(request)
         if not state.is_trained:
+            if not state.is_calibrated:  # there are no epochs
+                self._begin_quantized()
             if self._average is not None:
                 self._average.copy_to(self.network)
             self._measure_statistics()
@@ -193,18 +208,31 @@ class Trainer:
         self._teacher = teacher.eval().requires_grad_(False)
 
     def _warm_start(self, init: weights.Weights) -> None:
+        if self._settings.epochs == 0:
+            weights.load_all(self.network, init)
+            return
         num_taken, without = weights.warm_start(self.network, init)
         self._starts_trained = not without
         if self._world.is_main:
             first = f", none for {without[0]} and others" if without else ""
             print(f"{init.path}: took {num_taken} of {num_taken + len(without)} tensors{first}", file=sys.stderr)
 
+    def _carry_bias(self) -> None:
+        """Let the classifier's weights stand for the bias of a network of torchvision, if they are that network's."""
+        bias = None if self._inputs.init is None else self._inputs.init.classifier_bias
+        if bias is None or len(bias) != self._genotype.num_classes:
+            return
+        pictures = self._training_pictures(self._recipe.calibration_pictures)
+        pretrained.carry_bias(self.network, bias, calibrate.to_input(pictures))
+        self._begin_phase()
+
     def _begin_phase(self) -> None:
         """Make what belongs to the float epochs, or to the quantized ones."""
-        is_float = self._settings.float_epochs > 0 and not self.state.is_calibrated
+        is_float = self._settings.starts_in_float and not self.state.is_calibrated
         quantizers.set_mode(self.network, "float" if is_float else "fused")
         self._parameters = list(self.network.parameters())  # a table, as finding them takes longer than clipping
-        self._optimizer = optimize.optimizer(self.network, self._recipe)
+        weight_bits = None if is_float else self._settings.quantization.weight_bits
+        self._optimizer = optimize.optimizer(self.network, self._recipe, weight_bits=weight_bits)
         decay = self._recipe.ema_decay
         self._average = None if decay is None else Average(self.network, decay)
         self._wrapped = self._world.wrapped(
@@ -212,7 +240,7 @@ class Trainer:
         )
 
     def _begin_quantized(self) -> None:
-        if self._settings.float_epochs:
+        if self._settings.starts_in_float:
             if self._average is not None:
                 self._average.copy_to(self.network)
             self._keep_float_network()

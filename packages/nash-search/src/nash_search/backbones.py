@@ -5,6 +5,7 @@ grow with the square of its layers. Classifiers have no bias, as in every networ
 from the networks as they were published:
 
 - resnet18, resnet34: the first block of the first cell has a 1x1 projection, as in the paper (arXiv 2403.01845).
+- resnet18-tv, resnet34-tv: the identity there, as in torchvision and arXiv 1512.03385, so that published weights fit.
 - resnet20, resnet32, resnet56 (arXiv 1512.03385, CIFAR): strided blocks project their residual ("option B") where the
   authors' CIFAR networks drop pixels and pad channels with zeros.
 - resnet50: the stride is on the 3x3 convolution of a bottleneck ("v1.5", torchvision's), not on the first 1x1.
@@ -97,6 +98,24 @@ BACKBONES: dict[str, BackbonePlan] = {
     "resnet34": BackbonePlan(
         cells=(
             CellPlan(BASIC, 3, 1, projects=True),
+            CellPlan(BASIC, 2, 2, 2, projects=True),
+            CellPlan(BASIC, 2, 2),
+            CellPlan(BASIC, 3, 4, 2, projects=True),
+            CellPlan(BASIC, 3, 4),
+            CellPlan(BASIC, 3, 8, 2, projects=True),
+        )
+    ),
+    "resnet18-tv": BackbonePlan(
+        cells=(
+            CellPlan(BASIC, 2, 1),
+            CellPlan(BASIC, 2, 2, 2, projects=True),
+            CellPlan(BASIC, 2, 4, 2, projects=True),
+            CellPlan(BASIC, 2, 8, 2, projects=True),
+        )
+    ),
+    "resnet34-tv": BackbonePlan(
+        cells=(
+            CellPlan(BASIC, 3, 1),
             CellPlan(BASIC, 2, 2, 2, projects=True),
             CellPlan(BASIC, 2, 2),
             CellPlan(BASIC, 3, 4, 2, projects=True),
