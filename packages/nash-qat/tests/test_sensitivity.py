@@ -208,6 +208,7 @@ def test_command_line(run: Callable[..., Any], trained: Path, tmp_path: Path) ->
     assert "cells.1.layers.0.main: 2 bit " in outcome.err
     assert outcome.json == manifest.load(tmp_path / "s.json", "sensitivity")
     assert [each["bits"] for each in outcome.json["tensors"][0]["measured"]] == [2, 3, 8]
+    assert outcome.json["data"]["split"] == "train (held out)"
     assert run("schema", "sensitivity").json == manifest.schema("sensitivity")
     wrong = run("sensitivity", trained, "--bits", 2, 9, *common)
     assert (wrong.code, "--bits: got 9, expected 1..8" in wrong.err) == (2, True)

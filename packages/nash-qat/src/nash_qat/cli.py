@@ -186,10 +186,10 @@ def evaluate(
 def sensitivity(
     run: Annotated[Path, typer.Argument(help="Folder of a training run, or its model.json.")],
     out: Annotated[Path, typer.Option(help="File to write: sensitivity.json.")],
-    dataset: Annotated[str | None, typer.Option(help="Its training pictures are used. [default: the run's]")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Of its validation pictures. [default: the run's]")] = None,
     data: Data = None,
     bits: Annotated[list[int], typer.Option(help="Bit widths to try, several numbers.")] = [2, 3, 4, 8],  # noqa: B006
-    pictures: Annotated[int, typer.Option(min=1, help="How many training pictures to measure on.")] = 512,
+    pictures: Annotated[int, typer.Option(min=1, help="How many pictures to measure on, at most.")] = 512,
     skip_broken: SkipBroken = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Draws the pictures.")] = 0,

@@ -224,14 +224,15 @@ def sensitivity(
     question = measuring.Question(bits=tuple(sorted(set(bits))), num_pictures=num_pictures, seed=seed)
     run = measuring.TrainedRun.read(source)
     genotype = run.network.genotype
-    split = evaluation.load_split(
+    parts = splits.load(
         dataset or run.settings["dataset"],
-        "train",
         genotype.input_shape,
         genotype.num_classes,
         data_dir,
+        val_fraction=run.settings["val_fraction"],
         skip_broken=skip_broken,
     )
+    split = parts.train if parts.validation is None else parts.validation
     with worlds.joined(device) as world:
         result = measuring.Sensitivity(run, question, split, out, device=world.device).run(resume=resume)
     data, base = result["data"], result["base"]

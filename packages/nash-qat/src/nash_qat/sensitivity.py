@@ -2,7 +2,8 @@
 
 Every tensor is measured at every bit width by itself, with all others as the run has them: weights are quantized by
 their own rule, learned scales of weights and those of activations are found anew by least square error, nothing is
-trained. What is measured is the cross-entropy and the accuracy on training pictures: test pictures stay unseen.
+trained. What is measured is the cross-entropy and the accuracy on the run's validation split, or on its training split
+if it held nothing out: test pictures stay unseen.
 Shapes: pictures (B, C, H, W) uint8, logits (B, K).
 """
 
@@ -39,7 +40,7 @@ _PARTIAL = ".partial"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What to measure: which bits, on how many training pictures, drawn by which seed."""
+    """What to measure: which bits, on how many pictures, drawn by which seed."""
 
     bits: tuple[int, ...]
     num_pictures: int
