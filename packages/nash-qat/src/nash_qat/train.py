@@ -128,8 +128,8 @@ class Trainer:
             UsageError: it has other settings, or its data has changed.
         """
         saved = checkpoint.load(self._out / CHECKPOINT)
-        before = {**saved.state["settings"], "data": saved.state["run"]["data"]}
-        refuse_other_settings(before, {**self._settings.to_dict(), "data": self.state.data}, self._out)
+        refuse_other_settings(saved.state["settings"], self._settings.to_dict(), self._out)
+        refuse_other_settings({"data": saved.state["run"]["data"]}, {"data": self.state.data}, self._out)
         if self._world.is_main:
             sweep(self._out)
         self.network.load_state_dict(saved.part("network"))
