@@ -120,7 +120,7 @@ def test_weights_in_the_file_are_multiples_of_their_scale(tmp_path: Path) -> Non
 
 
 def test_manifest_describes_the_files(tmp_path: Path) -> None:
-    _, model = _exported(networks.NASH, "v3", tmp_path)
+    network, model = _exported(networks.NASH, "v3", tmp_path)
     path = tmp_path / "out" / "model.json"
     manifest.save(path, model, "model")
     loaded = manifest.load(path, "model")
@@ -129,7 +129,7 @@ def test_manifest_describes_the_files(tmp_path: Path) -> None:
     assert loaded["genotype"]["copy"] == json.loads((tmp_path / "genotype.json").read_text())
     assert loaded["genotype"]["sha256"] == loaded["inputs"][0]["sha256"]
     assert loaded["input"]["shape"] == [1, 1, 8, 8]
-    assert loaded["quantization"] == preset("v3").to_dict()
+    assert loaded["quantization"] == preset("v3").to_dict() | {"resolved": network.bits}
     assert loaded["accuracy"] is None
     assert loaded["training"] is None
     assert loaded["onnx"]["agreement"]["exact_error"] < 1e-9

@@ -93,6 +93,7 @@ def test_statistics_of_an_earlier_best_are_measured_with_its_weights(
     trainer = _run(setup, tmp_path / "run")
     network = Network(setup.genotype, setup.settings.quantization)
     selection.load_best(tmp_path / "run" / runs.BEST, network)
+    network.to(memory_format=torch.channels_last)  # as it was measured: another layout's noise may flip a value
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     pictures = trainer._training_pictures(setup.settings.recipe.statistics_batches * 64)
     calibrate.estimate_statistics(network, pictures.split(64))

@@ -52,6 +52,12 @@ class Settings:
         """Return the JSON form."""
         return asdict(self)
 
+    @staticmethod
+    def completed(saved: dict[str, Any]) -> dict[str, Any]:
+        """Return saved settings with the defaults of those that an older release did not know."""
+        defaults = {entry.name: entry.default for entry in fields(Settings) if entry.default is not MISSING}
+        return defaults | saved
+
 
 @dataclass(kw_only=True)
 class RunState:
@@ -91,8 +97,7 @@ def refuse_other_settings(saved: dict[str, Any], asked: dict[str, Any], out: Pat
     Raises:
         UsageError: they differ; every differing key is named with both values.
     """
-    defaults = {entry.name: entry.default for entry in fields(Settings) if entry.default is not MISSING}
-    before, now = _flat(defaults | saved), _flat(asked)  # a run of an older release lacks later settings
+    before, now = _flat(saved), _flat(asked)
     differences = [
         f"{key}: got {now.get(key)!r}, expected {before.get(key)!r} as the run has"
         for key in sorted(before.keys() | now.keys())

@@ -128,7 +128,7 @@ class Trainer:
             UsageError: it has other settings, or its data has changed.
         """
         saved = checkpoint.load(self._out / CHECKPOINT)
-        refuse_other_settings(saved.state["settings"], self._settings.to_dict(), self._out)
+        refuse_other_settings(Settings.completed(saved.state["settings"]), self._settings.to_dict(), self._out)
         refuse_other_settings({"data": saved.state["run"]["data"]}, {"data": self.state.data}, self._out)
         if self._world.is_main:
             sweep(self._out)
@@ -183,7 +183,7 @@ class Trainer:
     def _measure(self, onnx_path: Path) -> None:
         """Measure the exported network, the best epoch's and that of the float epochs on the test split."""
         state, test = self.state, self._inputs.test
-        is_float = self._settings.float_epochs > 0
+        is_float = self._settings.starts_in_float
         floats = float_top1(self._out / FLOAT, self._new_network(), test, self._world.device) if is_float else None
 
         def accuracy_of(path: Path) -> dict[str, Any]:
