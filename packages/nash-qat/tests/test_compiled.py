@@ -159,9 +159,10 @@ def test_run_of_an_older_release_goes_on(tmp_path: Path) -> None:
     saved = checkpoint.load(tmp_path / "run" / runs.CHECKPOINT)
     asked = setup.settings.to_dict()
     del saved.state["settings"]["is_compiled"]
-    runs.refuse_other_settings(saved.state["settings"], asked, tmp_path)
+    before = runs.Settings.completed(saved.state["settings"])
+    runs.refuse_other_settings(before, asked, tmp_path)
     with pytest.raises(UsageError, match="is_compiled: got True, expected False as the run has"):
-        runs.refuse_other_settings(saved.state["settings"], {**asked, "is_compiled": True}, tmp_path)
+        runs.refuse_other_settings(before, {**asked, "is_compiled": True}, tmp_path)
 
 
 def test_missing_compiler_is_met_before_the_run(

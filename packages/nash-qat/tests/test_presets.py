@@ -12,6 +12,7 @@ def test_weight_act_preset_sets_both_everywhere() -> None:
     assert (spec.weight_bits, spec.nas_weight_bits, spec.act_bits, spec.state_bits) == (3, 3, 2, 2)
     assert (spec.join_bits, spec.stem_weight_bits, spec.feature_bits) == (8, 8, 4)
     assert preset("w8a8").feature_bits == 8
+    assert spec.has_learned_weight_scales
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,7 @@ def test_variants_have_the_papers_bits(name: str, bits: tuple[int, ...]) -> None
     spec = preset(name)
     assert (spec.weight_bits, spec.nas_weight_bits, spec.act_bits, spec.state_bits) == bits
     assert spec.feature_bits == 4
+    assert spec.weight_scale == "statistics"  # as the reference
 
 
 def test_unknown_preset_gets_a_hint() -> None:

@@ -108,6 +108,11 @@ def test_teacher_must_come_from_somewhere(
     refused = run(*common, "--float-epochs", 0, "--distill")
     assert refused.code == 2
     assert "pass --float-epochs or --teacher" in refused.err
+    own = recipe_path.with_name("distills.json")
+    own.write_text(json.dumps({**json.loads(recipe_path.read_text()), "distill_weight": 0.5, "epochs": 1}))
+    without = run("train", nash_path, "--recipe", own, "--float-epochs", 0, "--out", tmp_path / "b")
+    assert without.code == 0, without.err
+    assert manifest.load(tmp_path / "b" / "model.json", "model")["training"]["settings"]["distill_weight"] == 0
     assert run(*common, "--float-epochs", 2).code == 2
     (tmp_path / "t.safetensors").write_bytes(b"")
     assert run(*common, "--teacher", tmp_path / "t.safetensors").code == 4

@@ -58,11 +58,12 @@ def train(
     num_epochs = plan.epochs if epochs is None else epochs
     num_float_epochs = _num_float_epochs(plan, num_epochs, float_epochs)
     has_teacher = distill or teacher_path is not None
-    plan = _with_teacher(plan, has_teacher, num_epochs)
-    if plan.distill_weight > 0 and teacher_path is None and num_float_epochs == 0:
+    can_learn = teacher_path is not None or num_float_epochs > 0
+    if distill and not can_learn and num_epochs > 0:
         raise UsageError(
             "--distill: got no float epochs, expected some as the teacher; pass --float-epochs or --teacher"
         )
+    plan = _with_teacher(plan, has_teacher, can_learn, num_epochs)
     if teacher_genotype_path is not None and teacher_path is None:
         raise UsageError("--teacher-genotype: got no --teacher beside it, expected its weights; pass both")
     if init_path is None:
@@ -129,11 +130,11 @@ def _num_float_epochs(plan: recipes.Recipe, num_epochs: int, asked: int | None) 
     return asked
 
 
-def _with_teacher(plan: recipes.Recipe, has_teacher: bool, num_epochs: int) -> recipes.Recipe:
+def _with_teacher(plan: recipes.Recipe, has_teacher: bool, can_learn: bool, num_epochs: int) -> recipes.Recipe:
     """Return the recipe with a share of the teacher in the loss, if there is one and an epoch to learn from it."""
-    if num_epochs == 0:
-        if has_teacher:
-            raise UsageError("--epochs: got 0, expected at least 1 with --teacher or --distill; leave those out")
+    if num_epochs == 0 and has_teacher:
+        raise UsageError("--epochs: got 0, expected at least 1 with --teacher or --distill; leave those out")
+    if num_epochs == 0 or not can_learn:
         return dataclasses.replace(plan, distill_weight=0.0)
     if has_teacher and plan.distill_weight == 0:
         return dataclasses.replace(plan, distill_weight=_DISTILL_WEIGHT)

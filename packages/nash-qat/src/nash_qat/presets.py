@@ -104,6 +104,7 @@ def preset(name: str) -> QuantizationSpec:
             act_bits=act_bits,
             state_bits=act_bits,
             feature_bits=max(4, act_bits),
+            weight_scale="learned",
         )
     if name not in _VARIANTS:
         close = difflib.get_close_matches(name, [*_VARIANTS, "w4a4"], n=1)

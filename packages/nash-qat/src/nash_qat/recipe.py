@@ -49,11 +49,11 @@ class Recipe:
     in each of the two phases, after a linear warm-up of warmup_epochs. fine_tuning_factor: times the learning rate,
     in quantized epochs that start from trained weights: after float ones, or with --init-weights. needs_float_start:
     refuse quantized epochs that do not. weight_decay_by_bits: in place of weight_decay in quantized epochs, for
-    backbone weights of so many bits ('1' to '8'). momentum: of sgd.
-    ema_decay: of the exponential average of all weights, which is what is evaluated and exported. mixup, cutmix:
-    alpha of their beta distributions (arXiv 1710.09412, 1905.04899), 0 for none; with both, every batch has one of
-    the two. distill_weight: share of the teacher's soft labels in the loss, at distill_temperature (arXiv
-    1503.02531). precision: of convolutions in training; quantizers and evaluations are float32. calibration_pictures:
+    backbone weights of so many bits ('1' to '8'). momentum: of sgd. ema_decay: of the exponential average of all
+    weights, which is what is evaluated and exported. mixup, cutmix: alpha of their beta distributions (arXiv
+    1710.09412, 1905.04899), 0 for none; with both, every batch has one of the two. distill_weight: share of the
+    teacher's soft labels in the loss, at distill_temperature (arXiv 1503.02531), where a run has float epochs or
+    --teacher. precision: of convolutions in training; quantizers and evaluations are float32. calibration_pictures:
     to set the first activation scales. statistics_batches: to measure batch normalization anew at the end.
     checkpoint_steps: between checkpoints, besides the end of every epoch. augmentation: by dataset, 'default' for
     those that are not named.
