@@ -345,6 +345,7 @@ def test_options_are_frozen():
             "--json",
             "--no-size-fifos",
             "--size-fifos",
+            "--trace",
             "--trials",
             "hw_dir",
         ],

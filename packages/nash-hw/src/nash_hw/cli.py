@@ -55,8 +55,10 @@ def build(
         typer.Option(help="Fold to the fastest design within this part of each resource (0.7 if neither is given)."),
     ] = None,
     until: Annotated[
-        Literal["estimate", "hdl", "bitfile"],
-        typer.Option(help="How far to go: hdl writes the RTL that needs no Vivado, bitfile FINN's build folder."),
+        Literal["estimate", "hdl", "simulate", "bitfile"],
+        typer.Option(
+            help="How far to go: hdl writes the RTL that needs no Vivado, simulate runs it too, bitfile FINN's build folder."
+        ),
     ] = "estimate",
     num_fpgas: Annotated[int, typer.Option(help="How many boards to lay the network out on; several Alveos.")] = 1,
     resume: Annotated[
@@ -127,6 +129,9 @@ def simulate(
         bool, typer.Option("--size-fifos/--no-size-fifos", help="Search FIFO depths, or keep those that are written.")
     ] = True,
     trials: Annotated[int, typer.Option(help="How many simulations the search for fewer FIFO bits may take.")] = 200,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write the waveforms of all streams over two frames, simulation/trace.fst.")
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="The folder of compiled layers, which builds share; the user's cache if not given."),
@@ -142,7 +147,14 @@ def simulate(
 
     given = {} if cache is None else {"cache": cache}
     config = SimulateConfig(
-        folder=hw_dir, frames=frames, golden=golden, size_fifos=size_fifos, trials=trials, jobs=jobs, **given
+        folder=hw_dir,
+        frames=frames,
+        golden=golden,
+        size_fifos=size_fifos,
+        trials=trials,
+        trace=trace,
+        jobs=jobs,
+        **given,
     )
     result = simulate_accelerator(config)
     print_result(result, "\n".join(_simulated_text(result, hw_dir)), as_json=as_json)
@@ -224,6 +236,8 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         lines += _hdl_text(result["hdl"], out)
     if "devices" in result:
         lines += _devices_text(result)
+    if "simulated" in result:
+        lines += _simulated_text(result, out)[:-1]
     if result["measured"] is not None:
         lines += _measured_text(result, out)
     elif "finn" in result:

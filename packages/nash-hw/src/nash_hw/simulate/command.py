@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,24 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from .. import manifest
 from ..errors import OutputError, UsageError, VerificationError
 from ..finn_env import contained_finn
+from ..model import Model
 from ..output import move_in
 from ..progress import Steps
-from . import describe
+from . import describe, finn_fifos
 from .compiler import Compiler, default_cache
 from .deadlock import told
 from .design import Design, read_design
 from .frames import expected_integers, golden_pictures, random_pictures
 from .run import Pace, Result, Simulation
 from .sizing import Sizer, Sizes
+from .timeline import timeline
 from .tools import Tools, find_tools
 
 WORK = ".simulate"
 FILES = "simulation"
 _STALL, _BUBBLE = 30, 30  # percent of cycles
 _MAX_FRAMES = 40
+_TRACED_FRAMES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,6 @@ class SimulateConfig:
     size_fifos: bool = True
     trials: int = 200
     trace: bool = False
-    out: Path | None = None
     cache: Path = field(default_factory=default_cache)
     jobs: int | None = None
     quiet: bool = False
@@ -172,16 +177,36 @@ class _Simulate:
             shutil.rmtree(staged, ignore_errors=True)
             (staged / FILES).mkdir(parents=True)
             describe.write_streams(staged / FILES / "streams.csv", simulated)
+            (staged / FILES / "timeline.svg").write_text(timeline(simulated), "utf-8")
+            if tracer is not None:
+                pace = Pace(frames=_TRACED_FRAMES, max_frames=_TRACED_FRAMES)
+                simulation.trace(simulated.depths, pace, tracer, staged / FILES / "trace.fst")
             content = dict(simulated.design.manifest)
             content["simulated"] = describe.manifest_entry(simulated)
-            content["artifacts"] = [one for one in content["artifacts"] if one["role"] != "simulation"]
-            content["artifacts"] += [
-                manifest.artifact_record(path, staged, "simulation") for path in sorted((staged / FILES).iterdir())
-            ]
+            roles = {f"{FILES}/{path.name}": "simulation" for path in sorted((staged / FILES).iterdir())}
+            if simulated.sizes is not None:
+                roles |= self._write_depths(staged, content)
+            kept = [one for one in content["artifacts"] if one["role"] not in ("simulation", *roles.values())]
+            made = [manifest.artifact_record(staged / name, staged, role) for name, role in roles.items()]
+            content["artifacts"] = kept + made
             manifest.save(staged / "hardware.json", content, "hardware")
-            move_in(staged, folder, [FILES, "hardware.json"])
+            move_in(staged, folder, [*dict.fromkeys(Path(name).parts[0] for name in roles), "hardware.json"])
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written ({error.strerror}); hardware.json is as it was") from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return content
+
+    def _write_depths(self, staged: Path, content: dict[str, Any]) -> dict[str, str]:
+        """Write the FIFO depths where FINN reads them; return the role of each file."""
+        path = self._config.folder / "hardware.json"
+        record = next(one for one in content["artifacts"] if one["role"] == "folding")
+        folding = json.loads(manifest.resolve(path, record["path"], record["sha256"]).read_bytes())
+        fifos = content["simulated"]["fifos"]
+        model = Model(onnx.load(str(self._config.folder / "dataflow.onnx")))
+        for name, values in (
+            ("folding.json", finn_fifos.with_depths(folding, fifos)),
+            (finn_fifos.FILE, finn_fifos.finn_fifo_config(model, fifos, content["fpga_part"])),
+        ):
+            (staged / name).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        return {"folding.json": "folding", finn_fifos.FILE: "fifos"}

@@ -95,7 +95,16 @@ def read_design(folder: Path) -> Design:
     if "hdl" not in content:
         raise UsageError(f"{path}: has no RTL to simulate; build it with --until hdl")
     graph = _checked(path, content)
-    return _Designer(content, Model(onnx.load(str(graph))), folder / HDL_FOLDER).design()
+    return make_design(content, Model(onnx.load(str(graph))), folder / HDL_FOLDER)
+
+
+def make_design(content: dict[str, Any], model: Model, hdl: Path) -> Design:
+    """Return the design of a folded model whose sources lie in `hdl`; `content` is its hardware.json.
+
+    Raises:
+        UnsupportedError: there is no model of a layer.
+    """
+    return _Designer(content, model, hdl).design()
 
 
 def _checked(path: Path, content: Mapping[str, Any]) -> Path:

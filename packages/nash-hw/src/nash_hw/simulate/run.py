@@ -103,14 +103,7 @@ class Simulation:
         (self._folder / "inputs").write_bytes(to_words(design, pictures))
         (self._folder / "netlist").write_text(self._netlist(), "utf-8")
 
-    def run(
-        self,
-        depths: Sequence[int | None],
-        pace: Pace,
-        tell: Callable[[int], None] = lambda _: None,
-        *,
-        trace: Path | None = None,
-    ) -> Result:
+    def run(self, depths: Sequence[int | None], pace: Pace, tell: Callable[[int], None] = lambda _: None) -> Result:
         """Simulate with a FIFO of so many words in each stream, at least 2; None: without bound.
 
         `tell` hears how many frames have come out.
@@ -118,27 +111,39 @@ class Simulation:
         Raises:
             ToolchainError: the simulation does not run.
         """
-        lines = [*pace.lines(), f"inputs {self._folder / 'inputs'}", f"patience {self._patience}", *self._fifos(depths)]
+        lines = self._lines(depths, pace)
         kept = self._folder / "runs" / f"{self._key(lines)}.json"
-        if trace is not None:
-            lines += [f"trace {trace.resolve()}", "trace_cycles 18446744073709551615"]
-        elif kept.exists():
+        if kept.exists():
             return self._result(json.loads(kept.read_bytes()))
         self.num_runs += 1
         with atomic_path(kept) as path:
-            description, outputs = path.with_suffix(".run"), path.with_suffix(".out")
-            description.write_text("\n".join(lines) + "\n", "utf-8")
-            try:
-                self._call(
-                    [str(self._kernel), str(self._folder / "netlist"), *map(str, (description, outputs, path))], tell
-                )
-                raw = json.loads(path.read_bytes())
-                raw |= self._compared(outputs.read_bytes())
-            finally:
-                for file in (description, outputs):
-                    file.unlink(missing_ok=True)
+            raw = self._simulated(self._kernel, lines, path, tell)
             path.write_text(json.dumps(raw), "utf-8")
         return self._result(raw)
+
+    def trace(self, depths: Sequence[int | None], pace: Pace, kernel: Path, path: Path) -> None:
+        """Simulate with the kernel that writes waveforms, and write them.
+
+        Raises:
+            ToolchainError: the simulation does not run.
+        """
+        lines = [*self._lines(depths, pace), f"trace {path.resolve()}"]
+        self._simulated(kernel, lines, self._folder / "trace.json", lambda _: None)
+        (self._folder / "trace.json").unlink()
+
+    def _lines(self, depths: Sequence[int | None], pace: Pace) -> list[str]:
+        return [*pace.lines(), f"inputs {self._folder / 'inputs'}", f"patience {self._patience}", *self._fifos(depths)]
+
+    def _simulated(self, kernel: Path, lines: list[str], path: Path, tell: Callable[[int], None]) -> dict[str, Any]:
+        """Run a kernel, which writes to `path`; return what it tells, with the integers compared."""
+        description, outputs = path.with_suffix(".run"), path.with_suffix(".out")
+        description.write_text("\n".join(lines) + "\n", "utf-8")
+        try:
+            self._call([str(kernel), str(self._folder / "netlist"), *map(str, (description, outputs, path))], tell)
+            return json.loads(path.read_bytes()) | self._compared(outputs.read_bytes())
+        finally:
+            for file in (description, outputs):
+                file.unlink(missing_ok=True)
 
     @cached_property
     def _patience(self) -> int:

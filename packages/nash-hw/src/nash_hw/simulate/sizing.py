@@ -8,6 +8,7 @@ until those are found that must not. The pace is kept if the steady state repeat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ from .run import Pace, Result, Simulation
 
 HOLDS_ANYWAY = 5  # words that a FIFO of the smallest depth holds
 _TOLERANCE = 16  # a depth is found when it is known to a part of so many
-_SLACK = 1.0002  # by which the pace is slower than an interval that is not exact
-_FRAMES = 3
+_FRAMES, _MAX_FRAMES = 3, 12  # of a trial
+_MAX_PACES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,11 @@ class Sizer:
         """Return a run with FIFOs without bound in its steady state at the best pace."""
         none = [None] * len(self._design.streams)
         self._every = every
-        for _ in range(4):
-            result = self._run(none, Pace(frames=_FRAMES, max_frames=12, every=self._every))
+        for _ in range(_MAX_PACES):
+            result = self._run(none, Pace(frames=_FRAMES, max_frames=_MAX_FRAMES, every=self._every))
             if result.period and result.interval == self._every:
                 return result
-            back_to_back = self._run(none, Pace(frames=12, max_frames=12))
-            self._every = int(max(back_to_back.interval, self._every) * _SLACK) + 1
+            self._every = max(math.ceil(result.interval), self._every + 1)
         raise VerificationError(f"simulation: no steady state at {self._every} cycles a frame; report this as a bug")
 
     def _run(self, depths: Sequence[int | None], pace: Pace) -> Result:
@@ -97,7 +97,7 @@ class Sizer:
         return result
 
     def _holds(self, depths: Sequence[int]) -> bool:
-        result = self._simulation.run(depths, Pace(frames=_FRAMES, max_frames=12, every=self._every))
+        result = self._simulation.run(depths, Pace(frames=_FRAMES, max_frames=_MAX_FRAMES, every=self._every))
         return not result.is_stuck and bool(result.period) and result.interval == self._every and result.is_exact
 
     def _is_open(self, i: int) -> bool:

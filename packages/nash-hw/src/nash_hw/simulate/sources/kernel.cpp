@@ -21,7 +21,6 @@ using namespace nash;
 
 struct Run {
     uint64_t frames = 1, max_frames = 1, every = 0, patience = 100000, stall = 0, bubble = 0, seed = 1, careful = 0;
-    uint64_t trace_cycles = 0;
     std::string inputs, trace;
     std::map<int, std::pair<Style, unsigned>> fifos;
 };
@@ -44,8 +43,7 @@ static Run read_run(const char* path) {
     Run run;
     std::map<std::string, uint64_t*> numbers = {
         {"frames", &run.frames}, {"max_frames", &run.max_frames}, {"every", &run.every}, {"patience", &run.patience},
-        {"stall", &run.stall}, {"bubble", &run.bubble}, {"seed", &run.seed}, {"careful", &run.careful},
-        {"trace_cycles", &run.trace_cycles}};
+        {"stall", &run.stall}, {"bubble", &run.bubble}, {"seed", &run.seed}, {"careful", &run.careful}};
     std::ifstream file(path);
     for (std::string line; std::getline(file, line);) {
         std::istringstream words(line);
@@ -157,7 +155,7 @@ class Bench {
             offer();
             accelerator_.settle();
 #ifdef NASH_TRACE
-            if (trace && accelerator_.cycle < run_.trace_cycles) trace->sample(accelerator_);
+            if (trace) trace->sample(accelerator_);
 #endif
             const uint8_t* word = accelerator_.streams[from_].to.data;
             take(word);
