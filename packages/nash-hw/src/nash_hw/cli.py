@@ -57,7 +57,7 @@ def build(
     until: Annotated[
         Literal["estimate", "hdl", "simulate", "bitfile"],
         typer.Option(
-            help="How far to go: hdl writes the RTL that needs no Vivado, simulate runs it too, bitfile FINN's build folder."
+            help="How far to go: hdl writes RTL that needs no Vivado, simulate runs it, bitfile writes FINN's folder."
         ),
     ] = "estimate",
     num_fpgas: Annotated[int, typer.Option(help="How many boards to lay the network out on; several Alveos.")] = 1,
