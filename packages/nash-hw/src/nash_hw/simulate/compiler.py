@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -23,7 +25,10 @@ from .tools import Tools
 
 _KERNEL = ("kernel.cpp", "accelerator.h", "fifo.h", "module.h")
 _TRACE = ("trace.h", "lz4.h", "zlib.h")
+_RUNTIME = ("verilated", "verilated_threads")
 _OPTIMIZATION = "-O1"
+_WORK = ".work-"
+_STALE_SECONDS = 24 * 3600
 _CXX = ("-std=c++17", "-fPIC", "-pthread", "-DVL_TIME_CONTEXT", "-DVL_IGNORE_UNKNOWN_ARCH")
 _VERILATE = (
     *("--cc", "-sv", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--no-timing"),
@@ -57,6 +62,9 @@ class Compiler:
             self._cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self._cache}: cannot be written ({error.strerror}); choose another --cache") from error
+        for folder in self._cache.glob(f"{_WORK}*"):  # of compilations that were killed
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,14 +107,24 @@ class Compiler:
         texts = {name: source_text(name) for name in names}
         path = self._path(f"kernel{'-trace' if trace else ''}-", texts.values())
         if not path.exists():
+            runtime = [str(self._runtime(name)) for name in _RUNTIME]
             with self._work() as folder:
                 _write(folder, texts)
-                include = self._tools.root / "include"
-                sources = ["kernel.cpp", *(str(include / name) for name in ("verilated.cpp", "verilated_threads.cpp"))]
                 options = ["-O2", "-rdynamic", *(("-DNASH_TRACE",) if trace else ()), "-I.", *self._includes()]
-                command = [self._tools.compiler, *_CXX, *options, *sources, "-o", "kernel", "-ldl"]
+                command = [self._tools.compiler, *_CXX, *options, "kernel.cpp", *runtime, "-o", "kernel", "-ldl"]
                 self._run(command, folder, "the simulation's kernel")
                 os.replace(folder / "kernel", path)
+        return path
+
+    def _runtime(self, name: str) -> Path:
+        """Return a part of Verilator's own code, which both kernels have in them."""
+        path = self._path(f"{name}.o", [name])
+        if not path.exists():
+            with self._work() as folder:
+                source = str(self._tools.root / "include" / f"{name}.cpp")
+                options = [*_CXX, _OPTIMIZATION, "-c", *self._includes(), source, "-o", "runtime.o"]
+                self._run([self._tools.compiler, *options], folder, "Verilator's runtime")
+                os.replace(folder / "runtime.o", path)
         return path
 
     def _path(self, name: str, parts: Iterable[str]) -> Path:
@@ -121,7 +139,7 @@ class Compiler:
         return self._cache / f"{stem}{digest.hexdigest()[:24]}{dot}{suffix}"
 
     def _work(self) -> tempfile.TemporaryDirectory[str]:
-        return _Folder(prefix=".work-", dir=self._cache, ignore_cleanup_errors=True)
+        return _Folder(prefix=_WORK, dir=self._cache, ignore_cleanup_errors=True)
 
     def _includes(self) -> list[str]:
         include = self._tools.root / "include"
