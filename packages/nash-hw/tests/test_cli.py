@@ -344,6 +344,7 @@ def test_options_are_frozen():
             "--jobs",
             "--json",
             "--no-size-fifos",
+            "--out",
             "--size-fifos",
             "--trace",
             "--trials",

@@ -92,6 +92,20 @@ def test_again_it_is_the_same_and_takes_no_run(run, simulated, compiled_layers, 
     assert json.loads((out / "hardware.json").read_text()) == result
 
 
+def test_out_gets_a_build_of_its_own(run, simulated, compiled_layers, tmp_path):  # noqa: F811
+    folder, result = simulated
+    options = ("--golden", MODEL / "golden.npz", "--frames", 3, "--trials", 4, "--cache", compiled_layers)
+    code, _, stderr = run("simulate", folder, *options, "--out", tmp_path / "new")
+    assert code == 0, stderr
+    assert json.loads((tmp_path / "new" / "hardware.json").read_text()) == result
+    assert not (tmp_path / "new" / ".simulate").exists()
+    for artifact in result["artifacts"]:
+        manifest.resolve(tmp_path / "new" / "hardware.json", artifact["path"], artifact["sha256"])
+    code, _, stderr = run("simulate", folder, *options, "--out", tmp_path / "new")
+    assert code == 10
+    assert "is there already; choose another --out" in stderr
+
+
 def test_bitfile_goes_on_with_the_depths(simulated, tmp_path):
     import shutil
 

@@ -120,6 +120,9 @@ def collect(
 @app.command()
 def simulate(
     hw_dir: Annotated[Path, typer.Argument(metavar="HW_DIR", help="The --out of a build with --until hdl.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the build with what is found; HW_DIR itself if not given.")
+    ] = None,
     frames: Annotated[int, typer.Option(help="How many frames to compare back to back, at least.")] = 8,
     golden: Annotated[
         Path | None,
@@ -148,6 +151,7 @@ def simulate(
     given = {} if cache is None else {"cache": cache}
     config = SimulateConfig(
         folder=hw_dir,
+        out=out,
         frames=frames,
         golden=golden,
         size_fifos=size_fifos,
@@ -157,7 +161,7 @@ def simulate(
         **given,
     )
     result = simulate_accelerator(config)
-    print_result(result, "\n".join(_simulated_text(result, hw_dir)), as_json=as_json)
+    print_result(result, "\n".join(_simulated_text(result, out or hw_dir)), as_json=as_json)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from .. import manifest
 from ..errors import OutputError, UsageError, VerificationError
 from ..finn_env import contained_finn
 from ..model import Model
+from ..output import WORK as STEPS
 from ..output import move_in
 from ..progress import Steps
 from . import describe, finn_fifos
@@ -37,9 +38,10 @@ _TRACED_FRAMES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
-    """How to simulate; `folder` is the --out of a build."""
+    """How to simulate; `folder` is the --out of a build, which is changed, or copied to `out` if that is given."""
 
     folder: Path
+    out: Path | None = None
     frames: int = 8
     golden: Path | None = None
     size_fifos: bool = True
@@ -68,6 +70,8 @@ def simulate(config: SimulateConfig) -> dict[str, Any]:
         NashError: of the kind that tells what is wrong; then hardware.json is as it was.
     """
     tools = find_tools()
+    if config.out is not None and config.out.exists():
+        raise OutputError(f"{config.out}: is there already; choose another --out")
     names = ["start FINN", "read", "execute in Python", "compile", "as written"]
     names += ["size FIFOs"] if config.size_fifos else []
     names += ["back to back", "under back-pressure", "write"]
@@ -171,7 +175,7 @@ class _Simulate:
         return result
 
     def _write(self, simulated: describe.Simulated, simulation: Simulation, tracer: Path | None) -> dict[str, Any]:
-        folder = self._config.folder
+        folder, out = self._config.folder, self._config.out or self._config.folder
         staged = folder / WORK / "new"
         try:
             shutil.rmtree(staged, ignore_errors=True)
@@ -190,9 +194,11 @@ class _Simulate:
             made = [manifest.artifact_record(staged / name, staged, role) for name, role in roles.items()]
             content["artifacts"] = kept + made
             manifest.save(staged / "hardware.json", content, "hardware")
-            move_in(staged, folder, [*dict.fromkeys(Path(name).parts[0] for name in roles), "hardware.json"])
+            if out != folder:
+                shutil.copytree(folder, out, ignore=shutil.ignore_patterns(WORK, STEPS))
+            move_in(staged, out, [*dict.fromkeys(Path(name).parts[0] for name in roles), "hardware.json"])
         except OSError as error:
-            raise OutputError(f"{folder}: cannot be written ({error.strerror}); hardware.json is as it was") from error
+            raise OutputError(f"{out}: cannot be written ({error.strerror}); {folder} is as it was") from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return content
