@@ -175,33 +175,42 @@ class _Simulate:
         return result
 
     def _write(self, simulated: describe.Simulated, simulation: Simulation, tracer: Path | None) -> dict[str, Any]:
+        """Write into the build's folder, or into a copy of it that is removed if it cannot be finished."""
         folder, out = self._config.folder, self._config.out or self._config.folder
-        staged = folder / WORK / "new"
+        staged = out / WORK / "new"
         try:
-            shutil.rmtree(staged, ignore_errors=True)
-            (staged / FILES).mkdir(parents=True)
-            describe.write_streams(staged / FILES / "streams.csv", simulated)
-            (staged / FILES / "timeline.svg").write_text(timeline(simulated), "utf-8")
-            if tracer is not None:
-                pace = Pace(frames=_TRACED_FRAMES, max_frames=_TRACED_FRAMES)
-                simulation.trace(simulated.depths, pace, tracer, staged / FILES / "trace.fst")
-            content = dict(simulated.design.manifest)
-            content["simulated"] = describe.manifest_entry(simulated)
-            roles = {f"{FILES}/{path.name}": "simulation" for path in sorted((staged / FILES).iterdir())}
-            if simulated.sizes is not None:
-                roles |= self._write_depths(staged, content)
-            kept = [one for one in content["artifacts"] if one["role"] not in ("simulation", *roles.values())]
-            made = [manifest.artifact_record(staged / name, staged, role) for name, role in roles.items()]
-            content["artifacts"] = kept + made
-            manifest.save(staged / "hardware.json", content, "hardware")
             if out != folder:
                 shutil.copytree(folder, out, ignore=shutil.ignore_patterns(WORK, STEPS))
-            move_in(staged, out, [*dict.fromkeys(Path(name).parts[0] for name in roles), "hardware.json"])
-        except OSError as error:
-            raise OutputError(f"{out}: cannot be written ({error.strerror}); {folder} is as it was") from error
-        finally:
             shutil.rmtree(staged, ignore_errors=True)
+            (staged / FILES).mkdir(parents=True)
+            content, names = self._write_files(staged, simulated, simulation, tracer)
+            move_in(staged, out, names)
+        except BaseException as error:
+            shutil.rmtree(staged if out == folder else out, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise OutputError(f"{out}: cannot be written ({error.strerror}); {folder} is as it was") from error
+            raise
+        shutil.rmtree(staged if out == folder else out / WORK, ignore_errors=True)
         return content
+
+    def _write_files(
+        self, staged: Path, simulated: describe.Simulated, simulation: Simulation, tracer: Path | None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Write all files to a folder; return the manifest and what to move, in this order."""
+        describe.write_streams(staged / FILES / "streams.csv", simulated)
+        (staged / FILES / "timeline.svg").write_text(timeline(simulated), "utf-8")
+        if tracer is not None:
+            pace = Pace(frames=_TRACED_FRAMES, max_frames=_TRACED_FRAMES)
+            simulation.trace(simulated.depths, pace, tracer, staged / FILES / "trace.fst")
+        content = {**simulated.design.manifest, "simulated": describe.manifest_entry(simulated)}
+        roles = {f"{FILES}/{path.name}": "simulation" for path in sorted((staged / FILES).iterdir())}
+        if simulated.sizes is not None:
+            roles |= self._write_depths(staged, content)
+        kept = [one for one in content["artifacts"] if one["role"] not in ("simulation", *roles.values())]
+        made = [manifest.artifact_record(staged / name, staged, role) for name, role in roles.items()]
+        content["artifacts"] = kept + made
+        manifest.save(staged / "hardware.json", content, "hardware")
+        return content, [*dict.fromkeys(Path(name).parts[0] for name in roles), "hardware.json"]
 
     def _write_depths(self, staged: Path, content: dict[str, Any]) -> dict[str, str]:
         """Write the FIFO depths where FINN reads them; return the role of each file."""
