@@ -106,6 +106,16 @@ def test_out_gets_a_build_of_its_own(run, simulated, compiled_layers, tmp_path):
     assert "is there already; choose another --out" in stderr
 
 
+def test_depths_that_were_found_stay_without_sizing(run, simulated, compiled_layers, tmp_path):  # noqa: F811
+    folder, result = simulated
+    options = ("--golden", MODEL / "golden.npz", "--frames", 3, "--no-size-fifos", "--cache", compiled_layers)
+    code, _, stderr = run("simulate", folder, *options, "--out", tmp_path / "new")
+    assert code == 0, stderr
+    again = json.loads((tmp_path / "new" / "hardware.json").read_text())
+    assert again["simulated"]["fifos"] == result["simulated"]["fifos"]
+    assert (tmp_path / "new" / "fifos.json").read_bytes() == (folder / "fifos.json").read_bytes()
+
+
 def test_bitfile_goes_on_with_the_depths(simulated, tmp_path):
     import shutil
 

@@ -103,7 +103,7 @@ class _Simulate:
             )
         except OSError as error:
             raise OutputError(f"{work}: cannot be written ({error.strerror}); free some space") from error
-        depths = [stream.depth for stream in design.streams]
+        depths, kept = [stream.depth for stream in design.streams], describe.simulated_depths(design)
         with steps.step("as written"):
             written = self._try(simulation, "as written", depths, Pace(frames=3, max_frames=_MAX_FRAMES))
         sizes = None
@@ -111,6 +111,8 @@ class _Simulate:
             with steps.step("size FIFOs"):
                 sizes = self._size(simulation)
             depths = list(sizes.depths)
+        elif kept is not None:
+            depths = list(kept)
         elif written.is_stuck:
             raise VerificationError(f"{config.folder}: {told(design, written, depths)}; simulate with --size-fifos")
         checks = self._checks(simulation, depths)
@@ -122,6 +124,7 @@ class _Simulate:
                     written=written,
                     sizes=sizes,
                     depths=tuple(depths),
+                    are_depths_simulated=sizes is not None or kept is not None,
                     checks=checks,
                     pictures="golden" if is_golden else "random",
                 ),
@@ -204,7 +207,7 @@ class _Simulate:
             simulation.trace(simulated.depths, pace, tracer, staged / FILES / "trace.fst")
         content = {**simulated.design.manifest, "simulated": describe.manifest_entry(simulated)}
         roles = {f"{FILES}/{path.name}": "simulation" for path in sorted((staged / FILES).iterdir())}
-        if simulated.sizes is not None:
+        if simulated.are_depths_simulated:
             roles |= self._write_depths(staged, content)
         kept = [one for one in content["artifacts"] if one["role"] not in ("simulation", *roles.values())]
         made = [manifest.artifact_record(staged / name, staged, role) for name, role in roles.items()]

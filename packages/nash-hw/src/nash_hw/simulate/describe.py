@@ -22,6 +22,7 @@ class Simulated:
     written: Result  # with the FIFOs as the build wrote them
     sizes: Sizes | None
     depths: tuple[int, ...]  # one a stream, as they are now
+    are_depths_simulated: bool
     checks: dict[str, Result]
     pictures: str
 
@@ -29,6 +30,14 @@ class Simulated:
     def main(self) -> Result:
         """The run the figures are of."""
         return self.checks["back to back"]
+
+
+def simulated_depths(design: Design) -> tuple[int, ...] | None:
+    """Return the depths that an earlier simulation found, one a stream; None if there was none."""
+    fifos = (design.manifest.get("simulated") or {}).get("fifos", ())
+    found = {(one["consumer"], one["input"]): one["depth"] for one in fifos if one["origin"] == "simulated"}
+    keys = [(stream.consumer, stream.port) for stream in design.streams]
+    return tuple(found[key] for key in keys) if set(keys) == set(found) else None
 
 
 def manifest_entry(simulated: Simulated) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def _fifo(simulated: Simulated, i: int) -> dict[str, Any]:
         "width_bits": stream.bits,
         "depth": simulated.depths[i],
         "fill": simulated.main.raw["streams"][stream.hop]["peak"],
-        "origin": "written" if simulated.sizes is None else "simulated",
+        "origin": "simulated" if simulated.are_depths_simulated else "written",
     }
 
 
