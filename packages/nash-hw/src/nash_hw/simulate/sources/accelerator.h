@@ -151,7 +151,7 @@ class Accelerator {
         }
     }
 
-    // Say of each layer what it does in this cycle.
+    // Say of each layer what it does in this cycle. Some are ready for a word only when it is there: those sleep.
     void watch() {
         const size_t at = cycle / bucket;
         for (auto& layer : layers) {
@@ -163,7 +163,7 @@ class Accelerator {
             }
             for (int i : layer->in) {
                 has_moved |= streams[i].pops;
-                wants |= *streams[i].to.ready && !*streams[i].to.valid;
+                wants |= (*streams[i].to.ready || layer->is_asleep) && !*streams[i].to.valid;
             }
             if (activity == BUSY && !has_moved && wants) activity = WAITS;
             layer->cycles[activity]++;
