@@ -65,7 +65,9 @@ def test_short_cuts_of_the_kernel_change_nothing(simulations):
     simulation = simulations("residual")
     paces = [Pace(frames=2, max_frames=2, stall=20, bubble=20, is_careful=careful) for careful in (False, True)]
     fast, careful = (simulation.run(unbounded(simulation), pace) for pace in paces)
-    assert fast.raw == careful.raw
+    assert (fast.begins, fast.ends, fast.is_exact) == (careful.begins, careful.ends, careful.is_exact)
+    for key in ("pushed", "popped", "peak", "held", "blocked", "first", "last"):
+        assert [state[key] for state in fast.raw["streams"]] == [state[key] for state in careful.raw["streams"]]
 
 
 def test_small_fifos_lock_the_join_and_it_is_named(simulations):

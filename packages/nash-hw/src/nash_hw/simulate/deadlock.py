@@ -20,7 +20,10 @@ class Wait:
 
 
 def waits(design: Design, result: Result) -> Iterator[Wait]:
-    """Yield all waits at the end of a run, those for room before those for words."""
+    """Yield all waits at the end of a run that stands still, those for room before those for words.
+
+    There a layer waits for every stream that has no word, ready for one or not: some are only when it is there.
+    """
     states = result.raw["streams"]
     for number, (hop, state) in enumerate(zip(design.hops, states, strict=True)):
         if state["is_full"]:

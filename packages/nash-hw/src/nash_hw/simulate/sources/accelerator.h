@@ -94,7 +94,7 @@ class Accelerator {
             s.pushes = *s.from.valid && *s.from.ready;
             s.pops = *s.to.valid && *s.to.ready;
             s.blocked += *s.from.valid && !*s.from.ready;
-            s.starved += *s.to.ready && !*s.to.valid;
+            s.starved += lacks(s);
             if (s.pushes) s.pushed++;
             if (s.pops) {
                 if (!s.popped) s.first = cycle;
@@ -115,6 +115,8 @@ class Accelerator {
     }
 
   private:
+    // Whether the reader of a stream could go on with a word; some are ready for one only when it is there: those sleep.
+    bool lacks(const Stream& s) const { return !*s.to.valid && (*s.to.ready || layers[s.target]->is_asleep); }
     static bool follows_within(const Layer& layer) { return !layer.module->is_registered || !layer.pins.clk_before; }
     static void touch(Layer& layer) {
         layer.is_touched = true;
@@ -151,7 +153,7 @@ class Accelerator {
         }
     }
 
-    // Say of each layer what it does in this cycle. Some are ready for a word only when it is there: those sleep.
+    // Say of each layer what it does in this cycle.
     void watch() {
         const size_t at = cycle / bucket;
         for (auto& layer : layers) {
@@ -163,7 +165,7 @@ class Accelerator {
             }
             for (int i : layer->in) {
                 has_moved |= streams[i].pops;
-                wants |= (*streams[i].to.ready || layer->is_asleep) && !*streams[i].to.valid;
+                wants |= lacks(streams[i]);
             }
             if (activity == BUSY && !has_moved && wants) activity = WAITS;
             layer->cycles[activity]++;

@@ -259,7 +259,7 @@ static void write_result(const char* path, const Accelerator& accelerator, const
                 "\"starved\": %llu, \"first\": %llu, \"last\": %llu, \"is_full\": %s, \"is_empty\": %s}",
                 i ? ",\n" : "", s.peak, s.fifo.held(), number(s.pushed), number(s.popped), number(s.blocked),
                 number(s.starved), number(s.first), number(s.last),
-                *s.from.valid && !*s.from.ready ? "true" : "false", *s.to.ready && !*s.to.valid ? "true" : "false");
+                *s.from.valid && !*s.from.ready ? "true" : "false", *s.to.valid ? "false" : "true");
     }
     fprintf(file, "],\n\"layers\": [\n");
     for (size_t i = 0; i < accelerator.layers.size(); i++) {
