@@ -1,6 +1,6 @@
 """Hold estimates against the simulation of whole accelerators, and print the table of the README.
 
-    python benchmarks/simulation.py run/model.json ... [--board KV260_SOM] [--target-fps 5000] [--trials 200]
+    python benchmarks/simulation.py run/model.json ... [--board KV260_SOM] [--target-fps 5000] [--trials 40]
 
 Each model is built until its RTL is there and simulated with its golden pictures; what is compiled is kept in --cache.
 Times are processor seconds, those of the tools included.
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--board", default="KV260_SOM")
     parser.add_argument("--clock-mhz", type=float, default=200.0)
     parser.add_argument("--target-fps", type=float, default=5000.0)
-    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--cache", type=Path, help="the folder of compiled layers; a new one if not given")
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="simulation-"))

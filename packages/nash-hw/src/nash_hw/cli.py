@@ -131,7 +131,7 @@ def simulate(
     size_fifos: Annotated[
         bool, typer.Option("--size-fifos/--no-size-fifos", help="Search FIFO depths, or keep those that are written.")
     ] = True,
-    trials: Annotated[int, typer.Option(help="How many simulations the search for fewer FIFO bits may take.")] = 200,
+    trials: Annotated[int, typer.Option(help="How many simulations the search for fewer FIFO bits may take.")] = 40,
     trace: Annotated[
         bool, typer.Option("--trace", help="Write the waveforms of all streams over two frames, simulation/trace.fst.")
     ] = False,

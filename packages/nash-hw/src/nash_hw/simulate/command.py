@@ -45,7 +45,7 @@ class SimulateConfig:
     frames: int = 8
     golden: Path | None = None
     size_fifos: bool = True
-    trials: int = 200
+    trials: int = 40
     trace: bool = False
     cache: Path = field(default_factory=default_cache)
     jobs: int | None = None
