@@ -131,6 +131,29 @@ def test_stopped_sizing_goes_on_to_the_same_depths(tmp_path, simulations, compil
     assert {path.suffix for path in kept} == {".json"}
 
 
+def test_waveforms_are_an_fst_file_of_whole_blocks(simulations, tmp_path, compiled_layers):
+    from nash_hw.simulate.compiler import Compiler
+    from nash_hw.simulate.design import MIN_DEPTH
+    from nash_hw.simulate.run import Pace
+    from nash_hw.simulate.tools import find_tools
+
+    simulation = simulations("vgg")
+    with Compiler(find_tools(), compiled_layers) as compiler:
+        kernel = compiler.kernel(trace=True)
+    depths = [MIN_DEPTH] * len(simulation.design.streams)
+    simulation.trace(depths, Pace(frames=1, max_frames=1), kernel, tmp_path / "trace.fst")
+    content = (tmp_path / "trace.fst").read_bytes()
+    blocks, at = [], 0
+    while at < len(content):  # a type, and the length of what follows it
+        blocks.append(content[at])
+        at += 1 + int.from_bytes(content[at + 1 : at + 9], "big")
+    assert at == len(content)
+    assert (blocks[0], blocks.count(0)) == (0, 1)  # the header
+    assert len(blocks) >= 4  # values, geometry, hierarchy
+    assert b"nash-hw" in content[:400]
+    assert b"MVAU_rtl_0" in content
+
+
 def test_wrong_integers_are_refused(simulations, tmp_path, compiled_layers):
     from nash_hw.simulate.sizing import Sizer
 
