@@ -86,3 +86,20 @@ def test_zoo_network_takes_the_way_by_hand(nash: Nash, tmp_path: Path) -> None:
     nash("hw", "build", "model/model.json", *target, "--out", "hardware", cwd=tmp_path)
     nash("bench", "report", "model", "hardware", "--out", "report", cwd=tmp_path)
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_simulated_frames_are_those_of_the_network(nash: Nash, tmp_path: Path) -> None:
+    nash("search", "zoo", "resnet8", "--width", "4", "--input-size", "16", "--out", "g.json", cwd=tmp_path)
+    nash("qat", "export", "g.json", "--preset", "w2a2", "--seed", "0", "--out", "model", cwd=tmp_path)
+    target = ("--board", "KV260_SOM", "--target-fps", "5000", "--until", "hdl")
+    nash("hw", "build", "model/model.json", *target, "--out", "hardware", cwd=tmp_path)
+    options = ("--golden", "model/golden.npz", "--frames", "3", "--trials", "3", "--cache", "cache")
+    result = nash("hw", "simulate", "hardware", *options, "--json", cwd=tmp_path).result
+    simulated = result["simulated"]
+    assert simulated["frames_compared"] >= 6
+    assert all(check["is_exact"] for check in simulated["checks"])
+    assert simulated["ii_cycles"] <= 1.01 * result["estimated"]["ii_cycles"]
+    evaluate = ("model/model.json", "--dataset", "digits", "--hardware", "hardware/hardware.json")
+    nash("bench", "evaluate", *evaluate, "--out", "benchmark.json", cwd=tmp_path)
+    hardware = _read(tmp_path / "benchmark.json")["hardware"]
+    assert (hardware["origin"], hardware["throughput_fps"]) == ("simulated", simulated["throughput_fps"])

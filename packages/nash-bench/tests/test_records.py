@@ -49,7 +49,10 @@ def test_accuracy_out_of_range_is_refused(changes: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"origin": "guessed"}, "hardware.origin: got 'guessed', expected one of estimated, synthesized, measured"),
+        (
+            {"origin": "guessed"},
+            "hardware.origin: got 'guessed', expected one of estimated, simulated, synthesized, measured",
+        ),
         ({"LUT": -1}, "hardware.LUT: got -1"),
         ({"throughput_fps": float("inf")}, "hardware.throughput_fps"),
         ({"clock_mhz": 0}, "hardware.clock_mhz"),
@@ -108,6 +111,11 @@ def test_measured_figures_replace_the_estimate_whole() -> None:
     assert (hardware.origin, hardware.LUT, hardware.throughput_fps) == ("measured", 900, None)
     synthesized = manifest | {"measured": manifest["measured"] | {"origin": "synthesized"}}
     assert Hardware.from_manifest(synthesized).origin == "synthesized"
+    cycles = {"origin": "simulated", "throughput_fps": 875.0, "latency_us": 1234.5}
+    assert Hardware.from_manifest(manifest | {"simulated": cycles}).origin == "measured"
+    simulated = Hardware.from_manifest(manifest | {"measured": None, "simulated": cycles})
+    assert (simulated.origin, simulated.throughput_fps, simulated.latency_us) == ("simulated", 875.0, 1234.5)
+    assert simulated.LUT == 1000  # a simulation is of cycles: resources are estimated
     assert Hardware.from_manifest(manifest | {"measured": None}).throughput_fps == 1000
 
 

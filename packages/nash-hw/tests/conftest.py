@@ -24,3 +24,9 @@ def model_json(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(DATA / "every-operation-v3", folder)
     return folder / "model.json"
+
+
+@pytest.fixture(scope="session")
+def compiled_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of compiled layers that all simulations of a test run share."""
+    return tmp_path_factory.mktemp("compiled")

@@ -321,7 +321,7 @@ def test_options_are_frozen():
 
     group = typer.main.get_command(cli.app)
     options = {
-        name: sorted(option for parameter in command.params for option in parameter.opts)
+        name: sorted(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))
         for name, command in group.commands.items()
     }
     assert options == {
@@ -351,6 +351,19 @@ def test_options_are_frozen():
         ],
         "collect": ["--json", "out"],
         "schema": ["--json", "kind"],
+        "simulate": [
+            "--cache",
+            "--frames",
+            "--golden",
+            "--jobs",
+            "--json",
+            "--no-size-fifos",
+            "--out",
+            "--size-fifos",
+            "--trace",
+            "--trials",
+            "hw_dir",
+        ],
     }
 
 

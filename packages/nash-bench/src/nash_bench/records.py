@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .outcomes import Outcomes
 
 RESOURCES = ("LUT", "FF", "BRAM_18K", "URAM", "DSP")
-Origin = Literal["estimated", "synthesized", "measured"]
-_ORIGINS = ("estimated", "synthesized", "measured")
+Origin = Literal["estimated", "simulated", "synthesized", "measured"]
+_ORIGINS = ("estimated", "simulated", "synthesized", "measured")
 
 
 def _check(is_good: bool, key: str, got: object, expected: str) -> None:
@@ -164,12 +164,22 @@ class Hardware:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Return the record of a hardware manifest: what was measured if anything was, else the estimate; no mix."""
-        measured = manifest["measured"]
-        figures = manifest["estimated"] if measured is None else measured
+        """Return the record of a hardware manifest: what was measured if anything was, else simulated, else estimated.
+
+        A simulation is of cycles, so frame rate and latency are simulated then and resources estimated; else no mix.
+        """
+        measured, simulated = manifest["measured"], manifest.get("simulated")
+        figures, origin = manifest["estimated"], "estimated"
+        if measured is not None:
+            figures, origin = measured, measured.get("origin", "measured")
+        elif simulated is not None:
+            figures, origin = (
+                {**figures, **{key: simulated[key] for key in ("throughput_fps", "latency_us")}},
+                "simulated",
+            )
         return cls.from_json(
             {
-                "origin": "estimated" if measured is None else measured.get("origin", "measured"),
+                "origin": origin,
                 "board": manifest["board"],
                 "clock_mhz": manifest["clock_mhz"],
                 "throughput_fps": figures.get("throughput_fps"),

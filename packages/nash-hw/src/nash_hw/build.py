@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -23,9 +24,12 @@ from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
 from .progress import Steps
+from .simulate.finn_fifos import FILE as FIFOS_FILE
+from .simulate.finn_fifos import with_depths
 
 DEFAULT_MAX_UTILIZATION = 0.7
-STAGES = ("estimate", "hdl", "bitfile")
+_WITH_HDL = ("hdl", "simulate")
+STAGES = ("estimate", "hdl", "simulate", "bitfile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +79,20 @@ def build(model_path: Path, config: BuildConfig) -> dict[str, Any]:
             folder it failed in stays.
     """
     finn_version()
+    if config.until == "simulate":
+        from .simulate.tools import find_tools
+
+        find_tools()
     source = Source.read(model_path)
     with staging(config.out, STATE_FILE) as folder, ExitStack() as stack:
         steps = stack.enter_context(Steps(len(_step_names(config)), quiet=config.quiet))
         with steps.step("start FINN"):
             version = stack.enter_context(contained_finn())
         result = _Build(source, config, steps, version).run(folder)
+    if config.until == "simulate":
+        from .simulate.command import SimulateConfig, simulate
+
+        return simulate(SimulateConfig(folder=config.out, golden=source.golden, quiet=config.quiet))
     if config.until != "bitfile":
         return result
     if vivado_version() is not None:
@@ -91,7 +103,7 @@ def build(model_path: Path, config: BuildConfig) -> dict[str, Any]:
 
 
 def _step_names(config: BuildConfig) -> list[str]:
-    hdl = ["generate RTL"] if config.until == "hdl" else []
+    hdl = ["generate RTL"] if config.until in _WITH_HDL else []
     return ["start FINN", *Flow.NAMES, "estimate", *hdl, "write"]
 
 
@@ -127,11 +139,14 @@ class _Build:
             result = estimate(state.model, self._all_boards)
             devices = self._assign(state, result)
         hdl = None
-        if self._config.until == "hdl":
+        if self._config.until in _WITH_HDL:
             with self._steps.step("generate RTL"):
                 hdl = write_hdl(state.model, folder / HDL_FOLDER, self._board.fpga_part, self._config.clock_mhz)
         with self._steps.step("write"):
             roles = self._write_files(folder, state, result)
+            simulated = self._kept_simulation(folder, state)
+            if simulated is not None and FIFOS_FILE in simulated["files"]:
+                roles[FIFOS_FILE] = "fifos"
             if self._config.until == "bitfile":
                 roles |= self._write_finn(folder, devices)
         if hdl is not None:
@@ -143,6 +158,9 @@ class _Build:
         ) | self._describe(state, result, devices)
         if hdl is not None:
             written["hdl"] = hdl.as_json()
+        if simulated is not None:
+            written["simulated"] = simulated["entry"]
+            written["artifacts"] += simulated["artifacts"]
         manifest.save(folder / "hardware.json", written, "hardware")
         move_in(folder, self._config.out, [*self._changed(folder, roles), "hardware.json"])
         self._checkpoint.finish(state.as_json(), self._config.out / "dataflow.onnx")
@@ -156,6 +174,28 @@ class _Build:
             names.remove(finn)
         return names
 
+    def _kept_simulation(self, folder: Path, state: State) -> dict[str, Any] | None:
+        """Return what going on keeps of a simulation of the same graph; its FIFO depths go into the new folder.
+
+        Of the manifest that was: `entry`, `artifacts`, and the `files` that were written anew.
+        """
+        path = self._config.out / "hardware.json"
+        if not self._config.resume or not path.exists():
+            return None
+        before = manifest.load(path, "hardware")
+        hashes = {one["role"]: one["sha256"] for one in before["artifacts"]}
+        if "simulated" not in before or hashes["dataflow"] != manifest.file_sha256(folder / "dataflow.onnx"):
+            return None
+        files = []
+        if "fifos" in hashes:
+            fifos = before["simulated"]["fifos"]
+            shutil.copyfile(manifest.resolve(path, FIFOS_FILE, hashes["fifos"]), folder / FIFOS_FILE)
+            folding = json.dumps(with_depths(state.folding, fifos), indent=2) + "\n"
+            (folder / "folding.json").write_text(folding, "utf-8")
+            files.append(FIFOS_FILE)
+        artifacts = [one for one in before["artifacts"] if one["role"] == "simulation"]
+        return {"entry": before["simulated"], "artifacts": artifacts, "files": files}
+
     def _assign(self, state: State, result: Estimate) -> dict[str, int] | None:
         if self._config.num_fpgas == 1:
             return None
@@ -164,9 +204,11 @@ class _Build:
 
     def _write_finn(self, folder: Path, devices: dict[str, int] | None) -> dict[str, str]:
         several = None if devices is None else partitioning(devices, self._config.num_fpgas)
-        config = finn_build.build_config(self._board, self._config.clock_mhz, several)
+        has_fifos = (folder / FIFOS_FILE).exists()
+        config = finn_build.build_config(self._board, self._config.clock_mhz, several, has_fifos=has_fifos)
         finn_build.write_folder(folder / finn_build.FOLDER, config, folder)
-        return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
+        names = [*finn_build.FILES, *([FIFOS_FILE] if has_fifos else [])]
+        return {f"{finn_build.FOLDER}/{name}": "finn" for name in names}
 
     def _convert(self) -> State:
         """Return the folded, verified graph: step by step, from the checkpoint on where one is asked for."""

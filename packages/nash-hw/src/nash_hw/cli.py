@@ -56,8 +56,10 @@ def build(
         typer.Option(help="Fold to the fastest design within this part of each resource (0.7 if neither is given)."),
     ] = None,
     until: Annotated[
-        Literal["estimate", "hdl", "bitfile"],
-        typer.Option(help="How far to go: hdl writes the RTL that needs no Vivado, bitfile FINN's build folder."),
+        Literal["estimate", "hdl", "simulate", "bitfile"],
+        typer.Option(
+            help="How far to go: hdl writes RTL that needs no Vivado, simulate runs it, bitfile writes FINN's folder."
+        ),
     ] = "estimate",
     num_fpgas: Annotated[int, typer.Option(help="How many boards to lay the network out on; several Alveos.")] = 1,
     resume: Annotated[
@@ -130,6 +132,53 @@ def collect(
 
     result = collect_results(out)
     print_result(result, "\n".join(_measured_text(result, out)), as_json=as_json)
+
+
+@app.command()
+def simulate(
+    hw_dir: Annotated[Path, typer.Argument(metavar="HW_DIR", help="The --out of a build with --until hdl.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the build with what is found; HW_DIR itself if not given.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="How many frames to compare back to back, at least.")] = 8,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="The golden.npz of the model: its pictures are simulated; random ones if not given."),
+    ] = None,
+    size_fifos: Annotated[
+        bool, typer.Option("--size-fifos/--no-size-fifos", help="Search FIFO depths, or keep those that are written.")
+    ] = True,
+    trials: Annotated[int, typer.Option(help="How many simulations the search for fewer FIFO bits may take.")] = 40,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write the waveforms of all streams over two frames, simulation/trace.fst.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="The folder of compiled layers, which builds share; the user's cache if not given."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="How many layers to compile at a time; one a core if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a whole accelerator, cycle by cycle, and size its FIFOs."""
+    from .simulate.command import SimulateConfig
+    from .simulate.command import simulate as simulate_accelerator
+
+    given = {} if cache is None else {"cache": cache}
+    config = SimulateConfig(
+        folder=hw_dir,
+        out=out,
+        frames=frames,
+        golden=golden,
+        size_fifos=size_fifos,
+        trials=trials,
+        trace=trace,
+        jobs=jobs,
+        **given,
+    )
+    result = simulate_accelerator(config)
+    print_result(result, "\n".join(_simulated_text(result, out or hw_dir)), as_json=as_json)
 
 
 @app.command()
@@ -208,6 +257,8 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         lines += _hdl_text(result["hdl"], out)
     if "devices" in result:
         lines += _devices_text(result)
+    if "simulated" in result:
+        lines += _simulated_text(result, out)[:-1]
     if result["measured"] is not None:
         lines += _measured_text(result, out)
     elif "finn" in result:
@@ -260,6 +311,31 @@ def _measured_text(result: dict[str, Any], out: Path) -> list[str]:
         _columns(table),
         f"in {out}: {', '.join(bitfiles) or 'no bitfile, an IP core'}",
     ]
+
+
+def _simulated_text(result: dict[str, Any], out: Path) -> list[str]:
+    simulated, estimated = result["simulated"], result["estimated"]
+    written = simulated["as_written"]
+    before = "dead-lock" if written["is_deadlocked"] else f"one frame every {written['ii_cycles']:,.0f} cycles"
+    lines = [
+        f"{result['name']} on {result['board']} at {result['clock_mhz']:g} MHz: "
+        f"{simulated['throughput_fps']:,.0f} fps simulated, one frame every {simulated['ii_cycles']:,.0f} cycles "
+        f"(estimated {estimated['ii_cycles']:,}), latency {simulated['latency_us'] / 1000:,.2f} ms "
+        f"(estimated {estimated['latency_us'] / 1000:,.2f})",
+        f"{simulated['frames_compared']} frames compared, every integer the same",
+        f"FIFOs as written: {before}, {written['fifo_bits']:,} bits",
+    ]
+    if any(fifo["origin"] == "simulated" for fifo in simulated["fifos"]):
+        lines.append(
+            f"FIFOs as simulated: one frame every {simulated['ii_cycles']:,.0f} cycles, {simulated['fifo_bits']:,} bits"
+        )
+    table = [["layer", "busy", "waits", "for", "stalls", "by"]]
+    for layer in sorted(simulated["layers"], key=lambda layer: -layer["busy"])[:5]:
+        parts = [f"{layer[key]:.0%}" for key in ("busy", "waits", "stalls")]
+        table.append([layer["name"], parts[0], parts[1], layer["waits_for"] or "", parts[2], layer["stalled_by"] or ""])
+    lines.append(_columns(table))
+    lines.append(f"wrote {out / 'hardware.json'}")
+    return lines
 
 
 def _target_text(target: dict[str, Any]) -> str:

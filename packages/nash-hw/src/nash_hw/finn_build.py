@@ -3,6 +3,7 @@
 finn/build.yaml         FINN's DataflowBuildConfig (finn/builder/build_dataflow_config.py), from hardware generation on
 finn/dataflow.onnx      the specialized, folded graph
 finn/folding.json       how it is folded, which FINN asks for; the graph has it already
+finn/fifos.json         depths of FIFOs, if `nash-hw simulate` has found them: then FINN searches none
 finn/output/            what FINN makes of it
 """
 
@@ -26,6 +27,7 @@ from .errors import ToolchainError
 FOLDER = "finn"
 OUTPUT = "output"
 FILES = ("build.yaml", "dataflow.onnx", "folding.json")
+FIFOS = "fifos.json"  # where depths were simulated
 COMMAND = f"finn build {FOLDER}/build.yaml {FOLDER}/dataflow.onnx"
 LOG = "finn.log"
 _TO_IP = (
@@ -50,13 +52,19 @@ def shell_flow(board: Board) -> str | None:
     return None
 
 
-def build_config(board: Board, clock_mhz: float, partitioning: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return FINN's build configuration for a folded graph; `partitioning` is for several boards."""
+def build_config(
+    board: Board, clock_mhz: float, partitioning: dict[str, Any] | None = None, *, has_fifos: bool = False
+) -> dict[str, Any]:
+    """Return FINN's build configuration for a folded graph; `partitioning` is for several boards.
+
+    `has_fifos`: the depths of FIFOs are in a file.
+    """
     flow = shell_flow(board)
     return {
         "output_dir": OUTPUT,
         "synth_clk_period_ns": 1000 / clock_mhz,
         "folding_config_file": "folding.json",
+        **({"auto_fifo_depths": False, "fifo_config_file": FIFOS} if has_fifos else {}),
         **({"fpga_part": board.fpga_part} if flow is None else {"board": board.name, "shell_flow_type": flow}),
         "generate_outputs": [*_IP_OUTPUTS, *(_BITFILE_OUTPUTS if flow else ())],
         "steps": [*_TO_IP, *(_TO_BITFILE if flow else ())],
@@ -65,17 +73,22 @@ def build_config(board: Board, clock_mhz: float, partitioning: dict[str, Any] | 
 
 
 def write_folder(folder: Path, config: dict[str, Any], files: Path) -> None:
-    """Write the folder; `files` has the dataflow.onnx and folding.json that go into it."""
+    """Write the folder; `files` has the dataflow.onnx, folding.json and maybe fifos.json that go into it."""
     folder.mkdir()
-    for name in ("dataflow.onnx", "folding.json"):
-        shutil.copyfile(files / name, folder / name)
+    for name in ("dataflow.onnx", "folding.json", FIFOS):
+        if name != FIFOS or "fifo_config_file" in config:
+            shutil.copyfile(files / name, folder / name)
     head = f"# For FINN+ 1.6. In the folder above this one:  {COMMAND}\n"
     (folder / "build.yaml").write_text(head + yaml.safe_dump(config, sort_keys=False), "utf-8")
 
 
 def is_same(folder: Path, other: Path) -> bool:
     """Tell whether two folders ask FINN for the same."""
-    return all((folder / name).exists() and filecmp.cmp(folder / name, other / name, shallow=False) for name in FILES)
+    names = [*FILES, *(FIFOS for one in (folder, other) if (one / FIFOS).exists())]
+    return all(
+        (folder / name).exists() and (other / name).exists() and filecmp.cmp(folder / name, other / name, shallow=False)
+        for name in names
+    )
 
 
 def run_finn(out: Path, tell: Callable[[str], None]) -> None:

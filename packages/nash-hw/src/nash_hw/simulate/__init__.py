@@ -1,0 +1,1 @@
+"""Simulate a whole accelerator, cycle by cycle and bit by bit, with Verilator."""

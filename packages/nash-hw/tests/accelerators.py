@@ -1,0 +1,83 @@
+"""Small accelerators to simulate: networks of every kind, folded, with their RTL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from networks import Network, residual_network
+from test_steps import specialized
+
+BOARD, CLOCK_MHZ = "ZCU104", 100.0
+
+
+def vgg() -> onnx.ModelProto:
+    """Convolutions in a row, max-pools between them, 1-bit weights in one."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4), 2)
+    x = net.pool(net.relu(net.norm(net.conv(x, (4, 4, 3, 3), 1), 4), 2), kernel=2, stride=2, pad=0)
+    x = net.relu(net.norm(net.conv(x, (8, 4, 3, 3), 2), 8), 2)
+    return net.finish(net.head(x, 8), (1, 3))
+
+
+def bottleneck() -> onnx.ModelProto:
+    """1x1, 3x3 with stride, 1x1, and a projection beside them."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    y = net.relu(net.norm(net.conv(x, (2, 4, 1, 1)), 2))
+    y = net.relu(net.norm(net.conv(y, (2, 2, 3, 3), stride=2), 2))
+    y = net.quantize(net.norm(net.conv(y, (8, 2, 1, 1)), 8), 0.05, 8)
+    short = net.quantize(net.norm(net.conv(x, (8, 4, 1, 1), stride=2), 8), 0.05, 8)
+    return net.finish(net.head(net.relu(net.node("Add", [y, short])), 8), (1, 3))
+
+
+def depthwise() -> onnx.ModelProto:
+    """A depthwise and a pointwise convolution."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    x = net.relu(net.norm(net.conv(x, (4, 1, 3, 3), group=4), 4))
+    x = net.relu(net.norm(net.conv(x, (8, 4, 1, 1)), 8))
+    return net.finish(net.head(x, 8), (1, 3))
+
+
+def residual() -> onnx.ModelProto:
+    """A residual, a NAS operation and a strided layer, with pictures large enough for FIFOs to matter."""
+    return residual_network(size=12)
+
+
+NETWORKS = {kind.__name__: kind for kind in (vgg, bottleneck, depthwise, residual)}
+
+
+def make_accelerator(source: onnx.ModelProto, folder: Path, fps: float):
+    """Return the design of a network, folded to a frame rate, whose RTL is written to a folder."""
+    from nash_hw.boards import find_board
+    from nash_hw.estimate import estimate
+    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.hdl import write_hdl
+    from nash_hw.simulate.design import make_design
+
+    board = find_board(BOARD)
+    model = specialized(source)
+    model = fold(model, FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ).settings)[0]
+    hdl = write_hdl(model, folder / "hdl", board.fpga_part, CLOCK_MHZ)
+    content = {
+        "name": folder.name,
+        "hdl": hdl.as_json(),
+        "estimated": {"ii_cycles": estimate(model, board).ii_cycles},
+        "clock_mhz": CLOCK_MHZ,
+    }
+    return make_design(content, model, folder / "hdl")
+
+
+def make_simulation(design, folder: Path, cache: Path):
+    """Return a compiled simulation of a design with random pictures."""
+    from nash_hw.simulate.compiler import Compiler
+    from nash_hw.simulate.frames import expected_integers, random_pictures
+    from nash_hw.simulate.run import Simulation
+    from nash_hw.simulate.tools import find_tools
+
+    with Compiler(find_tools(), cache) as compiler:
+        libraries = compiler.libraries(design.modules, lambda *_: None)
+        kernel = compiler.kernel()
+    images = random_pictures(design)
+    return Simulation(design, libraries, kernel, folder, pictures=images, expected=expected_integers(design, images))

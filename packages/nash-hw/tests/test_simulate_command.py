@@ -1,0 +1,142 @@
+"""A build that is simulated: what it writes, and what going on from there keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from conftest import DATA
+from test_build import build
+from test_cli import run  # noqa: F401 - a fixture
+
+from nash_hw import manifest
+
+MODEL = DATA / "every-operation-v3"
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory, compiled_layers):
+    """Every NAS operation at both strides, built and simulated: the folder, and the manifest."""
+    from nash_hw.simulate.command import SimulateConfig, simulate
+
+    out = tmp_path_factory.mktemp("simulated") / "hw"
+    build(MODEL / "model.json", out, target_fps=5000, until="hdl")
+    config = SimulateConfig(
+        folder=out, frames=3, golden=MODEL / "golden.npz", trials=4, cache=compiled_layers, quiet=True
+    )
+    return out, simulate(config)
+
+
+def test_manifest_has_what_was_found(simulated):
+    out, result = simulated
+    assert manifest.load(out / "hardware.json", "hardware") == result
+    found = result["simulated"]
+    assert found["pictures"] == "golden"
+    assert found["frames_compared"] >= 6
+    assert all(check["is_exact"] for check in found["checks"])
+    assert [check["name"] for check in found["checks"]] == ["back to back", "under back-pressure"]
+    assert found["is_steady"]
+    assert found["throughput_fps"] == pytest.approx(100e6 / found["ii_cycles"])
+    assert found["latency_us"] == pytest.approx(found["latency_cycles"] / 100)
+    assert found["ii_cycles"] == pytest.approx(result["estimated"]["ii_cycles"], rel=0.01)
+    assert {fifo["origin"] for fifo in found["fifos"]} == {"simulated"}
+    assert all(fifo["fill"] <= max(fifo["depth"], 5) for fifo in found["fifos"] if fifo["depth"] < 257)
+    assert [layer["name"] for layer in found["layers"]][: len(result["layers"])] == [
+        layer["name"] for layer in result["layers"]
+    ]
+    assert all(sum(layer[key] for key in ("busy", "waits", "stalls")) == pytest.approx(1) for layer in found["layers"])
+
+
+def test_artifacts_are_the_files(simulated):
+    out, result = simulated
+    for artifact in result["artifacts"]:
+        manifest.resolve(out / "hardware.json", artifact["path"], artifact["sha256"])
+    paths = [artifact["path"] for artifact in result["artifacts"]]
+    assert len(set(paths)) == len(paths)
+    assert {"fifos.json", "folding.json", "simulation/streams.csv", "simulation/timeline.svg"} <= set(paths)
+
+
+def test_depths_are_where_finn_reads_them(simulated):
+    out, result = simulated
+    fifos = result["simulated"]["fifos"]
+    deep = sorted(fifo["depth"] for fifo in fifos if fifo["depth"] > 2)
+    config = json.loads((out / "fifos.json").read_text())
+    assert sorted(depth for depth in config["fifo_depths"].values() if depth > 2) == deep
+    assert len(config["fifo_depths"]) == len(config["ram_style"]) > len(fifos)
+    folding = json.loads((out / "folding.json").read_text())
+    for fifo in fifos:
+        assert folding[fifo["consumer"]]["inFIFODepths"][fifo["input"]] == fifo["depth"]
+
+
+def test_timeline_has_a_row_for_each_layer(simulated):
+    out, result = simulated
+    text = (out / "simulation" / "timeline.svg").read_text()
+    words = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    assert all(layer["name"] in words for layer in result["layers"])
+    assert sum("#b3261e" in line and "<path" in line for line in text.splitlines()) == 1
+
+
+def test_again_it_is_the_same_and_takes_no_run(run, simulated, compiled_layers, monkeypatch):  # noqa: F811
+    from nash_hw.simulate.run import Simulation
+
+    out, result = simulated
+    monkeypatch.setattr(Simulation, "_call", lambda *_: pytest.fail("runs anew"))
+    options = ("--golden", MODEL / "golden.npz", "--frames", 3, "--trials", 4, "--cache", compiled_layers)
+    code, stdout, stderr = run("simulate", out, *options)
+    assert code == 0, stderr
+    assert "every integer the same" in stdout
+    assert "FIFOs as simulated: one frame every" in stdout
+    assert json.loads((out / "hardware.json").read_text()) == result
+
+
+def test_out_gets_a_build_of_its_own(run, simulated, compiled_layers, tmp_path):  # noqa: F811
+    folder, result = simulated
+    options = ("--golden", MODEL / "golden.npz", "--frames", 3, "--trials", 4, "--cache", compiled_layers)
+    code, _, stderr = run("simulate", folder, *options, "--out", tmp_path / "new")
+    assert code == 0, stderr
+    assert json.loads((tmp_path / "new" / "hardware.json").read_text()) == result
+    assert not (tmp_path / "new" / ".simulate").exists()
+    for artifact in result["artifacts"]:
+        manifest.resolve(tmp_path / "new" / "hardware.json", artifact["path"], artifact["sha256"])
+    code, _, stderr = run("simulate", folder, *options, "--out", tmp_path / "new")
+    assert code == 10
+    assert "is there already; choose another --out" in stderr
+
+
+def test_depths_that_were_found_stay_without_sizing(run, simulated, compiled_layers, tmp_path):  # noqa: F811
+    folder, result = simulated
+    options = ("--golden", MODEL / "golden.npz", "--frames", 3, "--no-size-fifos", "--cache", compiled_layers)
+    code, _, stderr = run("simulate", folder, *options, "--out", tmp_path / "new")
+    assert code == 0, stderr
+    again = json.loads((tmp_path / "new" / "hardware.json").read_text())
+    assert again["simulated"]["fifos"] == result["simulated"]["fifos"]
+    assert (tmp_path / "new" / "fifos.json").read_bytes() == (folder / "fifos.json").read_bytes()
+
+
+def test_bitfile_goes_on_with_the_depths(simulated, tmp_path):
+    import shutil
+
+    out, result = simulated
+    shutil.copytree(out, tmp_path / "hw")
+    after = build(MODEL / "model.json", tmp_path / "hw", target_fps=5000, until="bitfile", resume=True)
+    config = yaml.safe_load((tmp_path / "hw" / "finn" / "build.yaml").read_text())
+    assert (config["auto_fifo_depths"], config["fifo_config_file"]) == (False, "fifos.json")
+    for name in ("fifos.json", "finn/fifos.json"):
+        assert (tmp_path / "hw" / name).read_bytes() == (out / "fifos.json").read_bytes()
+    assert after["simulated"] == result["simulated"]
+    assert (tmp_path / "hw" / "folding.json").read_bytes() == (out / "folding.json").read_bytes()
+    for artifact in after["artifacts"]:
+        manifest.resolve(tmp_path / "hw" / "hardware.json", artifact["path"], artifact["sha256"])
+
+
+def test_another_folding_forgets_the_simulation(simulated, tmp_path):
+    import shutil
+
+    out, _ = simulated
+    shutil.copytree(out, tmp_path / "hw")
+    after = build(MODEL / "model.json", tmp_path / "hw", target_fps=1000)
+    assert "simulated" not in after
+    assert "inFIFODepths" not in Path(tmp_path / "hw" / "folding.json").read_text()
