@@ -220,6 +220,7 @@ class _Build:
                 "limit": state.limit,
                 "gap": state.gap,
                 "price_gap": state.price_gap,
+                "depth_price": state.depth_price,
             },
             "folding": "folding.json",
             "interface": describe.interface(state.model, state.dequantization),

@@ -56,6 +56,7 @@ class State:
     limit: float = 1.0  # the part of each resource the folding was to stay within
     gap: float = 0.0
     price_gap: float = 0.0
+    depth_price: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the graph."""
@@ -70,6 +71,7 @@ class State:
             "limit": self.limit,
             "gap": self.gap,
             "price_gap": self.price_gap,
+            "depth_price": self.depth_price,
         }
 
     @staticmethod
@@ -87,6 +89,7 @@ class State:
             limit=content["limit"],
             gap=content["gap"],
             price_gap=content["price_gap"],
+            depth_price=content["depth_price"],
         )
 
 
@@ -186,7 +189,8 @@ class Flow:
         folding = self._choose(FoldingSpace(state.model, self._target.board))
         model, state.folding = fold(state.model, folding.settings)
         state.model = name_tensors(model)
-        state.limit, state.gap, state.price_gap = folding.limit, folding.gap, folding.price_gap
+        state.limit, state.gap = folding.limit, folding.gap
+        state.price_gap, state.depth_price = folding.price_gap, folding.depth_price
 
     def _choose(self, space: FoldingSpace) -> Folding:
         if self._target.utilization is None:

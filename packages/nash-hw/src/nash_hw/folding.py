@@ -1,13 +1,14 @@
 """Choose how much of each layer works in parallel (PE, SIMD), its memories and its arithmetic, by price, exactly.
 
 The accelerator is a pipeline: a frame leaves every II cycles, II being the cycles of its slowest layer. So the
-layers are independent once II is given, but for the width converters between them and the board they share. All
+layers are independent once II is given, but for FIFOs and width converters between them and the board they share. All
 options of a layer are priced once; the cheapest design for a frame rate is then a choice within the board (choice.py),
 and the highest frame rate that fits a part of the board is searched for among the cycles that options have: what fits
 at an II fits at any longer one.
 
-The depths of FIFOs follow from the folding of all layers: a choice that leaves no room for its own is made again with
-that room kept free, and where that is in vain, with the FIFOs priced at each width they may be read with.
+Every stream has a FIFO. The choice counts the shallowest; how deep each has to be follows from the folding of all
+layers (schedule.py). So a choice that leaves no room for its own is made again with that room kept free, and where that
+is in vain, with the FIFOs priced at each width they may be read with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .errors import CapacityError
 from .fifos import Fifos, fifos_of, with_fifos
 from .finn_config import Settings, fold
 from .model import Model
-from .options import Group, Option, price_groups
+from .options import Group, Option, price_groups, price_of
 
 __all__ = ["Folding", "FoldingSpace", "fold"]
 
@@ -38,10 +39,13 @@ class Folding:
 
     settings: Settings
     ii_cycles: int
-    resources: Mapping[str, float | None]  # of the layers, their converters and FIFOs
+    resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
-    gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
-    price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
+    # FIFOs being as shallow as can be: within the limit none is cheaper (for a frame rate) or faster (for a
+    # utilization) by more than `gap`, and none that is as fast and leaves as much room is cheaper by more than `price_gap`
+    gap: float
+    price_gap: float
+    depth_price: float  # the part of the design's price that FIFOs take for being deeper
 
 
 class FoldingSpace:
@@ -52,6 +56,7 @@ class FoldingSpace:
         self._board = board
         self._groups = price_groups(model, board)
         self._chooser = Chooser(self._groups, board)
+        self._known: tuple[tuple[Option, ...], Fifos] | None = None  # the FIFOs asked for last
 
     @property
     def fastest_cycles(self) -> int:
@@ -150,7 +155,9 @@ class FoldingSpace:
         return Choice(options=None)
 
     def _fifos(self, options: tuple[Option, ...]) -> Fifos:
-        return fifos_of(self._model, self._settings(options), self._board.fpga_part)
+        if self._known is None or self._known[0] != options:
+            self._known = options, fifos_of(self._model, self._settings(options), self._board.fpga_part)
+        return self._known[1]
 
     def _limits(self, limit: float) -> dict[str, float]:
         return {name: self._board.resources[name] * limit for name in RESOURCES}
@@ -165,6 +172,7 @@ class FoldingSpace:
     def _folding(self, choice: Choice, limit: float, gap: float) -> Folding:
         fifos = self._fifos(choice.options).resources
         used = self._chooser.used(choice.options)
+        deeper = max(price_of(fifos, self._board), 0.0)
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=self._settings(choice.options),
@@ -173,6 +181,7 @@ class FoldingSpace:
             limit=limit,
             gap=gap,
             price_gap=choice.gap,
+            depth_price=deeper / (choice.price + deeper),
         )
 
     def _needs(self, max_cycles: int, max_utilization: float) -> str:

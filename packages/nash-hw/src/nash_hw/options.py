@@ -1,6 +1,6 @@
 """All foldings of a layer, priced, and those worth taking.
 
-Cycles and most resources are what FINN's own layer answers; settings.py says which foldings there are.
+Most resources are what FINN's own layer answers; settings.py says which foldings there are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .actors import cycles_of
 from .boards import RESOURCES, Board
 from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
 from .model import FINN_DOMAIN, Model, custom_op
@@ -226,7 +227,7 @@ def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: t
     resources = {name: sum_known(each[name] for each in figures) for name in RESOURCES}
     return Option(
         settings=tuple(tuple(values.items()) for values in settings),
-        cycles=max(int(instance.get_exp_cycles()) for instance in instances),
+        cycles=max(cycles_of(layer.node, layer.instance) for layer in layers),
         resources=resources,
         price=price_of(resources, board) + _price_of_width(instances),
         stream_bits=(
