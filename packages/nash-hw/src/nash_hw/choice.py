@@ -1,8 +1,8 @@
 """Choose one option of each group, exactly: the cheapest choice that fits the board, as a MILP solved by HiGHS.
 
-FIFOs and width converters couple the groups at either end of a stream (network.py). Without them groups share nothing but the
-board, and those with the same options are one class, of whose members a whole number takes each option: a relaxation
-that is solved at once, and refutes most frame rates that are out of reach.
+FIFOs and width converters couple the groups at either end of a stream (network.py). Without them groups share nothing
+but the board, and those with the same options are one class, of whose members a whole number takes each option: a
+relaxation that is solved at once, and refutes most frame rates that are out of reach.
 """
 
 from __future__ import annotations

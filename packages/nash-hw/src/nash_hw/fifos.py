@@ -1,4 +1,4 @@
-"""What FIFOs take beyond the shallowest ones: their depths follow from the folding of all layers, and are known after it."""
+"""What FIFOs take beyond the shallowest ones: their depths follow from the folding of all layers."""
 
 from __future__ import annotations
 

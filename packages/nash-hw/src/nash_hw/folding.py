@@ -41,10 +41,9 @@ class Folding:
     ii_cycles: int
     resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
-    # FIFOs being as shallow as can be: within the limit none is cheaper (for a frame rate) or faster (for a
-    # utilization) by more than `gap`, and none that is as fast and leaves as much room is cheaper by more than `price_gap`
-    gap: float
-    price_gap: float
+    # with FIFOs as shallow as can be:
+    gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
+    price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
     depth_price: float  # the part of the design's price that FIFOs take for being deeper
 
 

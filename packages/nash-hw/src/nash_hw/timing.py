@@ -1,7 +1,7 @@
 """When a layer fires at the earliest, and at the latest.
 
-Every bound is of the form "this no sooner than so many cycles after that", so the earliest times are running maxima, the
-latest ones running minima, and the lesser of two sets of times that obey the bounds obeys them, too.
+Every bound is of the form "this no sooner than so many cycles after that", so the earliest times are running maxima,
+the latest ones running minima, and the lesser of two sets of times that obey the bounds obeys them, too.
 
 Arrays: times in cycles, of one frame; frames follow each other by `period` cycles.
 (n,) the firings of a layer, (w,) the words of a stream (actors.py).
@@ -117,7 +117,7 @@ def _earliest_coupled(actor: Actor, arrivals: np.ndarray, period: int | None, lo
 
 
 def _latest_coupled(actor: Actor, upper: np.ndarray, period: int) -> np.ndarray:
-    """The same with time reversed: words wait for the firings that read them, and those for the words they make room for."""
+    """The same with time reversed: words wait for those that read them, and firings for those they make room for."""
     given = actor.inputs[0]
     num_words = len(given.frees)
     reads = (actor.num_firings - 1 - given.first_reader)[::-1]

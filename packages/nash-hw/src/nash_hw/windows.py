@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
@@ -63,7 +63,7 @@ def window(geometry: Geometry) -> Actor:
     return _whole_windows(geometry) if geometry.is_parallel else _word_by_word(geometry)
 
 
-@lru_cache(maxsize=None)
+@cache
 def window_cycles(geometry: Geometry) -> int:
     """Return the cycles from one frame to the next in which a sliding window never waits.
 
