@@ -165,7 +165,7 @@ class _Build:
     def _write_finn(self, folder: Path, devices: dict[str, int] | None) -> dict[str, str]:
         several = None if devices is None else partitioning(devices, self._config.num_fpgas)
         config = finn_build.build_config(self._board, self._config.clock_mhz, several)
-        finn_build.write_folder(folder / finn_build.FOLDER, config, folder)
+        finn_build.write_folder(folder / finn_build.FOLDER, config, folder, self._board.fpga_part)
         return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
 
     def _convert(self) -> State:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import onnx
-
 from .actors import cycles_of
 from .boards import RESOURCES, Board
 from .estimate import sum_known
 from .finn_config import Settings, fold
-from .model import Model, custom_op
+from .model import Model, custom_op, skeleton
 from .options import Group, Option, price_of
 from .schedule import Schedule
 from .streams import LEAST_DEPTH, fifo_figures, streams
@@ -27,7 +25,7 @@ class Fifos:
 
 def fifos_of(model: Model, settings: Settings, fpga_part: str) -> Fifos:
     """Return the FIFOs a specialized model needs with a folding; the model stays as it is."""
-    folded, _ = fold(_skeleton(model), settings)
+    folded, _ = fold(Model(skeleton(model.model)), settings)
     period = max(cycles_of(node, custom_op(node)) for node in folded.graph.node)
     found = list(streams(folded, Schedule(folded).depths(period), fpga_part))
     fifos = [stream for stream in found if stream.kind == "fifo"]
@@ -60,11 +58,3 @@ def _with_fifos(group: Group, option: Option, waiting_bits: Mapping[str, int], b
             parts.append(_beyond(width, depth, board.fpga_part))
     price = option.price + sum(price_of(part, board) for part in parts[1:])
     return replace(option, resources={name: sum_known(part[name] for part in parts) for name in RESOURCES}, price=price)
-
-
-def _skeleton(model: Model) -> Model:
-    """Return a copy without the values of weights and thresholds."""
-    proto = onnx.ModelProto(ir_version=model.model.ir_version, opset_import=model.model.opset_import)
-    for name in ("node", "input", "output", "value_info", "quantization_annotation"):
-        getattr(proto.graph, name).extend(getattr(model.graph, name))
-    return Model(proto)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .model import Model, custom_op
@@ -38,6 +39,19 @@ def fold(model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     renamed = {node.name: settings[name] for name, node in zip(before, model.graph.node, strict=True)}
     config = to_finn_config(model, renamed)
     return apply_finn_config(model, config), config
+
+
+def set_fifo_depths(model: Model, config: dict[str, Any], depths: Mapping[str, int]) -> None:
+    """Write how deep the FIFO before each input is, by tensor, into a folded model and its configuration.
+
+    FINN makes a FIFO as deep as its reader's inFIFODepths say, or its writer's outFIFODepths, which stay at 2
+    (finn/transformation/fpgadataflow/insert_fifo.py).
+    """
+    for node in model.graph.node:
+        wanted = [depths[name] for name in node.input if name in depths]
+        if wanted:
+            custom_op(node).set_nodeattr("inFIFODepths", wanted)
+            config[node.name]["inFIFODepths"] = wanted
 
 
 def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:

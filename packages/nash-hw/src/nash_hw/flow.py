@@ -184,11 +184,14 @@ class Flow:
         state.model = steps.specialize(model, self._target.board.fpga_part)
 
     def _fold(self, state: State) -> None:
+        from .finn_config import set_fifo_depths
+        from .schedule import Schedule
         from .steps import name_tensors
 
         folding = self._choose(FoldingSpace(state.model, self._target.board))
         model, state.folding = fold(state.model, folding.settings)
         state.model = name_tensors(model)
+        set_fifo_depths(state.model, state.folding, Schedule(state.model).depths(folding.ii_cycles))
         state.limit, state.gap = folding.limit, folding.gap
         state.price_gap, state.depth_price = folding.price_gap, folding.depth_price
 

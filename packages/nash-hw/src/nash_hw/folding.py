@@ -41,10 +41,9 @@ class Folding:
     ii_cycles: int
     resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
-    # with FIFOs as shallow as can be:
     gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
     price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
-    depth_price: float  # the part of the design's price that FIFOs take for being deeper
+    depth_price: float  # the part of its price that FIFOs take for being deeper than the shallowest
 
 
 class FoldingSpace:
@@ -81,8 +80,8 @@ class FoldingSpace:
             if choice.options is None and first.options is not None:
                 choice = self._with_priced_fifos(first.options, max_cycles, limit)
             if choice.options is not None:
-                cheapest = first.price * (1 - first.gap)  # none is below that
-                return self._folding(choice, limit, max(0.0, 1 - cheapest / choice.price))
+                cheapest = first.price * (1 - first.gap)  # none is below that, however shallow its FIFOs
+                return self._folding(choice, limit, max(0.0, 1 - cheapest / self._price(choice.options)))
         needs = self._needs(max_cycles, 1.0)
         best = self.for_utilization(1.0)
         raise CapacityError(
@@ -153,6 +152,12 @@ class FoldingSpace:
             waiting = {name: max(waiting.get(name, 0), bits) for name, bits in (waiting | fifos.waiting_bits).items()}
         return Choice(options=None)
 
+    def _price(self, options: tuple[Option, ...]) -> float:
+        """Return the price of a choice with FIFOs as deep as it needs them."""
+        return price_of(self._chooser.used(options), self._board) + price_of(
+            self._fifos(options).resources, self._board
+        )
+
     def _fifos(self, options: tuple[Option, ...]) -> Fifos:
         if self._known is None or self._known[0] != options:
             self._known = options, fifos_of(self._model, self._settings(options), self._board.fpga_part)
@@ -171,7 +176,6 @@ class FoldingSpace:
     def _folding(self, choice: Choice, limit: float, gap: float) -> Folding:
         fifos = self._fifos(choice.options).resources
         used = self._chooser.used(choice.options)
-        deeper = max(price_of(fifos, self._board), 0.0)
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=self._settings(choice.options),
@@ -180,7 +184,7 @@ class FoldingSpace:
             limit=limit,
             gap=gap,
             price_gap=choice.gap,
-            depth_price=deeper / (choice.price + deeper),
+            depth_price=max(price_of(fifos, self._board), 0.0) / self._price(choice.options),
         )
 
     def _needs(self, max_cycles: int, max_utilization: float) -> str:
