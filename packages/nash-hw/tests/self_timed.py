@@ -30,9 +30,19 @@ class _Unit:
         self.frees = [_unrolled(given.frees, actor.num_firings) for given in actor.inputs]
         self.makes = [_unrolled(given.fires, actor.num_firings) for given in actor.outputs]
         self.lags = [np.tile(np.ones(len(given.fires), np.int64) * given.lag, _FRAMES) for given in actor.outputs]
+        self.sent = [np.zeros(len(makes), np.int64) for makes in self.makes]
+        self.others = [
+            np.flatnonzero(np.diff(makes)) + 1 for makes in self.makes
+        ]  # words of another firing than before
 
-    def sent(self, output):
-        return self.fires[self.makes[output]] + self.lags[output]
+    def send(self, output, room):
+        """Send the words that are made, where there is room; a firing waits for the words of the one before."""
+        makes, lags, sent, other = self.makes[output], self.lags[output], self.sent[output], self.others[output]
+        lower = np.maximum(self.fires[makes] + lags, room)
+        moved = _raise(sent, _spaced(np.maximum(lower, sent), np.ones(len(sent), np.int64)))
+        waiting = np.full(len(self.fires), -_LONG)
+        waiting[makes[other]] = sent[other - 1] + 1 - lags[other]
+        return _raise(self.fires, waiting) or moved
 
 
 def _unrolled(index, size):
@@ -70,7 +80,7 @@ def intervals(model, depths, limit):
             if unit.fires[-1] > limit:
                 raise Locked
     last = units[-1][0]
-    ends = last.sent(0).reshape(_FRAMES, -1)[:, -1]
+    ends = last.sent[0].reshape(_FRAMES, -1)[:, -1]
     return np.diff(ends).tolist()
 
 
@@ -105,18 +115,19 @@ def _step(unit, inputs, links, depths):
         lower = _at(unit.fires, unit.frees[position], given.room)
         if inputs:
             writer, output, *_ = links[inputs[position]]
-            sent = writer.sent(output)
-            lower = np.maximum(lower, sent + (2 if unit.has_fifo else 0))
+            lower = np.maximum(lower, writer.sent[output] + (2 if unit.has_fifo else 0))
         if actor.is_coupled:
-            ends = np.maximum(unit.sent(0).reshape(_FRAMES, -1)[:, -1], taken.reshape(_FRAMES, -1)[:, -1])
-            lower.reshape(_FRAMES, -1)[1:, 0] = np.maximum(lower.reshape(_FRAMES, -1)[1:, 0], ends[:-1] + actor.reset)
+            ends = np.maximum(unit.sent[0].reshape(_FRAMES, -1)[:, -1], taken.reshape(_FRAMES, -1)[:, -1])
+            starts = lower.reshape(_FRAMES, -1)[1:, 0]
+            np.maximum(starts, ends[:-1] + actor.reset, out=starts)
         moved |= _raise(taken, _spaced(np.maximum(lower, taken), np.ones(len(taken), np.int64)))
         moved |= _raise(unit.fires, _at(taken, unit.reads[position], given.lag))
         if inputs:
             depth = depths[inputs[position]] if unit.has_fifo else 0
-            room = np.full(len(writer.fires), -_LONG)
-            first = taken[: len(taken) - depth] + int(unit.has_fifo) - writer.lags[output][depth:]
-            np.maximum.at(room, writer.makes[output][depth:], first)
-            moved |= _raise(writer.fires, room)
+            room = np.full(len(taken), -_LONG)
+            room[depth:] = taken[: len(taken) - depth] + int(unit.has_fifo)
+            moved |= writer.send(output, room)
     moved |= _raise(unit.fires, _spaced(unit.fires, unit.gaps))
+    for output in range(len(actor.outputs)):
+        moved |= unit.send(output, np.full(len(unit.sent[output]), -_LONG))
     return moved

@@ -16,6 +16,7 @@ import numpy as np
 from .firings import NEVER, Actor
 
 _CHUNK = 600  # firings of a sliding window that are tried together
+_ROUNDS = 100  # in which a frame finds its place behind the one before
 
 
 def after(lower: np.ndarray, gaps: int | np.ndarray) -> np.ndarray:
@@ -105,7 +106,7 @@ def wanted(actor: Actor, position: int, fires: np.ndarray, period: int) -> np.nd
 
 def _earliest_coupled(actor: Actor, arrivals: np.ndarray, period: int | None, lower: np.ndarray) -> np.ndarray:
     given = actor.inputs[0]
-    while True:
+    for _ in range(_ROUNDS):
         fires, words = alternate(given.reads, given.frees, given.lag, given.room, lower, arrivals)
         if period is None:
             return fires
@@ -114,6 +115,7 @@ def _earliest_coupled(actor: Actor, arrivals: np.ndarray, period: int | None, lo
             return fires
         arrivals = arrivals.copy()
         arrivals[0] = again
+    raise ValueError(f"a layer takes more than {period} cycles for a frame")
 
 
 def _latest_coupled(actor: Actor, upper: np.ndarray, period: int) -> np.ndarray:
@@ -123,13 +125,14 @@ def _latest_coupled(actor: Actor, upper: np.ndarray, period: int) -> np.ndarray:
     reads = (actor.num_firings - 1 - given.first_reader)[::-1]
     frees = (num_words - 1 - np.searchsorted(given.frees, np.arange(actor.num_firings)))[::-1]
     lower, arrivals = np.full(num_words, -NEVER), -upper[::-1]
-    while True:
+    for _ in range(_ROUNDS):
         words, fires = alternate(reads, frees, given.lag, given.room, lower, arrivals)
         again = words[-1] + actor.reset - period  # the frame that follows begins so late
         if again <= words[0] and again + actor.outputs[0].lag <= fires[0]:
             return -fires[::-1]
         arrivals = arrivals.copy()
         lower[0], arrivals[0] = max(lower[0], again), max(arrivals[0], again + actor.outputs[0].lag)
+    raise ValueError(f"a layer takes more than {period} cycles for a frame")
 
 
 def alternate(

@@ -67,17 +67,17 @@ def window(geometry: Geometry) -> Actor:
 def window_cycles(geometry: Geometry) -> int:
     """Return the cycles from one frame to the next in which a sliding window never waits.
 
-    FINN's own figure (get_exp_cycles) is up to some percent more, or less for windows by channel with a stride.
+    FINN's own figure (get_exp_cycles) is up to some percent more, or less for windows by channel.
     """
     if geometry.is_parallel:
         return geometry.num_words + 1
     each = prod(geometry.kernel) * geometry.folds
-    if geometry.stride == (1, 1) and each * geometry.windows[1] >= geometry.size[1] * geometry.folds:
+    is_dense = geometry.stride == (1, 1) and each * geometry.windows[1] >= geometry.size[1] * geometry.folds
+    if is_dense and not geometry.is_by_channel:
         # the first window waits for its last word, and no word for anything after
         rows, columns = geometry.span
         first = ((rows - 1) * geometry.size[1] + columns) * geometry.folds
-        turns = (geometry.folds - 1) * (prod(geometry.kernel) - 1) if geometry.is_by_channel else 0
-        return first + (prod(geometry.windows) - 1) * each + turns + 2
+        return first + (prod(geometry.windows) - 1) * each + 2
     rows = geometry.windows[0]
     if rows <= _ROWS + 1:
         return _alone(geometry)
