@@ -93,8 +93,11 @@ def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
     layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
     slowest = max(layers, key=lambda layer: layer.cycles)
+    from .finn_config import fifo_depths
+
     schedule = Schedule(model)
-    between = tuple(streams(model, schedule.depths(slowest.cycles), board.fpga_part))
+    depths = fifo_depths(model) or schedule.depths(slowest.cycles)
+    between = tuple(streams(model, depths, board.fpga_part))
     parts = [part.figures.resources for part in (*layers, *between)]
     totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
     return Estimate(

@@ -21,6 +21,7 @@ class Fifos:
 
     resources: Mapping[str, float]  # beyond those of the shallowest FIFO in every stream between layers
     waiting_bits: Mapping[str, int]  # of each tensor whose FIFO is deeper than that: the most that waits in it
+    depths: tuple[int, ...] = ()  # of all, in the order of the layers and their inputs
 
 
 def fifos_of(model: Model, settings: Settings, fpga_part: str) -> Fifos:
@@ -34,6 +35,7 @@ def fifos_of(model: Model, settings: Settings, fpga_part: str) -> Fifos:
     return Fifos(
         resources={name: sum(part[name] or 0.0 for part in parts) for name in RESOURCES},
         waiting_bits={fifo.tensor: fifo.depth * fifo.out_width for fifo in fifos if fifo.depth > LEAST_DEPTH},
+        depths=tuple(fifo.depth for fifo in fifos),
     )
 
 

@@ -39,6 +39,7 @@ class Folding:
 
     settings: Settings
     ii_cycles: int
+    fifo_depths: tuple[int, ...]  # in the order of the layers and their inputs
     resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
     gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
@@ -174,12 +175,13 @@ class FoldingSpace:
         }
 
     def _folding(self, choice: Choice, limit: float, gap: float) -> Folding:
-        fifos = self._fifos(choice.options).resources
-        used = self._chooser.used(choice.options)
+        found = self._fifos(choice.options)
+        fifos, used = found.resources, self._chooser.used(choice.options)
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=self._settings(choice.options),
             ii_cycles=_ii_cycles(choice.options),
+            fifo_depths=found.depths,
             resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
             limit=limit,
             gap=gap,

@@ -20,6 +20,7 @@ from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
 from .model import FINN_DOMAIN, Model, custom_op
 from .settings import Values, folded_attributes, settings_of
 from .steps import is_layer
+from .streams import LEAST_DEPTH, fifo_figures
 
 _MAX_HLS_BITS = 8191  # the widest ap_int Vitis HLS takes (finn.util.basic.MAX_ALLOWED_AP_INT_W)
 
@@ -223,6 +224,10 @@ def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: t
     figures = [
         layer_figures(layer.node, layer.instance, board.fpga_part, narrow_weights=layer.has_narrow_weights).resources
         for layer in layers
+    ]
+    figures += [
+        fifo_figures(int(reader.get_instream_width(0)), LEAST_DEPTH, board.fpga_part).resources
+        for reader in instances[1:]  # the streams inside the group
     ]
     resources = {name: sum_known(each[name] for each in figures) for name in RESOURCES}
     return Option(
