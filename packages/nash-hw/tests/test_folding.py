@@ -215,19 +215,6 @@ def test_a_board_with_just_what_the_fifos_take_is_large_enough(model, board, mon
     assert found.resources["URAM"] == 2
 
 
-def test_fifos_larger_than_the_board_lead_to_another_choice(model, board, monkeypatch):
-    from dataclasses import replace
-
-    from nash_hw import folding
-    from nash_hw.fifos import Fifos
-
-    urams = itertools.chain([3.0] * 3, itertools.repeat(2.0))
-    fifos = {"LUT": 50.0, "FF": 20.0, "BRAM_18K": 3.0, "DSP": 0.0}
-    monkeypatch.setattr(folding, "fifos_of", lambda *_: Fifos(resources=fifos | {"URAM": next(urams)}, waiting_bits={}))
-    just = replace(board, resources=board.resources | {"URAM": 2})
-    assert folding.FoldingSpace(model, just).for_fps(3_000, 200.0).resources["URAM"] == 2
-
-
 def test_a_join_reads_wide_words_where_its_fifo_outgrows_the_board(model, board, monkeypatch):
     """24,000 words of one channel take more UltraRAMs than the same bits in wider words; the layers need none."""
     from dataclasses import replace
