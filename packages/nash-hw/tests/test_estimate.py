@@ -72,7 +72,7 @@ def test_every_figure_has_an_origin(result):
 
 
 def test_sums_are_those_of_layers_and_streams(result):
-    assert {stream.kind for stream in result.streams} == {"converter", "fifo"}
+    assert {stream.kind for stream in result.streams} == {"converter", "fifo", "converter_fifo", "port_fifo"}
     for name, total in result.resources.items():
         assert total == sum(part.figures.resources[name] for part in (*result.layers, *result.streams))
 

@@ -18,7 +18,7 @@ from test_cli import run  # noqa: F401 - a fixture
 from nash_hw import finn_build, finn_env, manifest
 from nash_hw.collect import collect
 from nash_hw.errors import CapacityError, IntegrityError, Interrupted, ToolchainError, UsageError
-from nash_hw.model import Model
+from nash_hw.model import Model, custom_op
 
 _MODEL = DATA / "every-operation-v3" / "model.json"
 _UTILIZATION = """
@@ -141,6 +141,38 @@ class TestFolder:
         assert config._resolve_fpga_part() == manifest.load(tmp_path / "hw" / "hardware.json", "hardware")["fpga_part"]
         has_bitfile = "bitfile" in {output.value for output in config.generate_outputs}
         assert has_bitfile == ("step_synthesize_bitfile" in config.steps) == (board != "VCK190")
+
+    def test_finn_inserts_fifos_as_deep_as_the_manifest_says(self, built, finn):
+        """FINN's own passes, and the depths it reads from the file: those of the layers, which the manifest has."""
+        from finn.transformation.fpgadataflow.insert_dwc import InsertDWC
+        from finn.transformation.fpgadataflow.insert_fifo import InsertFIFO
+        from finn.transformation.fpgadataflow.set_fifo_depths import ApplyFIFODepthsFromFile
+        from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
+        from qonnx.transformation.general import GiveUniqueNodeNames
+
+        result = manifest.load(built / "hardware.json", "hardware")
+        model = Model(onnx.load(str(built / "finn" / "dataflow.onnx")))
+        for step in (InsertDWC(), InsertFIFO(create_shallow_fifos=True), SpecializeLayers(result["fpga_part"])):
+            model = model.transform(step)
+        model = model.transform(GiveUniqueNodeNames())
+        fifos = {node.name: custom_op(node) for node in model.get_nodes_by_op_type("StreamingFIFO_rtl")}
+        depths = {name: fifo.get_nodeattr("depth") for name, fifo in fifos.items()}
+        assert json.loads((built / "finn" / "fifos.json").read_text())["fifo_depths"] == depths
+        model = model.transform(ApplyFIFODepthsFromFile(built / "finn" / "fifos.json"))
+        assert {name: fifo.get_nodeattr("depth") for name, fifo in fifos.items()} == depths
+        streams = [stream for stream in result["streams"] if stream["kind"] != "converter"]
+        assert len(fifos) == len(streams)
+        wanted = {
+            (stream["consumer"], stream["out_width_bits"], stream["depth"])
+            for stream in streams
+            if stream["kind"] == "fifo"
+        }
+        found = {
+            (reader.name, fifo.get_instream_width(), fifo.get_nodeattr("depth"))
+            for name, fifo in fifos.items()
+            if (reader := model.find_consumer(fifo.onnx_node.output[0])) is not None
+        }
+        assert wanted <= found
 
     def test_finn_runs_its_first_step_in_it(self, built, finn, monkeypatch):
         """FINN's own estimate step reads the graph as it is handed over."""

@@ -204,11 +204,9 @@ class _Build:
 
     def _write_finn(self, folder: Path, devices: dict[str, int] | None) -> dict[str, str]:
         several = None if devices is None else partitioning(devices, self._config.num_fpgas)
-        has_fifos = (folder / FIFOS_FILE).exists()
-        config = finn_build.build_config(self._board, self._config.clock_mhz, several, has_fifos=has_fifos)
-        finn_build.write_folder(folder / finn_build.FOLDER, config, folder)
-        names = [*finn_build.FILES, *([FIFOS_FILE] if has_fifos else [])]
-        return {f"{finn_build.FOLDER}/{name}": "finn" for name in names}
+        config = finn_build.build_config(self._board, self._config.clock_mhz, several)
+        finn_build.write_folder(folder / finn_build.FOLDER, config, folder, self._board.fpga_part)
+        return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
 
     def _convert(self) -> State:
         """Return the folded, verified graph: step by step, from the checkpoint on where one is asked for."""
@@ -262,6 +260,7 @@ class _Build:
                 "limit": state.limit,
                 "gap": state.gap,
                 "price_gap": state.price_gap,
+                "depth_price": state.depth_price,
             },
             "folding": "folding.json",
             "interface": describe.interface(state.model, state.dequantization),

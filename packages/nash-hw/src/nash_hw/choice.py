@@ -1,8 +1,8 @@
 """Choose one option of each group, exactly: the cheapest choice that fits the board, as a MILP solved by HiGHS.
 
-Width converters couple the groups at either end of a stream (network.py). Without them groups share nothing but the
-board, and those with the same options are one class, of whose members a whole number takes each option: a relaxation
-that is solved at once, and refutes most frame rates that are out of reach.
+FIFOs and width converters couple the groups at either end of a stream (network.py). Without them groups share nothing
+but the board, and those with the same options are one class, of whose members a whole number takes each option: a
+relaxation that is solved at once, and refutes most frame rates that are out of reach.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .boards import RESOURCES, Board
-from .links import converter_resources, links_between
+from .links import link_resources, links_between
 from .network import Network
 from .options import Group, Option, undominated
 
@@ -51,12 +51,13 @@ class Chooser:
         self._classes: list[_Class] = [(of[0].options, len(of)) for of in members.values()]
 
     def used(self, options: Sequence[Option]) -> dict[str, float]:
-        """Return what a choice takes of each resource as far as known, its converters with it."""
+        """Return what a choice takes of each resource as far as known, with converters and the shallowest FIFOs."""
         parts = [option.resources for option in options]
         parts += [
-            converter_resources(
+            link_resources(
                 options[link.producer].stream_bits[link.producer_entry],
                 options[link.consumer].stream_bits[link.consumer_entry],
+                self._board.fpga_part,
             )
             for link in self._links
         ]

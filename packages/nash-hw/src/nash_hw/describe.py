@@ -53,6 +53,7 @@ def stream(part: Stream) -> dict[str, Any]:
         "in_width_bits": part.in_width,
         "out_width_bits": part.out_width,
         "depth": part.depth,
+        "origin": None if part.depth is None else "estimated",
         "resources": dict(part.figures.resources),
         "origins": dict(part.figures.origins),
     }

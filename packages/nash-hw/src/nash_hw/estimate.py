@@ -16,10 +16,11 @@ import numpy as np
 import onnx
 
 from . import hls_models, rtl_models
+from .actors import cycles_of
 from .boards import RESOURCES, Board
 from .figures import Figures, sum_known
-from .latency import spans as frame_spans
 from .model import Model, custom_op, tensor_title
+from .schedule import Schedule
 from .steps import is_layer
 from .streams import Stream, streams
 
@@ -82,7 +83,7 @@ class Estimate:
     streams: tuple[Stream, ...]
     ii_cycles: int
     bottleneck: str
-    latency_cycles: int  # of a frame in an idle accelerator, modelled
+    latency_cycles: int  # of a frame in an idle accelerator
     latency_bound_cycles: int  # no layer overlapping another
     resources: Mapping[str, float | None]
     num_unknown: Mapping[str, int]
@@ -92,8 +93,11 @@ def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
     layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
     slowest = max(layers, key=lambda layer: layer.cycles)
-    spans = frame_spans(model)
-    between = tuple(streams(model, spans, board.fpga_part))
+    from .finn_config import fifo_depths
+
+    schedule = Schedule(model)
+    depths = fifo_depths(model) or schedule.depths(slowest.cycles)
+    between = tuple(streams(model, depths, board.fpga_part))
     parts = [part.figures.resources for part in (*layers, *between)]
     totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
     return Estimate(
@@ -101,7 +105,7 @@ def estimate(model: Model, board: Board) -> Estimate:
         streams=between,
         ii_cycles=slowest.cycles,
         bottleneck=slowest.name,
-        latency_cycles=round(max(spans[output.name].last for output in model.graph.output)),
+        latency_cycles=schedule.latency(),
         latency_bound_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
         resources={resource: sum_known(values) for resource, values in totals.items()},
         num_unknown={resource: sum(value is None for value in values) for resource, values in totals.items()},
@@ -189,7 +193,7 @@ def _layer(model: Model, node: onnx.NodeProto, fpga_part: str) -> Layer:
         op_type=node.op_type,
         backend=node.op_type[-3:],
         source=layer_source(model, node),
-        cycles=int(instance.get_exp_cycles()),
+        cycles=cycles_of(node, instance),
         pe=int(instance.get_nodeattr("PE")) if "PE" in known else None,
         simd=int(instance.get_nodeattr("SIMD")) if "SIMD" in known else None,
         figures=layer_figures(node, instance, fpga_part, narrow_weights=narrow),

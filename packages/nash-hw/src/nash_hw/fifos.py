@@ -1,37 +1,48 @@
-"""What the FIFOs at joins take: their depths follow from the folding of all layers, so they are known after it."""
+"""What FIFOs take beyond the shallowest ones: their depths follow from the folding of all layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import onnx
-
+from .actors import cycles_of
 from .boards import RESOURCES, Board
 from .estimate import sum_known
 from .finn_config import Settings, fold
-from .latency import spans
-from .model import Model
+from .model import Model, custom_op, skeleton
 from .options import Group, Option, price_of
-from .streams import fifo_figures, streams
+from .schedule import Schedule
+from .streams import LEAST_DEPTH, fifo_figures, streams
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fifos:
     """The FIFOs of a folded model."""
 
-    resources: Mapping[str, float]
-    waiting_bits: Mapping[str, int]  # of each tensor that has one: the most that waits in it
+    resources: Mapping[str, float]  # beyond those of the shallowest FIFO in every stream between layers
+    waiting_bits: Mapping[str, int]  # of each tensor whose FIFO is deeper than that: the most that waits in it
+    depths: tuple[int, ...] = ()  # of all, in the order of the layers and their inputs
 
 
 def fifos_of(model: Model, settings: Settings, fpga_part: str) -> Fifos:
     """Return the FIFOs a specialized model needs with a folding; the model stays as it is."""
-    folded, _ = fold(_skeleton(model), settings)
-    fifos = [stream for stream in streams(folded, spans(folded), fpga_part) if stream.kind == "fifo"]
+    folded, _ = fold(Model(skeleton(model.model)), settings)
+    period = max(cycles_of(node, custom_op(node)) for node in folded.graph.node)
+    found = list(streams(folded, Schedule(folded).depths(period), fpga_part))
+    fifos = [stream for stream in found if stream.kind == "fifo"]
+    parts = [_beyond(fifo.out_width, fifo.depth, fpga_part) for fifo in fifos]
+    parts += [stream.figures.resources for stream in found if stream.kind == "port_fifo"]
     return Fifos(
-        resources={name: sum(fifo.figures.resources[name] or 0.0 for fifo in fifos) for name in RESOURCES},
-        waiting_bits={fifo.tensor: fifo.depth * fifo.out_width for fifo in fifos},
+        resources={name: sum(part[name] or 0.0 for part in parts) for name in RESOURCES},
+        waiting_bits={fifo.tensor: fifo.depth * fifo.out_width for fifo in fifos if fifo.depth > LEAST_DEPTH},
+        depths=tuple(fifo.depth for fifo in fifos),
     )
+
+
+def _beyond(width: int, depth: int, fpga_part: str) -> dict[str, float]:
+    """Return what a FIFO takes more than the shallowest one; less of what block RAM replaces."""
+    figures, least = (fifo_figures(width, words, fpga_part).resources for words in (depth, LEAST_DEPTH))
+    return {name: (figures[name] or 0.0) - (least[name] or 0.0) for name in RESOURCES}
 
 
 def with_fifos(group: Group, waiting_bits: Mapping[str, int], board: Board) -> Group:
@@ -45,14 +56,7 @@ def _with_fifos(group: Group, option: Option, waiting_bits: Mapping[str, int], b
     parts: list[Mapping[str, float | None]] = [option.resources]
     for name, width in zip(group.inputs, option.stream_bits, strict=False):
         if name in waiting_bits:
-            parts.append(fifo_figures(width, -(-waiting_bits[name] // width), board.fpga_part).resources)
+            depth = max(-(-waiting_bits[name] // width), LEAST_DEPTH)
+            parts.append(_beyond(width, depth, board.fpga_part))
     price = option.price + sum(price_of(part, board) for part in parts[1:])
     return replace(option, resources={name: sum_known(part[name] for part in parts) for name in RESOURCES}, price=price)
-
-
-def _skeleton(model: Model) -> Model:
-    """Return a copy without the values of weights and thresholds."""
-    proto = onnx.ModelProto(ir_version=model.model.ir_version, opset_import=model.model.opset_import)
-    for name in ("node", "input", "output", "value_info", "quantization_annotation"):
-        getattr(proto.graph, name).extend(getattr(model.graph, name))
-    return Model(proto)

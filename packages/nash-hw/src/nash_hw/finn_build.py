@@ -3,13 +3,15 @@
 finn/build.yaml         FINN's DataflowBuildConfig (finn/builder/build_dataflow_config.py), from hardware generation on
 finn/dataflow.onnx      the specialized, folded graph
 finn/folding.json       how it is folded, which FINN asks for; the graph has it already
-finn/fifos.json         depths of FIFOs, if `nash-hw simulate` has found them: then FINN searches none
+finn/fifos.json         how deep each FIFO is, as estimated or as `nash-hw simulate` found it, so that FINN need not
+                        search (one board only)
 finn/output/            what FINN makes of it
 """
 
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 import signal
@@ -19,15 +21,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import yaml
 
 from .boards import Board
 from .errors import ToolchainError
+from .model import Model, custom_op, skeleton
 
 FOLDER = "finn"
 OUTPUT = "output"
-FILES = ("build.yaml", "dataflow.onnx", "folding.json")
-FIFOS = "fifos.json"  # where depths were simulated
+FIFOS = "fifos.json"
+FILES = ("build.yaml", "dataflow.onnx", "folding.json", FIFOS)
 COMMAND = f"finn build {FOLDER}/build.yaml {FOLDER}/dataflow.onnx"
 LOG = "finn.log"
 _TO_IP = (
@@ -52,42 +56,66 @@ def shell_flow(board: Board) -> str | None:
     return None
 
 
-def build_config(
-    board: Board, clock_mhz: float, partitioning: dict[str, Any] | None = None, *, has_fifos: bool = False
-) -> dict[str, Any]:
+def build_config(board: Board, clock_mhz: float, partitioning: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return FINN's build configuration for a folded graph; `partitioning` is for several boards.
 
-    `has_fifos`: the depths of FIFOs are in a file.
+    On several boards FINN numbers FIFOs anew, so there it sizes them itself.
     """
     flow = shell_flow(board)
     return {
         "output_dir": OUTPUT,
         "synth_clk_period_ns": 1000 / clock_mhz,
         "folding_config_file": "folding.json",
-        **({"auto_fifo_depths": False, "fifo_config_file": FIFOS} if has_fifos else {}),
         **({"fpga_part": board.fpga_part} if flow is None else {"board": board.name, "shell_flow_type": flow}),
         "generate_outputs": [*_IP_OUTPUTS, *(_BITFILE_OUTPUTS if flow else ())],
         "steps": [*_TO_IP, *(_TO_BITFILE if flow else ())],
-        **({} if partitioning is None else {"partitioning_configuration": partitioning}),
+        **(
+            {"auto_fifo_depths": False, "fifo_config_file": FIFOS}
+            if partitioning is None
+            else {"partitioning_configuration": partitioning}
+        ),
     }
 
 
-def write_folder(folder: Path, config: dict[str, Any], files: Path) -> None:
-    """Write the folder; `files` has the dataflow.onnx, folding.json and maybe fifos.json that go into it."""
+def fifo_config(graph: Path, fpga_part: str) -> dict[str, Any]:
+    """Return FINN's fifo_config_file for a folded graph: the FIFOs it will insert, by the names it will give them.
+
+    Its own passes insert them here (builder/build_dataflow_steps.py, step_set_fifo_depths), as deep as the layers say.
+    """
+    from finn.transformation.fpgadataflow.insert_dwc import InsertDWC
+    from finn.transformation.fpgadataflow.insert_fifo import InsertFIFO
+    from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
+    from finn.transformation.qonnx.give_unique_node_names_recursive import GiveUniqueNodeNamesRecursive
+
+    model = Model(skeleton(onnx.load(str(graph))))
+    model = model.transform(InsertDWC()).transform(InsertFIFO(create_shallow_fifos=True))
+    model = model.transform(SpecializeLayers(fpga_part)).transform(GiveUniqueNodeNamesRecursive())
+    fifos = {node.name: custom_op(node) for node in model.get_nodes_by_op_type("StreamingFIFO_rtl")}
+    return {
+        key: {name: fifo.get_nodeattr(attribute) for name, fifo in fifos.items()}
+        for key, attribute in (("fifo_depths", "depth"), ("impl_style", "impl_style"), ("ram_style", "ram_style"))
+    }
+
+
+def write_folder(folder: Path, config: dict[str, Any], files: Path, fpga_part: str) -> None:
+    """Write the folder; `files` has the dataflow.onnx and folding.json that go into it, and fifos.json if simulated."""
     folder.mkdir()
-    for name in ("dataflow.onnx", "folding.json", FIFOS):
-        if name != FIFOS or "fifo_config_file" in config:
-            shutil.copyfile(files / name, folder / name)
+    if (files / FIFOS).exists():
+        shutil.copyfile(files / FIFOS, folder / FIFOS)
+    else:
+        fifos = fifo_config(files / "dataflow.onnx", fpga_part)
+        (folder / FIFOS).write_text(json.dumps(fifos, indent=2) + "\n", "utf-8")
+    for name in ("dataflow.onnx", "folding.json"):
+        shutil.copyfile(files / name, folder / name)
     head = f"# For FINN+ 1.6. In the folder above this one:  {COMMAND}\n"
     (folder / "build.yaml").write_text(head + yaml.safe_dump(config, sort_keys=False), "utf-8")
 
 
 def is_same(folder: Path, other: Path) -> bool:
     """Tell whether two folders ask FINN for the same."""
-    names = [*FILES, *(FIFOS for one in (folder, other) if (one / FIFOS).exists())]
     return all(
         (folder / name).exists() and (other / name).exists() and filecmp.cmp(folder / name, other / name, shallow=False)
-        for name in names
+        for name in FILES
     )
 
 

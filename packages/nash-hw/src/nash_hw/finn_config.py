@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .model import Model, custom_op
 from .options import as_hls, needs_hls
+from .streams import LEAST_DEPTH
 
 Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
 _EXPORTED = (
@@ -38,6 +40,32 @@ def fold(model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     renamed = {node.name: settings[name] for name, node in zip(before, model.graph.node, strict=True)}
     config = to_finn_config(model, renamed)
     return apply_finn_config(model, config), config
+
+
+def set_fifo_depths(model: Model, config: dict[str, Any], depths: Sequence[int]) -> None:
+    """Write how deep the FIFO of each stream between layers is into a folded model and its configuration.
+
+    FINN makes a FIFO as deep as its reader's inFIFODepths say, or its writer's outFIFODepths, which stay at 2
+    (finn/transformation/fpgadataflow/insert_fifo.py). `depths` are in the order of the layers and their inputs.
+    """
+    left = iter(depths)
+    for node in model.graph.node:
+        wanted = [next(left) for name in node.input if model.find_producer(name) is not None]
+        if wanted:
+            custom_op(node).set_nodeattr("inFIFODepths", wanted)
+            config[node.name]["inFIFODepths"] = wanted
+
+
+def fifo_depths(model: Model) -> dict[str, int] | None:
+    """Return how deep the FIFO of each stream is, by tensor, as `set_fifo_depths` wrote it; None if it did not."""
+    depths: dict[str, int] = {}
+    for node in model.graph.node:
+        names = [name for name in node.input if model.find_producer(name) is not None]
+        written = custom_op(node).get_nodeattr("inFIFODepths")
+        if names and min(written) < LEAST_DEPTH:
+            return None
+        depths |= dict(zip(names, written, strict=False))
+    return depths
 
 
 def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class State:
     limit: float = 1.0  # the part of each resource the folding was to stay within
     gap: float = 0.0
     price_gap: float = 0.0
+    depth_price: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the graph."""
@@ -71,6 +72,7 @@ class State:
             "limit": self.limit,
             "gap": self.gap,
             "price_gap": self.price_gap,
+            "depth_price": self.depth_price,
         }
 
     @staticmethod
@@ -88,6 +90,7 @@ class State:
             limit=content["limit"],
             gap=content["gap"],
             price_gap=content["price_gap"],
+            depth_price=content["depth_price"],
         )
 
 
@@ -181,12 +184,15 @@ class Flow:
         state.model = steps.specialize(model, self._target.board.fpga_part)
 
     def _fold(self, state: State) -> None:
+        from .finn_config import set_fifo_depths
         from .steps import name_tensors
 
         folding = self._choose(FoldingSpace(state.model, self._target.board))
         model, state.folding = fold(state.model, folding.settings)
         state.model = name_tensors(model)
-        state.limit, state.gap, state.price_gap = folding.limit, folding.gap, folding.price_gap
+        set_fifo_depths(state.model, state.folding, folding.fifo_depths)
+        state.limit, state.gap = folding.limit, folding.gap
+        state.price_gap, state.depth_price = folding.price_gap, folding.depth_price
 
     def _choose(self, space: FoldingSpace) -> Folding:
         if self._target.utilization is None:

@@ -1,13 +1,14 @@
 """Choose how much of each layer works in parallel (PE, SIMD), its memories and its arithmetic, by price, exactly.
 
 The accelerator is a pipeline: a frame leaves every II cycles, II being the cycles of its slowest layer. So the
-layers are independent once II is given, but for the width converters between them and the board they share. All
+layers are independent once II is given, but for FIFOs and width converters between them and the board they share. All
 options of a layer are priced once; the cheapest design for a frame rate is then a choice within the board (choice.py),
 and the highest frame rate that fits a part of the board is searched for among the cycles that options have: what fits
 at an II fits at any longer one.
 
-The depths of FIFOs follow from the folding of all layers: a choice that leaves no room for its own is made again with
-that room kept free, and where that is in vain, with the FIFOs priced at each width they may be read with.
+Every stream has a FIFO. The choice counts the shallowest; how deep each has to be follows from the folding of all
+layers (schedule.py). So a choice that leaves no room for its own is made again with that room kept free, and where that
+is in vain, with the FIFOs priced at each width they may be read with.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .errors import CapacityError
 from .fifos import Fifos, fifos_of, with_fifos
 from .finn_config import Settings, fold
 from .model import Model
-from .options import Group, Option, price_groups
+from .options import Group, Option, price_groups, price_of
 
 __all__ = ["Folding", "FoldingSpace", "fold"]
 
@@ -38,10 +39,12 @@ class Folding:
 
     settings: Settings
     ii_cycles: int
-    resources: Mapping[str, float | None]  # of the layers, their converters and FIFOs
+    fifo_depths: tuple[int, ...]  # in the order of the layers and their inputs
+    resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
     gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
     price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
+    depth_price: float  # the part of its price that FIFOs take for being deeper than the shallowest
 
 
 class FoldingSpace:
@@ -52,6 +55,7 @@ class FoldingSpace:
         self._board = board
         self._groups = price_groups(model, board)
         self._chooser = Chooser(self._groups, board)
+        self._known: tuple[tuple[Option, ...], Fifos] | None = None  # the FIFOs asked for last
 
     @property
     def fastest_cycles(self) -> int:
@@ -77,8 +81,8 @@ class FoldingSpace:
             if choice.options is None and first.options is not None:
                 choice = self._with_priced_fifos(first.options, max_cycles, limit)
             if choice.options is not None:
-                cheapest = first.price * (1 - first.gap)  # none is below that
-                return self._folding(choice, limit, max(0.0, 1 - cheapest / choice.price))
+                cheapest = first.price * (1 - first.gap)  # none is below that, however shallow its FIFOs
+                return self._folding(choice, limit, max(0.0, 1 - cheapest / self._price(choice.options)))
         needs = self._needs(max_cycles, 1.0)
         best = self.for_utilization(1.0)
         raise CapacityError(
@@ -149,8 +153,16 @@ class FoldingSpace:
             waiting = {name: max(waiting.get(name, 0), bits) for name, bits in (waiting | fifos.waiting_bits).items()}
         return Choice(options=None)
 
+    def _price(self, options: tuple[Option, ...]) -> float:
+        """Return the price of a choice with FIFOs as deep as it needs them."""
+        return price_of(self._chooser.used(options), self._board) + price_of(
+            self._fifos(options).resources, self._board
+        )
+
     def _fifos(self, options: tuple[Option, ...]) -> Fifos:
-        return fifos_of(self._model, self._settings(options), self._board.fpga_part)
+        if self._known is None or self._known[0] != options:
+            self._known = options, fifos_of(self._model, self._settings(options), self._board.fpga_part)
+        return self._known[1]
 
     def _limits(self, limit: float) -> dict[str, float]:
         return {name: self._board.resources[name] * limit for name in RESOURCES}
@@ -163,16 +175,18 @@ class FoldingSpace:
         }
 
     def _folding(self, choice: Choice, limit: float, gap: float) -> Folding:
-        fifos = self._fifos(choice.options).resources
-        used = self._chooser.used(choice.options)
+        found = self._fifos(choice.options)
+        fifos, used = found.resources, self._chooser.used(choice.options)
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=self._settings(choice.options),
             ii_cycles=_ii_cycles(choice.options),
+            fifo_depths=found.depths,
             resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
             limit=limit,
             gap=gap,
             price_gap=choice.gap,
+            depth_price=max(price_of(fifos, self._board), 0.0) / self._price(choice.options),
         )
 
     def _needs(self, max_cycles: int, max_utilization: float) -> str:

@@ -1,24 +1,31 @@
-"""The streams between layers, and the width converters FINN puts where the two ends of one differ.
+"""The streams between layers, and what FINN puts into each.
 
-FINN inserts a StreamingDataWidthConverter on every stream that its producer writes wider or narrower than its consumer
-reads it (finn/transformation/fpgadataflow/insert_dwc.py).
+A StreamingFIFO, and where the producer writes wider or narrower words than the consumer reads, a
+StreamingDataWidthConverter with one more FIFO before it (finn/transformation/fpgadataflow: insert_dwc.py, and
+insert_fifo.py with create_shallow_fifos, as step_set_fifo_depths calls it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
-from .streams import converter_figures
+from .boards import RESOURCES
+from .streams import LEAST_DEPTH, converter_figures, fifo_figures
 
 if TYPE_CHECKING:
     from .options import Group
 
 
-def converter_resources(from_bits: int, to_bits: int) -> Mapping[str, float | None]:
-    """Return what it takes to convert a stream from one width to another; nothing if they are the same."""
-    return converter_figures(from_bits, to_bits).resources
+@cache
+def link_resources(from_bits: int, to_bits: int, fpga_part: str) -> Mapping[str, float]:
+    """Return what a stream takes with the shallowest FIFOs, and a converter if its ends differ in width."""
+    parts = [fifo_figures(to_bits, LEAST_DEPTH, fpga_part)]
+    if from_bits != to_bits:
+        parts += [converter_figures(from_bits, to_bits), fifo_figures(from_bits, LEAST_DEPTH, fpga_part)]
+    return {name: sum(part.resources[name] or 0.0 for part in parts) for name in RESOURCES}
 
 
 @dataclass(frozen=True, kw_only=True)

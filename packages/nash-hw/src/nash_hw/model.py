@@ -251,3 +251,11 @@ def tensor_title(name: str) -> str:
     'cells.0/layers.1/main/conv'
     """
     return _EXPORTER_SUFFIX.sub("", name).strip("/") or name
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without the values of weights and thresholds."""
+    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    for name in ("node", "input", "output", "value_info", "quantization_annotation"):
+        getattr(copy.graph, name).extend(getattr(model.graph, name))
+    return copy

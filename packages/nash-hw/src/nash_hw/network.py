@@ -1,7 +1,7 @@
-"""The accelerator as a network of choices: options at the layers, width converters at the streams between them.
+"""The accelerator as a network of choices: options at the layers, FIFOs and width converters between them.
 
 Arrays: a group has n options, whose figures (n, 1 + R) are price and R resources. A stream has p widths at its
-producer and c at its consumer; the figures of the converters between them are a table (p, c, 1 + R).
+producer and c at its consumer; the figures of what lies between them are a table (p, c, 1 + R).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .boards import RESOURCES, Board
-from .links import Link, converter_resources
+from .links import Link, link_resources
 from .options import Group, Option, undominated, unit_prices
 
 _ROUNDS = 3  # of pruning: each leaves fewer widths, and so a tighter bound to the next
@@ -36,6 +36,7 @@ class Network:
 
     def __init__(self, groups: Sequence[Group], links: Sequence[Link], board: Board, max_cycles: int) -> None:
         self._links = links
+        self._part = board.fpga_part
         prices = unit_prices(board)
         self._unit_prices = np.array([prices[name] for name in RESOURCES])
         self._ends: list[list[tuple[int, int, int]]] = [[] for _ in groups]  # (link, side, entry of stream_bits)
@@ -99,12 +100,12 @@ class Network:
         """Return the table of a stream, and for each option of its producer and consumer the row or column."""
         widths, producer = np.unique(_bits(self.options[link.producer], link.producer_entry), return_inverse=True)
         others, consumer = np.unique(_bits(self.options[link.consumer], link.consumer_entry), return_inverse=True)
-        resources = np.array([[_converter(int(a), int(b)) for b in others] for a in widths])
+        resources = np.array([[_between(int(a), int(b), self._part) for b in others] for a in widths])
         price = resources @ self._unit_prices
         return np.concatenate([price[..., None], resources], axis=2), producer, consumer
 
     def _prune(self) -> None:
-        """Drop options that another can replace in every choice, whatever its neighbours are and converters cost."""
+        """Drop options that another can replace in every choice, whatever its neighbours are and streams cost."""
         for _ in range(_ROUNDS):
             before = sum(map(len, self.options))
             tables = [self._table(link) for link in self._links]
@@ -134,9 +135,9 @@ class Network:
 
 
 @cache
-def _converter(from_bits: int, to_bits: int) -> np.ndarray:
-    resources = converter_resources(from_bits, to_bits)
-    return np.array([resources[name] or 0.0 for name in RESOURCES])
+def _between(from_bits: int, to_bits: int, fpga_part: str) -> np.ndarray:
+    resources = link_resources(from_bits, to_bits, fpga_part)
+    return np.array([resources[name] for name in RESOURCES])
 
 
 def _fast_enough(group: Group, max_cycles: int) -> Sequence[Option]:

@@ -1,6 +1,6 @@
 """All foldings of a layer, priced, and those worth taking.
 
-Cycles and most resources are what FINN's own layer answers; settings.py says which foldings there are.
+Most resources are what FINN's own layer answers; settings.py says which foldings there are.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .actors import cycles_of
 from .boards import RESOURCES, Board
 from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
 from .model import FINN_DOMAIN, Model, custom_op
 from .settings import Values, folded_attributes, settings_of
 from .steps import is_layer
+from .streams import LEAST_DEPTH, fifo_figures
 
 _MAX_HLS_BITS = 8191  # the widest ap_int Vitis HLS takes (finn.util.basic.MAX_ALLOWED_AP_INT_W)
 
@@ -223,10 +225,14 @@ def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: t
         layer_figures(layer.node, layer.instance, board.fpga_part, narrow_weights=layer.has_narrow_weights).resources
         for layer in layers
     ]
+    figures += [
+        fifo_figures(int(reader.get_instream_width(0)), LEAST_DEPTH, board.fpga_part).resources
+        for reader in instances[1:]  # the streams inside the group
+    ]
     resources = {name: sum_known(each[name] for each in figures) for name in RESOURCES}
     return Option(
         settings=tuple(tuple(values.items()) for values in settings),
-        cycles=max(int(instance.get_exp_cycles()) for instance in instances),
+        cycles=max(cycles_of(layer.node, layer.instance) for layer in layers),
         resources=resources,
         price=price_of(resources, board) + _price_of_width(instances),
         stream_bits=(

@@ -1,69 +1,70 @@
-"""What lies between two layers: a data width converter where their streams differ, a FIFO where words wait."""
+"""What FINN puts between two layers: a FIFO in every stream, and a data width converter where the two ends differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import gcd
-from typing import Any
-
-import numpy as np
 
 from .figures import NO_MEMORY, Figures, clog2, modelled
-from .latency import Span, backlog
 from .model import Model, custom_op
-from .steps import is_layer
 
-_FREE_DEPTH = 2  # words a layer's own ports hold (finn/transformation/fpgadataflow/insert_fifo.py)
+LEAST_DEPTH = 5  # words that FINN's FIFO holds at least, however shallow it is asked to be (fifo.sv)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """One converter or FIFO between two layers."""
+    """One converter or FIFO.
 
-    kind: str  # "converter" or "fifo"
+    `kind`: "fifo", one for each stream from layer to layer, before its reader; "converter"; "converter_fifo", the one
+    that FINN puts before a converter; "port_fifo", at an end of the accelerator.
+    """
+
+    kind: str
     tensor: str
-    producer: str
-    consumer: str
+    producer: str  # "input" at the accelerator's
+    consumer: str  # "output" at the accelerator's
     in_width: int
     out_width: int
     depth: int | None  # words of a FIFO
     figures: Figures
 
 
-def streams(model: Model, spans: dict[str, Span], fpga_part: str) -> Iterator[Stream]:
-    """Yield what FINN has to put between the layers of a folded model (InsertDWC, and FIFOs at joins).
+def streams(model: Model, depths: Mapping[str, int], fpga_part: str) -> Iterator[Stream]:
+    """Yield what FINN puts between the layers of a folded model (InsertDWC, then InsertFIFO in every stream).
 
-    FIFO depths are bounds from `latency`; FINN finds its own by simulation.
+    `depths`: words of the FIFO of each stream, by tensor.
     """
     instances = {node.name: custom_op(node) for node in model.graph.node}
+
+    def fifo(kind: str, width: int, depth: int, ends: Mapping[str, str]) -> Stream:
+        figures = fifo_figures(width, depth, fpga_part)
+        return Stream(kind=kind, in_width=width, out_width=width, depth=depth, figures=figures, **ends)
+
     for node in model.graph.node:
-        known = [spans[name] for name in node.input if name in spans]
         for position, name in enumerate(node.input):
+            width = instances[node.name].get_instream_width(position)
+            ends = {"tensor": name, "producer": "input", "consumer": node.name}
+            if name == model.graph.input[0].name:
+                yield fifo("port_fifo", width, LEAST_DEPTH, ends)
             producer = model.find_producer(name)
             if producer is None:
                 continue
-            source, target = instances[producer.name], instances[node.name]
-            widths = (
-                source.get_outstream_width(list(producer.output).index(name)),
-                target.get_instream_width(position),
-            )
-            ends = {"tensor": name, "producer": producer.name, "consumer": node.name}
-            ends |= {"in_width": widths[0], "out_width": widths[1]}
-            if widths[0] != widths[1]:
-                yield Stream(kind="converter", depth=None, figures=converter_figures(*widths), **ends)
-            depth = _depth(node, target, position, spans[name], known)
-            if depth > _FREE_DEPTH:
-                ends["in_width"] = widths[1]
-                yield Stream(kind="fifo", depth=depth, figures=fifo_figures(widths[1], depth, fpga_part), **ends)
-
-
-def _depth(node: Any, target: Any, position: int, span: Span, all_inputs: list[Span]) -> int:
-    if not is_layer(node, "ElementwiseAdd", "StreamingConcat") or len(all_inputs) < 2:
-        return 0
-    words = int(np.prod(target.get_folded_input_shape(position)[:-1]))
-    return backlog(span, all_inputs, words)
+            ends["producer"] = producer.name
+            from_width = instances[producer.name].get_outstream_width(list(producer.output).index(name))
+            if from_width != width:
+                yield fifo("converter_fifo", from_width, LEAST_DEPTH, ends)
+                figures = converter_figures(from_width, width)
+                yield Stream(
+                    kind="converter", in_width=from_width, out_width=width, depth=None, figures=figures, **ends
+                )
+            yield fifo("fifo", width, depths[name], ends)
+    for output in model.graph.output:
+        producer = model.find_producer(output.name)
+        width = instances[producer.name].get_outstream_width(list(producer.output).index(output.name))
+        ends = {"tensor": output.name, "producer": producer.name, "consumer": "output"}
+        yield fifo("port_fifo", width, LEAST_DEPTH, ends)
 
 
 @cache

@@ -1,0 +1,191 @@
+"""When each word of a frame passes each stream of the accelerator, and how many wait there.
+
+An accelerator in which every layer works as soon as it can, its FIFOs being of finite depth, does nothing later than
+any schedule in which no FIFO holds more. So FIFOs as deep as the fill of one schedule that repeats every `period`
+cycles cannot lock each other, and a frame leaves every `period` cycles.
+
+That one schedule is found in two sweeps. From the input to the output every layer works at the earliest, FIFOs being
+without bound. Back again, every layer keeps back what its readers have no use for yet: it works later, as long as its
+own readers do not wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .actors import actor_of, converter
+from .firings import NEVER, Actor
+from .model import Model, custom_op
+from .streams import LEAST_DEPTH
+from .timing import earliest, latest, taken, wanted
+
+FIFO_CYCLES = 2  # from a word's entering an empty FIFO to its leaving it (fifo.sv)
+_SPARE, _SPARE_PART = 2, 16  # words, and one of so many, that a FIFO is deeper than the model says
+_AHEAD = LEAST_DEPTH  # words that a layer is ahead of its reader at most, unless the reader would wait
+
+
+@dataclass(kw_only=True)
+class _Link:
+    """A stream between two layers: a converter where their widths differ, then a FIFO. Times of its words, (w,)."""
+
+    converter: Actor | None
+    consumer: int  # a step
+    position: int  # of its inputs
+    enters: np.ndarray | None = None
+    leaves: np.ndarray | None = None
+    due: np.ndarray | None = None  # when they have to enter
+    full: np.ndarray | None = None  # before when they need not
+
+    def converted(self, times: np.ndarray, period: int | None) -> np.ndarray:
+        """Return when words enter the FIFO, given when the layer before it sends its own."""
+        return times if self.converter is None else earliest(self.converter, [times], period)
+
+
+@dataclass(kw_only=True)
+class _Step:
+    """A layer, in the order of the graph, and when it fires."""
+
+    actor: Actor
+    inputs: tuple[str, ...]  # the streams it reads; none: the accelerator's own
+    outputs: tuple[str, ...]
+    arrivals: list[np.ndarray] | None = None  # when the words of its inputs are there at the earliest
+    fires: np.ndarray | None = None
+    lower: np.ndarray | None = None  # before when it must not, for the converters behind it
+
+
+class Schedule:
+    """The schedule of a folded model."""
+
+    def __init__(self, model: Model) -> None:
+        instances = {node.name: custom_op(node) for node in model.graph.node}
+        self._links: dict[str, _Link] = {}
+        self._steps: list[_Step] = []
+        ends: dict[str, tuple[int, int]] = {}
+        for number, node in enumerate(model.graph.node):
+            for name in node.input:
+                if (producer := model.find_producer(name)) is not None:
+                    step, output = ends[name]
+                    position = sum(other in self._links for other in node.input)
+                    widths = (
+                        instances[producer.name].get_outstream_width(output),
+                        instances[node.name].get_instream_width(position),
+                    )
+                    words = len(self._steps[step].actor.outputs[output].fires)
+                    between = converter(*widths, words) if widths[0] != widths[1] else None
+                    self._links[name] = _Link(converter=between, consumer=number, position=position)
+            self._steps.append(
+                _Step(
+                    actor=actor_of(node, instances[node.name]),
+                    inputs=tuple(name for name in node.input if name in self._links),
+                    outputs=tuple(node.output),
+                )
+            )
+            ends |= {name: (number, output) for output, name in enumerate(node.output)}
+
+    def latency(self) -> int:
+        """Return the cycles in which a frame passes an idle accelerator, from its first word in to its last one out."""
+        return 1 + max(int(times[-1]) for times in self._run(None))
+
+    def depths(self, period: int) -> dict[str, int]:
+        """Return how many words the FIFO of each stream has to hold for a frame to leave every `period` cycles.
+
+        `period` has to be at least the cycles of the slowest layer.
+        """
+        self._run(period)
+        found: dict[str, int] = {}
+        for step in reversed(self._steps):
+            self._delay(step, period)
+            self._ask(step, period)
+            for name in step.outputs:
+                if name in self._links:
+                    link = self._links[name]
+                    found[name] = _depth(most(link.enters, link.leaves, period))
+                    link.enters = link.leaves = link.due = link.full = None  # a large network has much of these
+        return {name: found[name] for name in self._links}
+
+    def _run(self, period: int | None) -> list[np.ndarray]:
+        """Let all layers work at the earliest; return when the words of the accelerator's outputs are there."""
+        for step in self._steps:
+            step.arrivals = [self._links[name].enters + FIFO_CYCLES for name in step.inputs]
+            if not step.inputs:
+                step.arrivals = [np.arange(len(step.actor.inputs[0].frees))]
+            step.fires, step.lower = earliest(step.actor, step.arrivals, period), None
+            if any(name in self._links and self._links[name].converter for name in step.outputs):
+                step.lower = self._room(step, period)
+                step.fires = earliest(step.actor, step.arrivals, period, step.lower)
+            self._send(step, period)
+        return [
+            step.fires[given.fires] + given.lag
+            for step in self._steps
+            for name, given in zip(step.outputs, step.actor.outputs, strict=True)
+            if name not in self._links
+        ]
+
+    def _send(self, step: _Step, period: int | None) -> None:
+        for name, given in zip(step.outputs, step.actor.outputs, strict=True):
+            if name in self._links:
+                link = self._links[name]
+                link.enters = link.converted(step.fires[given.fires] + given.lag, period)
+
+    def _room(self, step: _Step, period: int | None) -> np.ndarray:
+        """Return before when a layer must not fire, as the converters behind it cannot take its words."""
+        lower = np.full(step.actor.num_firings, -NEVER)
+        for name, given in zip(step.outputs, step.actor.outputs, strict=True):
+            if name in self._links and (between := self._links[name].converter) is not None:
+                times = step.fires[given.fires] + given.lag
+                room = taken(between, 0, times, earliest(between, [times], period), period)
+                np.maximum.at(lower, given.fires, room - given.lag)
+        return lower
+
+    def _delay(self, step: _Step, period: int) -> None:
+        """Let a layer work later, where its readers, which are done with, have no use for its words yet."""
+        if not any(name in self._links for name in step.outputs):
+            return
+        lower = np.full(step.actor.num_firings, -NEVER) if step.lower is None else step.lower.copy()
+        dues: list[np.ndarray | None] = []
+        for name, given in zip(step.outputs, step.actor.outputs, strict=True):
+            link = self._links.get(name)
+            if link is None:
+                dues.append(None)
+                continue
+            due, full = link.due, link.full
+            if (between := link.converter) is not None:
+                due = wanted(between, 0, latest(between, [due], period), period)
+                full = full[between.inputs[0].first_reader] - between.inputs[0].lag
+            dues.append(due)
+            np.maximum.at(lower, given.fires, full - given.lag)
+        step.fires = np.minimum(latest(step.actor, dues, period), earliest(step.actor, step.arrivals, period, lower))
+        self._send(step, period)
+        for name in step.outputs:
+            if name in self._links:
+                link = self._links[name]
+                reader = self._steps[link.consumer]
+                link.leaves = taken(reader.actor, link.position, link.enters + FIFO_CYCLES, reader.fires, period)
+
+    def _ask(self, step: _Step, period: int) -> None:
+        """Tell the layers before one, which is done with, when it wants their words."""
+        for position, name in enumerate(step.inputs):
+            link = self._links[name]
+            link.due = wanted(step.actor, position, step.fires, period) - FIFO_CYCLES
+            leaves = taken(step.actor, position, step.arrivals[position], step.fires, period)
+            link.full = np.concatenate([leaves[-_AHEAD:] - period, leaves[:-_AHEAD]])[-len(leaves) :] + 1
+
+
+def _depth(words: int) -> int:
+    """Return the depth of a FIFO in which so many words wait, with some room for what Vitis may add to a layer."""
+    return LEAST_DEPTH if words <= LEAST_DEPTH else words + _SPARE + words // _SPARE_PART
+
+
+def most(enters: np.ndarray, leaves: np.ndarray, period: int) -> int:
+    """Return how many words wait at most, given when those of one frame enter and leave (w,), (w,).
+
+    A word that leaves makes room in the cycle after.
+    """
+    words = len(enters)
+    frames = max(int(leaves[-1] - enters[0]) // period, 0) + 1
+    left = np.zeros(words, np.int64)
+    for frame in range(-frames, frames + 1):
+        left += np.searchsorted(leaves, enters - frame * period)
+    return int((np.arange(1, words + 1) - left).max()) + frames * words
