@@ -44,6 +44,7 @@ def test_assigned_bits_keep_their_budget_in_the_accelerator(nash: Nash, tmp_path
     nash("qat", "export", genotype, "--quantization", bits, "--out", out / "model")
     assert json.loads((out / "model" / "model.json").read_text())["quantization"]["resolved"] == found["bits"]
     built = nash("hw", "build", out / "model" / "model.json", *TARGET, "--out", out / "hw", "--json").result
-    assert built["estimated"]["resources"]["LUT"] == pytest.approx(found["resources"]["LUT"], rel=0.1)
+    # FIFOs are predicted as wide as those of the model that was priced, so fewer bits come out cheaper
+    assert 0.8 * found["resources"]["LUT"] < built["estimated"]["resources"]["LUT"] < 1.1 * found["resources"]["LUT"]
     nothing = nash("qat", "assign", measured, priced, "--budget", "LUT=1", "--out", out / "none.json", code=9)
     assert "the least that any bits take" in nothing.stderr

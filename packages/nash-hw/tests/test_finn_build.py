@@ -201,7 +201,7 @@ class TestFolder:
         result = manifest.load(out / "hardware.json", "hardware")
         assert result["measured"] is None
         assert result["finn"]["command"] == "finn build finn/build.yaml finn/dataflow.onnx"
-        assert sorted(os.listdir(out / "finn")) == ["build.yaml", "dataflow.onnx", "folding.json"]
+        assert sorted(os.listdir(out / "finn")) == ["build.yaml", "dataflow.onnx", "fifos.json", "folding.json"]
 
 
 class TestCollect:

@@ -139,4 +139,5 @@ def test_another_folding_forgets_the_simulation(simulated, tmp_path):
     shutil.copytree(out, tmp_path / "hw")
     after = build(MODEL / "model.json", tmp_path / "hw", target_fps=1000)
     assert "simulated" not in after
-    assert "inFIFODepths" not in Path(tmp_path / "hw" / "folding.json").read_text()
+    assert {fifo["origin"] for fifo in after["streams"] if "depth" in fifo} == {"estimated"}
+    assert "fifos.json" not in [artifact["path"] for artifact in after["artifacts"]]
