@@ -136,6 +136,24 @@ def training_record(settings: dict[str, Any], state: RunState, selection: Select
     }
 
 
+def trained(run_dir: Path) -> tuple[checkpoint.Checkpoint, Network]:
+    """Return a run's last checkpoint and the quantized network of it.
+
+    Raises:
+        IntegrityError: the folder holds no run, or a damaged one.
+        UsageError: the run has no quantized epoch yet.
+    """
+    saved = checkpoint.load(run_dir / CHECKPOINT)
+    if not saved.state["run"]["is_calibrated"]:
+        raise UsageError(f"{run_dir}: stopped before its first quantized step; go on with nash-qat train --resume")
+    settings, genotype_path = saved.state["settings"], run_dir / GENOTYPE
+    if manifests.file_sha256(genotype_path) != settings["genotype_sha256"]:
+        raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
+    network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
+    network.load_state_dict(saved.part("network"))
+    return saved, network
+
+
 def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
     """Write the network of a run's last checkpoint, or of its best quantized epoch, and return its manifest.
 
@@ -145,20 +163,13 @@ def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any
         IntegrityError: the folder holds no run, or a damaged one.
         UsageError: the run has no quantized epoch yet.
     """
-    saved = checkpoint.load(run_dir / CHECKPOINT)
+    saved, network = trained(run_dir)
     settings, state = saved.state["settings"], RunState(**saved.state["run"])
-    if not state.is_calibrated:
-        raise UsageError(f"{run_dir}: stopped before its first quantized step; go on with nash-qat train --resume")
-    genotype_path = run_dir / GENOTYPE
-    if manifests.file_sha256(genotype_path) != settings["genotype_sha256"]:
-        raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
-    network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
-    network.load_state_dict(saved.part("network"))
     selection = Selection(rule="last", split=None, epoch=state.epoch, top1=None)
     if best:
         selection = load_best(run_dir / BEST, network)
     provenance = export.Provenance(
-        genotype_path=genotype_path,
+        genotype_path=run_dir / GENOTYPE,
         class_names=tuple(state.class_names),
         training=training_record(settings, state, selection),
     )

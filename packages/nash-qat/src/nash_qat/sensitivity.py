@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import bits as table
-from . import calibrate, checkpoint, interrupt, quantizers, runs
-from . import genotype as genotypes
+from . import calibrate, interrupt, quantizers, runs
 from . import manifest as manifests
 from .data import Split
 from .errors import DivergedError, IntegrityError, Interrupted, UsageError
 from .network import Activation, ConvBN, Network
-from .presets import BITS, RESOLVED, QuantizationSpec
+from .presets import BITS, RESOLVED
 from .progress import TrainingProgress
 
 KIND = "sensitivity"
@@ -79,15 +78,8 @@ class TrainedRun:
             UsageError: it has not come to its quantized epochs.
         """
         folder = source.parent if source.is_file() else source
-        saved = checkpoint.load(folder / runs.CHECKPOINT)
-        if not saved.state["run"]["is_calibrated"]:
-            raise UsageError(f"{folder}: stopped before its first quantized step; go on with nash-qat train --resume")
-        settings, genotype_path = saved.state["settings"], folder / runs.GENOTYPE
-        if manifests.file_sha256(genotype_path) != settings["genotype_sha256"]:
-            raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
-        network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
-        network.load_state_dict(saved.part("network"))
-        return TrainedRun(folder=folder, network=network.eval(), settings=settings)
+        saved, network = runs.trained(folder)
+        return TrainedRun(folder=folder, network=network.eval(), settings=saved.state["settings"])
 
 
 def candidates(network: Network, bits: tuple[int, ...]) -> dict[str, list[int]]:
