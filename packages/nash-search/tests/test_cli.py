@@ -94,7 +94,7 @@ def test_version_is_that_of_the_package() -> None:
 def test_zoo_lists_and_writes(tmp_path: Path) -> None:
     assert "resnet34-v3" in _run("zoo").stdout
     listed = json.loads(_run("zoo", "--json").stdout)["zoo"]
-    assert len(listed) == 14
+    assert len(listed) == 16
     assert listed[-1] == {
         "name": "mobilenetv1",
         "backbone": "mobilenetv1",
