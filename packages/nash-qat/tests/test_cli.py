@@ -25,6 +25,8 @@ OPTIONS = {
         "--preset",
         "--quantization",
         "--weight-scale",
+        "--join",
+        "--join-shift",
         "--recipe",
         "--epochs",
         "--float-epochs",
@@ -51,6 +53,8 @@ OPTIONS = {
         "--preset",
         "--quantization",
         "--weight-scale",
+        "--join",
+        "--join-shift",
         "--seed",
         "--best",
         "--qcdq",
@@ -166,6 +170,11 @@ def test_own_bits(run: Run, nash_path: Path, tmp_path: Path) -> None:
     scaled = run("export", nash_path, "--preset", "w2a2", "--weight-scale", "learned", "--out", tmp_path / "s")
     assert scaled.code == 0
     assert manifest.load(tmp_path / "s" / "model.json", "model")["quantization"]["weight_scale"] == "learned"
+    joined = ("--join", "aligned", "--join-shift", 3)
+    assert run("export", nash_path, *joined, "--out", tmp_path / "j").code == 0
+    model = manifest.load(tmp_path / "j" / "model.json", "model")
+    assert (model["quantization"]["join"], model["quantization"]["join_shift"]) == ("aligned", 3)
+    assert model["name"] == "nash-w4a4-aligned-shift3"
     both = run("export", nash_path, "--quantization", bits, "--preset", "w4a4", "--out", tmp_path / "m")
     assert both.code == 2
     bits.write_text(json.dumps({"weight_bits": 3, "nas_weight_bits": 2, "act_bits": 12, "state_bits": 6}))
@@ -187,6 +196,7 @@ def test_usage_errors(run: Run, nash_path: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "m")
     _one_line(run("export", nash_path, "--preset", "w99", *out), 2, "--preset")
     _one_line(run("export", nash_path, "--weight-scale", "max", *out), 2, "--weight-scale: got 'max'")
+    _one_line(run("export", nash_path, "--join", "fused", *out), 2, "--join: got 'fused', expected quantized or al")
     _one_line(run("train", nash_path, "--recipe", "papr", *out), 2, "did you mean 'paper'")
     _one_line(run("train", nash_path, "--dataset", "mnist", *out), 2, "--dataset")
     assert run("train", nash_path).code == 2  # --out is missing

@@ -112,11 +112,11 @@ def test_pixels() -> None:
         assert torch.equal(pixels(x), fast)
 
 
-@pytest.mark.parametrize("weight_scale", ["statistics", "learned"])
+@pytest.mark.parametrize(("weight_scale", "join"), [("statistics", "quantized"), ("learned", "aligned")])
 @pytest.mark.parametrize("name", ["w4a4", "w1a2", "w2a2", "w8a8", "v4"])
 @pytest.mark.parametrize("tree", networks.ALL.values(), ids=networks.ALL)
-def test_whole_network(tree: dict, name: str, weight_scale: str) -> None:
-    spec = dataclasses.replace(preset(name), weight_scale=weight_scale)
+def test_whole_network(tree: dict, name: str, weight_scale: str, join: str) -> None:
+    spec = dataclasses.replace(preset(name), weight_scale=weight_scale, join=join)
     network = export.untrained(networks.parsed(tree), spec, seed=0)
     x = calibrate.to_input(calibrate.noise_pictures(4, network.genotype.input_shape, seed=3))
     outputs = []
@@ -126,10 +126,12 @@ def test_whole_network(tree: dict, name: str, weight_scale: str) -> None:
     assert torch.equal(*outputs)
 
 
-@pytest.mark.parametrize("weight_scale", ["statistics", "learned"])
-def test_training_step_of_a_network_moves_every_parameter_alike(weight_scale: str) -> None:
+@pytest.mark.parametrize(
+    ("weight_scale", "join"), [("statistics", "quantized"), ("learned", "quantized"), ("learned", "aligned")]
+)
+def test_training_step_of_a_network_moves_every_parameter_alike(weight_scale: str, join: str) -> None:
     torch.manual_seed(0)
-    spec = dataclasses.replace(preset("w4a4"), weight_scale=weight_scale)
+    spec = dataclasses.replace(preset("w4a4"), weight_scale=weight_scale, join=join)
     network = export.untrained(networks.parsed(networks.NASH), spec, seed=0).train()
     x = calibrate.to_input(calibrate.noise_pictures(16, (1, 8, 8), seed=3))
     expected_output, expected = _run(network, [x], "brevitas")

@@ -29,17 +29,17 @@ class Setup:
     def __init__(self, folder: Path, tree: dict[str, Any] = networks.NASH, **changes: Any) -> None:
         self.path = networks.written(tree, folder)
         self.genotype: Genotype = networks.parsed(tree)
-        seed = changes.pop("seed", 0)
-        plan = recipe.parse({**TINY_RECIPE, **changes}, where="test")
+        own = {key: value for key, value in changes.items() if key not in ("seed", "join")}
+        plan = recipe.parse({**TINY_RECIPE, **own}, where="test")
         self.settings = runs.Settings(
             genotype_sha256=manifest.file_sha256(self.path),
-            quantization=presets.preset("w4a4"),
+            quantization=dataclasses.replace(presets.preset("w4a4"), join=changes.get("join", "quantized")),
             dataset="digits",
             recipe_name="test",
             recipe=plan,
             epochs=plan.epochs,
             float_epochs=plan.num_float_epochs(plan.epochs),
-            seed=seed,
+            seed=changes.get("seed", 0),
         )
         train_split, test_split = (
             evaluate.load_split("digits", name, self.genotype.input_shape, 10, None) for name in ("train", "test")
@@ -98,6 +98,7 @@ EVERYTHING: dict[str, Any] = {
     "cutmix": 1.0,
     "distill_weight": 0.4,
     "augmentation": {"default": {"flip": True, "min_area": 0.5, "rand_ops": 1}},
+    "join": "aligned",
 }
 
 

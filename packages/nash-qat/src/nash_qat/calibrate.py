@@ -5,7 +5,9 @@ Shapes: pictures (B, C, H, W) uint8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import statistics
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,25 +31,52 @@ def calibrate(network: Network, pictures: Tensor) -> None:
     weights, too, to that of the weights.
 
     Each quantizer sees what the quantizers before it let through; batch normalization uses the batch's statistics
-    and keeps them. Both sides of an addition are measured together, as they share a quantizer.
+    and keeps them. Both sides of an addition are measured together, as they share a quantizer. States that have one
+    scale get the geometric mean of their own best ones, and then all behind them is measured again.
     """
     was_training = network.training
     network.train()
     for module in network.modules():
         if quantizers.has_learned_weight_scale(module):
             quantizers.fit_weight_scale(module)
+    best = _best_scales(network, pictures, fixed=())
+    shared = {}
+    for follower, scale in best.items():
+        if follower.leader is not None:
+            shared.setdefault(follower.leader, [best[follower.leader]]).append(scale)
+    for leader, scales in shared.items():
+        quantizers.set_act_scale(leader, math.exp(statistics.fmean(map(math.log, scales))))
+    if shared:
+        _best_scales(network, pictures, fixed=shared)
+    network.train(was_training)
+
+
+def _best_scales(network: Network, pictures: Tensor, *, fixed: Collection[nn.Module]) -> dict[Any, float]:
+    """Return the best scale of every state and of every quantizer that has its own, to which it is set if not fixed."""
+    best: dict[Any, float] = {}
+
+    def measure(quantizer: nn.Module, terms: tuple[Tensor, ...]) -> None:
+        best[quantizer] = quantizers.best_scale(terms, *quantizer.levels)
+        if quantizers.is_learned(quantizer):
+            quantizers.set_act_scale(quantizer, best[quantizer])
+
     with ExitStack() as stack:
         stack.enter_context(_momentum(network, 1.0))
         for module in network.modules():
-            if quantizers.is_learned(module):
-                stack.callback(module.register_forward_pre_hook(_set_best_scale).remove)
+            if (quantizers.is_learned(module) or quantizers.is_state(module)) and module not in fixed:
+                stack.callback(module.register_forward_pre_hook(measure).remove)
         network(to_input(pictures))
-    network.train(was_training)
+    return best
 
 
 @torch.no_grad()
 def calibrate_one(network: Network, quantizer: nn.Module, pictures: Tensor) -> None:
-    """Set the scale of one activation quantizer to the one of least square error on a batch; all else stays."""
+    """Set the scale of one activation quantizer to the one of least square error on a batch; all else stays.
+
+    A quantizer that has another's scale stays, too.
+    """
+    if not quantizers.is_learned(quantizer):
+        return
     was_training = network.training
     network.eval()
     hook = quantizer.register_forward_pre_hook(_set_best_scale)

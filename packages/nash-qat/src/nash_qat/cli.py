@@ -22,6 +22,12 @@ Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefo
 Data = Annotated[Path | None, typer.Option(help="Folder the dataset lies in; digits needs none.")]
 Preset = Annotated[str | None, typer.Option(help="Bit widths: wNaM, v1..v4 or resnet34-v3. [default: w4a4]")]
 Quantization = Annotated[Path | None, typer.Option(help="JSON file with bit widths, instead of --preset.")]
+Join = Annotated[
+    str | None, typer.Option(help="How additions are formed: quantized or aligned. [default: the preset's or file's]")
+]
+JoinShift = Annotated[
+    int | None, typer.Option(help="Of aligned additions: their grid is the states' scale over 2 to this. [default: 2]")
+]
 WeightScale = Annotated[
     str | None, typer.Option(help="Scales of weights: learned or statistics. [default: the preset's]")
 ]
@@ -54,6 +60,8 @@ def train(
     preset: Preset = None,
     quantization: Quantization = None,
     weight_scale: WeightScale = None,
+    join: Join = None,
+    join_shift: JoinShift = None,
     recipe: Annotated[str, typer.Option(help="quick, paper, cifar, imagenet, lsq, or a JSON or TOML file.")] = "quick",
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Instead of the recipe's; 0 calibrates --init-weights alone.")
@@ -108,7 +116,7 @@ def train(
         data_dir=data,
         preset=preset,
         quantization_path=quantization,
-        weight_scale=weight_scale,
+        scheme=commands.Scheme(weight_scale=weight_scale, join=join, join_shift=join_shift),
         recipe=recipe,
         epochs=epochs,
         float_epochs=float_epochs,
@@ -141,6 +149,8 @@ def export(
     preset: Preset = None,
     quantization: Quantization = None,
     weight_scale: WeightScale = None,
+    join: Join = None,
+    join_shift: JoinShift = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For the untrained network's weights. [default: 0]")] = None,
     best: Annotated[
         bool, typer.Option("--best", help="The run's best epoch by validation accuracy, not the last.")
@@ -156,7 +166,7 @@ def export(
         out=out,
         preset=preset,
         quantization_path=quantization,
-        weight_scale=weight_scale,
+        scheme=commands.Scheme(weight_scale=weight_scale, join=join, join_shift=join_shift),
         seed=seed,
         best=best,
         qcdq=qcdq,

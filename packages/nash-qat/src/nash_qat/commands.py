@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from . import augment, board, calibrate, compiled, execute, presets, pretrained, runs, splits, weights
 from . import evaluate as evaluation
@@ -23,6 +23,15 @@ _NUM_NOISE = 32
 _DISTILL_WEIGHT = 0.5
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """Options that replace a quantization's own; None leaves it as it is."""
+
+    weight_scale: str | None = None
+    join: str | None = None
+    join_shift: int | None = None
+
+
 def train(
     genotype_path: Path,
     *,
@@ -31,7 +40,7 @@ def train(
     data_dir: Path | None,
     preset: str | None,
     quantization_path: Path | None,
-    weight_scale: str | None,
+    scheme: Scheme,
     recipe: str,
     epochs: int | None,
     float_epochs: int | None,
@@ -52,7 +61,7 @@ def train(
     qcdq: bool,
 ) -> tuple[dict[str, Any], str] | None:
     """Train a genotype's network into the folder `out`; None is the result of all processes but the first."""
-    spec = _spec(preset, quantization_path, weight_scale)
+    spec = _spec(preset, quantization_path, scheme)
     plan = recipes.load(recipe)
     genotype = genotypes.load(genotype_path)
     num_epochs = plan.epochs if epochs is None else epochs
@@ -174,19 +183,19 @@ def export(
     out: Path,
     preset: str | None,
     quantization_path: Path | None,
-    weight_scale: str | None,
+    scheme: Scheme,
     seed: int | None,
     best: bool,
     qcdq: bool,
 ) -> tuple[dict[str, Any], str]:
     """Export a run's folder, or the untrained network of a genotype."""
     if source.is_dir():
-        if (preset, quantization_path, weight_scale, seed) != (None, None, None, None):
+        if (preset, quantization_path, seed) != (None, None, None) or scheme != Scheme():
             raise UsageError(f"{source}: is a training run, which has its own bits and seed; leave out the options")
         return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
     if best:
         raise UsageError(f"--best: got {source}, expected the folder of a training run")
-    spec = _spec(preset, quantization_path, weight_scale)
+    spec = _spec(preset, quantization_path, scheme)
     seed = seed or 0
     genotype = genotypes.load(source)
     network = exports.untrained(genotype, spec, seed=seed)
@@ -263,17 +272,24 @@ def schema(kind: str) -> tuple[dict[str, Any], str]:
     return result, json.dumps(result, indent=1)
 
 
-def _spec(preset: str | None, path: Path | None, weight_scale: str | None) -> presets.QuantizationSpec:
+def _spec(preset: str | None, path: Path | None, scheme: Scheme) -> presets.QuantizationSpec:
     if path is not None and preset is not None:
         raise UsageError("--quantization: got a --preset beside it, expected one of the two")
-    choices = get_args(presets.WeightScale)
-    if weight_scale not in (None, *choices):
-        raise UsageError(f"--weight-scale: got '{weight_scale}', expected {' or '.join(choices)}")
     spec = presets.preset(preset or "w4a4") if path is None else _spec_of(path)
-    if weight_scale in (None, spec.weight_scale):
+    options = {key: value for key, value in vars(scheme).items() if value is not None}
+    changed = {key: value for key, value in options.items() if value != getattr(spec, key)}
+    if not changed:
         return spec
-    name = None if spec.preset is None else f"{spec.preset}-{weight_scale}"
-    return dataclasses.replace(spec, weight_scale=weight_scale, preset=name)
+    name = None if spec.preset is None else "-".join([spec.preset, *map(_in_name, changed.items())])
+    try:
+        return dataclasses.replace(spec, **changed, preset=name)
+    except ManifestError as error:
+        raise UsageError(str(error).replace("quantization.", "--").replace("_", "-")) from error
+
+
+def _in_name(option: tuple[str, Any]) -> str:
+    key, value = option
+    return f"shift{value}" if key == "join_shift" else str(value)
 
 
 def _spec_of(path: Path) -> presets.QuantizationSpec:

@@ -3,6 +3,7 @@
 Forward values are Brevitas' bit for bit, gradients equal within float tolerance; the tests hold both together.
 Rounding, clamping and scaling work in place on one tensor, and the gradient of a scale takes two dot products:
 with q = clamp(round(x / s)), d(q s)/ds = q - x / s inside the range and q outside (arXiv 1902.08153, eq. 3).
+A scale is 2^log2_threshold / divisor: the largest level, or a power of two times it (see `divisor`).
 Shapes: activations (B, C, H, W) or (B, C) and one scale; weights (O, I, kH, kW) or (O, I) and O scales or one; learned
 scales of weights (O, 1, 1, 1) or ().
 """
@@ -23,21 +24,35 @@ _LN2 = math.log(2)
 _DIVISORS = {n: (2.0 ** torch.tensor(float(n), dtype=torch.float32).log2()).item() for n in range(1, 257)}
 
 
-def activation(x: Tensor, log2_threshold: Tensor, low: int, high: int) -> Tensor:
-    """Return ReLU(x) quantized to 0..high with the learned scale 2^log2_threshold / high.
+def divisor(low: int, high: int) -> float:
+    """Return the divisor of a scale whose threshold is what the largest level of low..high stands for.
+
+    >>> divisor(-8, 7), divisor(0, 1)
+    (8.0, 1.0)
+    """
+    return _DIVISORS[max(high, -low)]
+
+
+def scale(log2_threshold: Tensor, divisor: float) -> Tensor:
+    """Return the scale, as all that is quantized with it has it."""
+    return (2.0**log2_threshold).clamp_min(MIN_SCALE) / divisor
+
+
+def activation(x: Tensor, log2_threshold: Tensor, divisor: float, low: int, high: int) -> Tensor:
+    """Return ReLU(x) quantized to low..high, of which low is 0, with the learned scale 2^log2_threshold / divisor.
 
     >>> x = torch.tensor([-1.0, 0.0, 0.3, 2.4, 9.0], requires_grad=True)
-    >>> y = activation(x, torch.tensor(1.0), 0, 2)
+    >>> y = activation(x, torch.tensor(1.0), 2.0, 0, 2)
     >>> y.sum().backward()
     >>> y.detach(), x.grad
     (tensor([0., 0., 0., 2., 2.]), tensor([0., 0., 1., 1., 0.]))
     """
-    return _QuantizedSum.apply(log2_threshold, low, high, 0.0, x)
+    return _QuantizedSum.apply(log2_threshold, divisor, low, high, 0.0, x)
 
 
-def joined(terms: tuple[Tensor, ...], log2_threshold: Tensor, low: int, high: int) -> Tensor:
-    """Return the sum of tensors, each quantized to low..high with the one learned scale 2^log2_threshold / -low."""
-    return _QuantizedSum.apply(log2_threshold, low, high, low - 0.5, *terms)
+def joined(terms: tuple[Tensor, ...], log2_threshold: Tensor, divisor: float, low: int, high: int) -> Tensor:
+    """Return the sum of tensors, each quantized to low..high with the one learned scale 2^log2_threshold / divisor."""
+    return _QuantizedSum.apply(log2_threshold, divisor, low, high, low - 0.5, *terms)
 
 
 def pixels(x: Tensor, scale: float) -> Tensor:
@@ -95,28 +110,30 @@ class _QuantizedSum(torch.autograd.Function):
     """Sum of quantized terms; gradients pass where a term, in steps, lies above `passes_from` and below high + 1/2."""
 
     @staticmethod
-    def forward(ctx: Any, log2_threshold: Tensor, low: int, high: int, passes_from: float, *terms: Tensor) -> Tensor:
-        scale = (2.0**log2_threshold).clamp_min(MIN_SCALE) / _DIVISORS[max(high, -low)]
-        steps = [term.float() / scale for term in terms]
-        total = steps[0].round().clamp_(low, high).mul_(scale)
+    def forward(
+        ctx: Any, log2_threshold: Tensor, divisor: float, low: int, high: int, passes_from: float, *terms: Tensor
+    ) -> Tensor:
+        step_size = scale(log2_threshold, divisor)
+        steps = [term.float() / step_size for term in terms]
+        total = steps[0].round().clamp_(low, high).mul_(step_size)
         for step in steps[1:]:
-            total += step.round().clamp_(low, high).mul_(scale)
-        ctx.save_for_backward(scale, total, *steps)
+            total += step.round().clamp_(low, high).mul_(step_size)
+        ctx.save_for_backward(step_size, total, *steps)
         ctx.passes_from, ctx.passes_to = passes_from, high + 0.5
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scale, total, *steps = ctx.saved_tensors
+        step_size, total, *steps = ctx.saved_tensors
         gradient = _in_layout_of(total, gradient)
-        of_scale = _dot(gradient, total) / scale
+        of_scale = _dot(gradient, total) / step_size
         of_terms = []
         for step in steps:
             step = _in_layout_of(total, step)
             passed = torch.ops.aten.hardtanh_backward(gradient, step, ctx.passes_from, ctx.passes_to)
             of_scale -= _dot(passed, step)
             of_terms.append(passed)
-        return of_scale * scale * _LN2, None, None, None, *of_terms
+        return of_scale * step_size * _LN2, None, None, None, None, *of_terms
 
 
 class _Rounded(torch.autograd.Function):

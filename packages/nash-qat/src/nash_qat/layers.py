@@ -90,42 +90,77 @@ class Linear(_Weighted, qnn.QuantLinear):
         return nn.functional.linear(x, self._active_weight())
 
 
-class _LearnedScale(_Switched):
+class _Activation(_Switched):
+    """An activation quantizer with a learned scale, or one that follows another's: it is that one's over 2^shift."""
+
     levels: tuple[int, int]
+
+    def __init__(self, *, levels: tuple[int, int], leader: _Activation | None, shift: int = 0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.levels, self.shift = levels, shift
+        self._leader = () if leader is None else (leader,)  # in a tuple, so that it is no module of this one
+
+    @property
+    def leader(self) -> _Activation | None:
+        """Return the quantizer whose scale this one follows, None if it has its own."""
+        return self._leader[0] if self._leader else None
 
     @property
     def log2_threshold(self) -> nn.Parameter:
-        """Return the logarithm of what the largest level stands for."""
-        return self.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value
+        """Return the logarithm of what the largest level stands for; of a follower, its leader's."""
+        if self.leader is not None:
+            return self.leader.log2_threshold
+        return self._tensor_quant.scaling_impl.value
+
+    @property
+    def divisor(self) -> float:
+        """Return what the threshold is divided by to give the scale."""
+        return fused.divisor(*self.levels) if self.leader is None else self.leader.divisor * 2.0**self.shift
+
+    @property
+    def scale(self) -> Tensor:
+        """Return the scale, a scalar."""
+        return fused.scale(self.log2_threshold.detach(), self.divisor)
+
+    def follow(self) -> None:
+        """Take up the leader's scale, for Brevitas to read."""
+        if self.leader is not None:
+            self._tensor_quant.scaling_impl.scale = fused.scale(self.log2_threshold, self.divisor)
+
+    @property
+    def _tensor_quant(self) -> Any:
+        return self.act_quant.fused_activation_quant_proxy.tensor_quant
 
 
-class ReLU(_LearnedScale, qnn.QuantReLU):
+class ReLU(_Activation, qnn.QuantReLU):
     """A ReLU with an unsigned quantizer behind it; `levels` are its lowest and its highest integer."""
 
-    def __init__(self, *, act_quant: type[Any], bits: int) -> None:
-        super().__init__(act_quant=act_quant, bit_width=bits)
-        self.levels = (0, (1 << bits) - 1)
+    def __init__(self, *, act_quant: type[Any], bits: int, leader: _Activation | None = None) -> None:
+        levels = (0, (1 << bits) - 1)
+        super().__init__(levels=levels, leader=leader, act_quant=act_quant, bit_width=bits)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "brevitas":
+            self.follow()
             return super().forward(x)
         if self.mode == "float":
             return nn.functional.relu(x)
-        return fused.activation(x, self.log2_threshold, *self.levels)
+        return fused.activation(x, self.log2_threshold, self.divisor, *self.levels)
 
 
-class Signed(_LearnedScale, qnn.QuantIdentity):
+class Signed(_Activation, qnn.QuantIdentity):
     """A signed quantizer; `levels` are its lowest and its highest integer."""
 
-    def __init__(self, *, act_quant: type[Any], bits: int) -> None:
-        super().__init__(act_quant=act_quant, bit_width=bits)
-        self.levels = (-(1 << bits - 1), (1 << bits - 1) - 1)
+    def __init__(self, *, act_quant: type[Any], bits: int, leader: _Activation | None = None, shift: int = 0) -> None:
+        levels = (-(1 << bits - 1), (1 << bits - 1) - 1)
+        super().__init__(levels=levels, leader=leader, shift=shift, act_quant=act_quant, bit_width=bits)
 
     def forward(self, *terms: Tensor) -> Tensor:
         """Return the sum of tensors, each quantized."""
         if self.mode == "fused":
-            return fused.joined(terms, self.log2_threshold, *self.levels)
+            return fused.joined(terms, self.log2_threshold, self.divisor, *self.levels)
         if self.mode == "brevitas":
+            self.follow()
             terms = tuple(super(Signed, self).forward(term) for term in terms)
         total = terms[0]
         for term in terms[1:]:

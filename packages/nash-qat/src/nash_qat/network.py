@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import bits as table
-from . import quantizers
+from . import joins, quantizers
 from .genotype import Cell, Genotype, Layer, NasOp
 from .presets import QuantizationSpec
 
@@ -29,14 +29,18 @@ class State(NamedTuple):
 
 
 class Activation(nn.Module):
-    """ReLU and quantizer; where both precisions are read, the coarser is made from the finer."""
+    """ReLU and quantizer; where both precisions are read, the coarser is made from the finer.
 
-    def __init__(self, *, act_bits: int, side_bits: int | None) -> None:
+    leader: the quantizer whose scale the state has as side operations read it, None if it has its own.
+    """
+
+    def __init__(self, *, act_bits: int, side_bits: int | None, leader: nn.Module | None = None) -> None:
         super().__init__()
         self._act_is_finer = side_bits is not None and act_bits > side_bits
         two = side_bits is not None and side_bits != act_bits
-        self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits))
-        self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits)) if two else None
+        leaders = (None, leader) if self._act_is_finer else (leader, None)
+        self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits), leader=leaders[0])
+        self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits), leader=leaders[1]) if two else None
 
     def quantizer_of(self, kind: str) -> nn.Module:
         """Return the quantizer that 'act', what backbone convolutions read, or 'state' comes out of."""
@@ -132,18 +136,28 @@ def factorized_reduction(
     )
 
 
-class MaxPoolBN(nn.Module):
-    """3x3 max-pool, its channels repeated to fill `out_channels`, and a batch normalization whose gamma is positive."""
+class MaxPool(nn.Module):
+    """3x3 max-pool, its channels repeated to fill `out_channels`."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
         self._repeats = out_channels // in_channels
         self.pool = nn.MaxPool2d(3, stride=stride, padding=1)
-        self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(x)
-        return self.bn(torch.cat([x] * self._repeats, dim=1) if self._repeats > 1 else x)
+        return torch.cat([x] * self._repeats, dim=1) if self._repeats > 1 else x
+
+
+class MaxPoolBN(MaxPool):
+    """The same with a batch normalization behind it whose gamma is positive."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__(in_channels, out_channels, stride=stride)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(super().forward(x))
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -161,9 +175,10 @@ class _Edge:
     size: tuple[int, int]
 
 
-def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
+def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, Any], *, is_direct: bool) -> nn.Module:
     if nas_op.op == "max_pool_3x3":
-        return MaxPoolBN(edge.in_channels, edge.out_channels, stride=edge.stride)
+        pool = MaxPool if is_direct else MaxPoolBN
+        return pool(edge.in_channels, edge.out_channels, stride=edge.stride)
     if nas_op.op != "skip_connect":
         kernel = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}[nas_op.op]
         return ConvBN(edge.in_channels, edge.out_channels, kernel, stride=edge.stride, **bits)
@@ -183,7 +198,9 @@ def _residual(layer: Layer, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
 class LayerBlock(nn.Module):
     """One layer of a cell: the convolution, what is added to it, the activation.
 
-    bits: of every tensor of the network. prefixes: what the names of those of the cell's states begin with.
+    bits: of every tensor of the network. prefixes: what the names of those of the cell's states begin with. plan: how
+    sums are formed. states: the quantizers of earlier states, as side operations read them, by the state's name; the
+    layer's own is added.
     """
 
     def __init__(
@@ -194,10 +211,14 @@ class LayerBlock(nn.Module):
         *,
         sizes: list[tuple[int, int]],
         prefixes: list[str],
+        plan: joins.Plan,
+        states: dict[str, nn.Module],
         has_learned_scale: bool,
     ) -> None:
         super().__init__()
         layer, own = cell.layers[number - 1], prefixes[number]
+        join = plan.joins.get(f"{own}join")
+        self._direct = () if join is None else join.direct
         self._residual_from = layer.residual_from
         self._nas_input = None if layer.nas_op is None else layer.nas_op.input
         self.main = ConvBN(
@@ -231,18 +252,37 @@ class LayerBlock(nn.Module):
             self.residual = _residual(layer, edge(source), side_bits("residual", source))
         if layer.nas_op is not None:
             source = layer.nas_op.input
-            self.nas_op = _nas_operation(layer.nas_op, edge(source), side_bits("nas_op", source))
-        join_bits = bits.get(f"{own}join")
-        self.join = None if join_bits is None else quantizers.signed(bits=join_bits)
-        self.act = Activation(act_bits=bits[f"{own}act"], side_bits=bits.get(f"{own}state"))
+            read_bits, is_direct = side_bits("nas_op", source), "nas_op" in self._direct
+            self.nas_op = _nas_operation(layer.nas_op, edge(source), read_bits, is_direct=is_direct)
+        self.join = None if join is None else _quantizer(join, states)
+        self.act = _activation(own, bits, plan, states)
 
     def forward(self, states: list[State]) -> State:
-        terms = [self.main(states[-1].act)]
+        terms = {"main": self.main(states[-1].act)}
         if self.residual is not None:
-            terms.append(self.residual(states[self._residual_from].side))
+            terms["residual"] = self.residual(states[self._residual_from].side)
         if self.nas_op is not None:
-            terms.append(self.nas_op(states[self._nas_input].side))
-        return self.act(terms[0] if self.join is None else self.join(*terms))
+            terms["nas_op"] = self.nas_op(states[self._nas_input].side)
+        if self.join is None:
+            return self.act(terms["main"])
+        total = self.join(*(term for name, term in terms.items() if name not in self._direct))
+        for name in self._direct:
+            total = total + terms[name]
+        return self.act(total)
+
+
+def _quantizer(join: joins.Join, states: Mapping[str, nn.Module]) -> nn.Module:
+    leader = None if join.leader is None else states[join.leader]
+    return quantizers.signed(bits=join.bits, leader=leader, shift=join.shift)
+
+
+def _activation(prefix: str, bits: Mapping[str, int], plan: joins.Plan, states: dict[str, nn.Module]) -> Activation:
+    """Return the activation of a state and add its quantizer, as side operations read it, to `states`."""
+    name = f"{prefix}state"
+    leader = states[plan.leaders[name]] if name in plan.leaders else None
+    activation = Activation(act_bits=bits[f"{prefix}act"], side_bits=bits.get(name), leader=leader)
+    states[name] = activation.quantizer_of("state")
+    return activation
 
 
 class CellBlock(nn.Module):
@@ -271,7 +311,9 @@ class Network(nn.Module):
     def __init__(self, genotype: Genotype, spec: QuantizationSpec) -> None:
         super().__init__()
         self.genotype, self.spec = genotype, spec
-        self.bits = bits = table.resolve(genotype, spec)
+        bits = table.resolve(genotype, spec)
+        plan = joins.plan(genotype, spec, bits)
+        self.bits = bits = bits | {name: join.bits for name, join in plan.joins.items()}
         stem = genotype.stem
         self.pixels = quantizers.pixels()
         self.stem = ConvBN(
@@ -283,14 +325,29 @@ class Network(nn.Module):
             has_learned_scale=spec.has_learned_weight_scales,
             stride=stem.stride,
         )
-        self.stem_act = Activation(act_bits=bits["stem_act"], side_bits=bits.get("stem_state"))
+        states: dict[str, nn.Module] = {}
+        self.stem_act = _activation("stem_", bits, plan, states)
         self.stem_pool = nn.MaxPool2d(3, stride=2, padding=1) if stem.max_pool else None
         size = _shrink(genotype.input_shape[1:], stem.stride)
         size = _shrink(size, 2) if stem.max_pool else size
         cells = []
         for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True):
-            block, size = _cell_block(cell, size, prefixes, bits, has_learned_scale=spec.has_learned_weight_scales)
-            cells.append(block)
+            sizes = _sizes(cell, size)
+            layers = [
+                LayerBlock(
+                    cell,
+                    number,
+                    bits,
+                    sizes=sizes,
+                    prefixes=prefixes,
+                    plan=plan,
+                    states=states,
+                    has_learned_scale=spec.has_learned_weight_scales,
+                )
+                for number in range(1, len(cell.layers) + 1)
+            ]
+            cells.append(CellBlock(layers))
+            size = sizes[-1]
         self.cells = nn.ModuleList(cells)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.features = quantizers.relu(bits=bits["features"])
@@ -322,22 +379,12 @@ def _is_constrained(module: nn.Module) -> bool:
     return isinstance(module, MaxPoolBN) or (isinstance(module, ConvBN) and module.mask is not None)
 
 
-def _cell_block(
-    cell: Cell,
-    size: tuple[int, int],
-    prefixes: list[str],
-    bits: Mapping[str, int],
-    *,
-    has_learned_scale: bool,
-) -> tuple[CellBlock, tuple[int, int]]:
+def _sizes(cell: Cell, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return (H, W) of every state of a cell whose input has `size`."""
     sizes = [size]
     for layer in cell.layers:
         sizes.append(_shrink(sizes[-1], layer.stride))
-    layers = [
-        LayerBlock(cell, number, bits, sizes=sizes, prefixes=prefixes, has_learned_scale=has_learned_scale)
-        for number in range(1, len(cell.layers) + 1)
-    ]
-    return CellBlock(layers), sizes[-1]
+    return sizes
 
 
 def _shrink(size: tuple[int, ...], stride: int) -> tuple[int, int]:

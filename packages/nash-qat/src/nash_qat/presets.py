@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 from .errors import ManifestError, UsageError
 
 WeightScale = Literal["statistics", "learned"]
+JoinKind = Literal["quantized", "aligned"]
 BITS = range(1, 9)
+SHIFTS = range(7)
 RESOLVED = "resolved"  # in model.json: the bits of every tensor
 _WEIGHT_ACT = re.compile(r"w([1-8])a([1-8])")
 
@@ -26,6 +28,8 @@ class QuantizationSpec:
     join_bits: both sides of an addition, signed. feature_bits: pooled features, which the classifier reads.
     weight_scale: 'learned', scales that train with the weights (arXiv 1902.08153), or 'statistics', those of their mean
     or largest magnitude, which is also what files without this key have.
+    join: 'quantized', all terms of a sum on a grid of their own, which is also what files without this key have, or
+    'aligned', on that of the states among them, divided by 2^join_shift (see joins.py).
     overrides: bits of single tensors by their names in the network, such as 'cells.0.layers.1.main', or by a pattern
     such as 'cells.*.join', in which '*' stands for any characters (see bits.py).
     """
@@ -41,6 +45,8 @@ class QuantizationSpec:
     head_weight_bits: int = 8
     feature_bits: int = 4
     weight_scale: WeightScale = "statistics"
+    join: JoinKind = "quantized"
+    join_shift: int = 2
     overrides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,9 +59,13 @@ class QuantizationSpec:
             lowest = 2 if name == "join_bits" else BITS.start  # signed: one bit has no positive value
             if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < BITS.stop:
                 problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{BITS.stop - 1}")
-        if self.weight_scale not in get_args(WeightScale):
-            choices = " or ".join(get_args(WeightScale))
-            problems.append(f"quantization.weight_scale: got {self.weight_scale!r}, expected {choices}")
+        for name, kinds in (("weight_scale", WeightScale), ("join", JoinKind)):
+            if getattr(self, name) not in get_args(kinds):
+                choices = " or ".join(get_args(kinds))
+                problems.append(f"quantization.{name}: got {getattr(self, name)!r}, expected {choices}")
+        shift = self.join_shift
+        if isinstance(shift, bool) or not isinstance(shift, int) or shift not in SHIFTS:
+            problems.append(f"quantization.join_shift: got {shift!r}, expected {SHIFTS.start}..{SHIFTS.stop - 1}")
         if problems:
             raise ManifestError(" | ".join(problems))
 

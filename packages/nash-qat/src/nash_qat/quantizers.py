@@ -3,8 +3,8 @@
 Weights (O, I, kH, kW) have one scale an output channel and no zero point. Where it follows the weights, they are narrow
 signed integers from 2 bits on (at 2 bits the scale follows the mean magnitude, above the largest) and +-mean|W| at 1
 bit; where it is learned, they are all signed integers of the bits, or plus or minus the scale. Activations (B, C, H, W)
-have one learned scale a tensor: unsigned behind a ReLU, signed on both sides of an addition. Learned scales are kept
-positive by their logarithms.
+have one learned scale a tensor, or that of another tensor: unsigned behind a ReLU, signed on both sides of an addition.
+Learned scales are kept positive by their logarithms.
 """
 
 from __future__ import annotations
@@ -128,6 +128,25 @@ class _SignedAct(IntQuant, _LearnedScale, ActQuantSolver):
     scaling_init = 10.0
 
 
+class _LeadersScale(nn.Module):
+    """Give what a follower has taken up of its leader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.ones(())
+
+    def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
+        return self.scale
+
+
+class _UnsignedFollower(UintQuant, _LearnedScale, ActQuantSolver):
+    scaling_impl = _LeadersScale
+
+
+class _SignedFollower(IntQuant, _LearnedScale, ActQuantSolver):
+    scaling_impl = _LeadersScale
+
+
 class _Pixels(UintQuant, _PerTensor, ActQuantSolver):
     scaling_impl_type = ScalingImplType.CONST
     restrict_scaling_type = RestrictValueType.FP
@@ -213,14 +232,18 @@ def pixels() -> nn.Module:
     return layers.Pixels(act_quant=_Pixels)
 
 
-def relu(*, bits: int) -> nn.Module:
-    """Return a ReLU with an unsigned quantizer behind it."""
-    return layers.ReLU(act_quant=_UnsignedAct, bits=bits)
+def relu(*, bits: int, leader: nn.Module | None = None) -> nn.Module:
+    """Return a ReLU with an unsigned quantizer behind it, which has the scale of `leader` if there is one."""
+    return layers.ReLU(act_quant=_UnsignedAct if leader is None else _UnsignedFollower, bits=bits, leader=leader)
 
 
-def signed(*, bits: int) -> nn.Module:
-    """Return a signed quantizer; called with several tensors it returns the sum of all, each quantized."""
-    return layers.Signed(act_quant=_SignedAct, bits=bits)
+def signed(*, bits: int, leader: nn.Module | None = None, shift: int = 0) -> nn.Module:
+    """Return a signed quantizer; called with several tensors it returns the sum of all, each quantized.
+
+    Its scale is learned, or that of `leader` over 2^shift.
+    """
+    act_quant = _SignedAct if leader is None else _SignedFollower
+    return layers.Signed(act_quant=act_quant, bits=bits, leader=leader, shift=shift)
 
 
 def is_scale(name: str) -> bool:
@@ -228,13 +251,25 @@ def is_scale(name: str) -> bool:
     return name.endswith("scaling_impl.value")
 
 
-def is_learned(module: nn.Module) -> bool:
-    """Say whether a module is an activation quantizer with a learned scale."""
+def is_activation(module: nn.Module) -> bool:
+    """Say whether a module quantizes activations with a scale of its own or another's."""
     return isinstance(module, layers.ReLU | layers.Signed)
+
+
+def is_learned(module: nn.Module) -> bool:
+    """Say whether a module is an activation quantizer with a learned scale of its own."""
+    return is_activation(module) and module.leader is None
+
+
+def is_state(module: nn.Module) -> bool:
+    """Say whether a module is a ReLU with a quantizer behind it."""
+    return isinstance(module, layers.ReLU)
 
 
 def act_scale(quantizer: nn.Module) -> Tensor:
     """Return the scale of an activation quantizer."""
+    if is_activation(quantizer):
+        return quantizer.scale
     return quantizer.act_quant.scale().detach()
 
 
@@ -323,6 +358,9 @@ def set_mode(network: nn.Module, mode: layers.Mode) -> None:
     for module in network.modules():
         if hasattr(module, "mode"):
             module.mode = mode
+        if is_activation(module):
+            with torch.no_grad():  # of a tensor with a gradient the network could not be copied
+                module.follow()
         if is_learned(module) or has_learned_weight_scale(module):
             module.log2_threshold.requires_grad_(mode != "float")
 

@@ -1,0 +1,104 @@
+"""How the terms of a layer's sum are brought onto one grid.
+
+`quantized` (the reference's): every term goes through one signed quantizer with a learned scale.
+`aligned`: a term that is a state already (an identity residual, a plain skip, a max-pool, which has no batch
+normalization then) enters as it is. States that meet in a sum have one scale s; the convolutions' terms are quantized
+to the grid s / 2^shift, of which the states are whole multiples. A sum of convolutions alone is as in `quantized`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from . import bits as table
+from .genotype import Cell, Genotype, Layer
+from .presets import QuantizationSpec
+
+_HEADROOM_BITS = 2  # a sign, and twice the largest state
+_LEAST_HEADROOM_BITS = 1  # where the shift takes more: a sign
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """One sum: the bits of its quantizer; which terms ('residual', 'nas_op') enter as they are.
+
+    leader: the state, by the name of its tensor, whose scale over 2^shift the quantizer has; None if it has its own.
+    """
+
+    bits: int
+    direct: tuple[str, ...] = ()
+    leader: str | None = None
+    shift: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The sums of a network by their names in the table of bits, and the states that follow the scale of another."""
+
+    joins: Mapping[str, Join]
+    leaders: Mapping[str, str]
+
+
+def plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) -> Plan:
+    """Return how a network forms its sums; `bits` has those of every tensor (see `bits.resolve`)."""
+    if spec.join == "quantized":
+        joins = {name: Join(bits=number) for name, number in bits.items() if name.endswith(".join")}
+        return Plan(joins=joins, leaders={})
+    direct = dict(_direct_terms(genotype))
+    states = [name for name, tensor in table.tensors(genotype).items() if tensor.kind == "state"]
+    leaders = _leaders(states, [set(terms.values()) for terms in direct.values() if terms])
+    joins = {}
+    for name, terms in direct.items():
+        joins[name] = Join(bits=bits[name])
+        if terms:
+            state_bits = max(bits[state] for state in terms.values())
+            first = next(iter(terms.values()))
+            joins[name] = replace(
+                _aligned(bits[name], state_bits, spec.join_shift),
+                direct=tuple(terms),
+                leader=leaders.get(first, first),
+            )
+    return Plan(joins=joins, leaders=leaders)
+
+
+def _aligned(join_bits: int, state_bits: int, shift: int) -> Join:
+    """Return a sum in which states of `state_bits` enter as they are; a term of too few bits shifts less."""
+    shift = min(shift, max(0, join_bits - state_bits - _LEAST_HEADROOM_BITS))
+    return Join(bits=min(join_bits, shift + state_bits + _HEADROOM_BITS), shift=shift)
+
+
+def _direct_terms(genotype: Genotype) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield every sum's name, and the terms of it that are states, pooled or not, with the name of the state."""
+    prefixes = table.state_prefixes(genotype)
+    for c, cell in enumerate(genotype.cells):
+        for number, layer in enumerate(cell.layers, start=1):
+            if layer.residual_from is not None or layer.nas_op is not None:
+                states = {term: f"{prefixes[c][source]}state" for term, source in _sources(cell, number, layer)}
+                yield f"{prefixes[c][number]}join", states
+
+
+def _sources(cell: Cell, number: int, layer: Layer) -> Iterator[tuple[str, int]]:
+    if layer.residual_from is not None and not layer.projection:
+        yield "residual", layer.residual_from
+    if layer.nas_op is not None:
+        source, op = layer.nas_op.input, layer.nas_op.op
+        has_weights = cell.stride_between(source, number) != 1 or cell.state_channels[source] != layer.channels
+        if op == "max_pool_3x3" or (op == "skip_connect" and not has_weights):
+            yield "nas_op", source
+
+
+def _leaders(states: list[str], sums: list[set[str]]) -> dict[str, str]:
+    """Return, for states that meet in a sum with an earlier one, directly or over others, the earliest of them."""
+    groups = [{state} for state in states]
+    for meeting in sums:
+        touched = [group for group in groups if group & meeting]
+        groups = [group for group in groups if not group & meeting] + [set().union(*touched)]
+    order = {state: position for position, state in enumerate(states)}
+    return {
+        state: leader
+        for group in groups
+        if group
+        for leader in [min(group, key=order.__getitem__)]
+        for state in group - {leader}
+    }
