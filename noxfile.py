@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -117,18 +118,33 @@ def tests(session: nox.Session, package: str) -> None:
         session.run("pytest", "-q", *session.posargs)
 
 
+def _missing_from(wheel: Path, package: str) -> list[str]:
+    """Return the files under a package's src/ that its wheel has not."""
+    source = _folder(package) / "src"
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    files = {file for file in files if not file.endswith(".pyc") and ".egg-info/" not in file}
+    with zipfile.ZipFile(wheel) as archive:
+        return sorted(files - set(archive.namelist()))
+
+
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def build(session: nox.Session, package: str) -> None:
-    """Make one package's wheel and sdist into dist/ and test the installed wheel."""
+    """Make one package's wheel and sdist into dist/; the wheel must hold every source and run the command line's tests.
+
+    Nothing else tells an installed wheel from what `tests` has passed.
+    """
     session.install("build")
     out = ROOT / "dist" / f"nash-{package}"
     shutil.rmtree(out, ignore_errors=True)
     installer = "uv" if session.venv_backend == "uv" else "pip"
     session.run("python", "-m", "build", f"--installer={installer}", "--outdir", str(out), str(_folder(package)))
-    _install(session, package, wheel=next(out.glob("*.whl")))
+    wheel = next(out.glob("*.whl"))
+    if missing := _missing_from(wheel, package):
+        session.error(f"{wheel.name} misses {', '.join(missing)}")
+    _install(session, package, wheel=wheel)
     with session.chdir(_folder(package)):
-        session.run("pytest", "-q", *session.posargs)
+        session.run("pytest", "-q", "tests/test_cli.py", *session.posargs)
 
 
 @nox.session
