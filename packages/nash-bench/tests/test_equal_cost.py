@@ -11,12 +11,13 @@ from builders import ACCURACY, write_hardware, write_model
 from nash_bench.collect import collect
 from nash_bench.compare import compare
 from nash_bench.configurations import configurations, spread_of
-from nash_bench.equal_cost import Gains, Point, find_gains, rival_at
+from nash_bench.equal_cost import Gains, find_gains
 from nash_bench.errors import DataError
 from nash_bench.families import find_pairs
 from nash_bench.gains_text import equal_cost_text, gains_table
 from nash_bench.progress import render
 from nash_bench.report import write_report
+from nash_bench.rivals import Point, rival_at
 from nash_bench.seeds import seeds_table
 
 Network = tuple[str | None, int, int, float, float | None]  # variant, width, seed, top-1, LUT
@@ -59,8 +60,13 @@ def test_rival_is_the_interpolation_of_a_growing_family(seed: int) -> None:
         rival = rival_at(points, cost)
         assert rival.top1 == pytest.approx(np.interp(cost, costs, accuracies))
         assert costs[rival.widths[0]] <= cost <= costs[rival.widths[1]]
-    for cost in (costs[0] - 1e-6, costs[-1] + 1e-6):
-        assert rival_at(points, cost) is None
+        assert np.dot(rival.weights, accuracies) == pytest.approx(rival.top1)
+        assert not rival.is_cheaper
+    assert rival_at(points, costs[0] - 1e-6) is None
+    best = rival_at(points, costs[-1] + 1e-6)
+    assert (best.is_cheaper, best.top1) == (True, accuracies.max())
+    assert rival_at(points, costs[-1] + 1e-6, is_high_good=True) is None  # as a throughput it would be the fastest
+    assert rival_at(points, costs[0] - 1e-6, is_high_good=True).top1 == accuracies.max()
 
 
 def test_highest_of_several_crossings_counts() -> None:
@@ -78,7 +84,9 @@ def test_gain_at_equal_width_and_cost(tmp_path: Path) -> None:
     assert (lut(found).rival.top1, lut(found).rival.widths) == (88.0, (6, 8))
     assert (lut(found).gain, lut(found).std) == (1.0, None)
     others = {one.axis: one.status for one in found.at_equal_cost if one.axis != "LUT"}
-    assert set(others.values()) == {"constant"}  # the builder gives every width the same of everything else
+    of_board = {others.pop(axis) for axis in ("scarcest", "price")}
+    assert of_board == {"unknown"}  # the builder knows no shares of the board
+    assert set(others.values()) == {"constant"}  # and gives every width the same of everything else
 
 
 def test_spread_is_of_both_sides(tmp_path: Path) -> None:
@@ -96,9 +104,9 @@ def test_spread_is_of_both_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("networks", "text"),
     [
-        ([*FAMILY, ("v3", 4, 0, 89.0, 401)], "outside the measured range"),
-        ([*FAMILY, ("v3", 4, 0, 89.0, 99)], "outside the measured range"),
-        ([*FAMILY, ("v3", 4, 0, 89.0, 400)], "\N{MINUS SIGN}1.00 pp"),
+        ([*FAMILY, ("v3", 4, 0, 89.0, 401)], "\N{MINUS SIGN}1.00 pp (\N{MINUS SIGN}5.49 to +3.49) \N{SECTION SIGN}"),
+        ([*FAMILY, ("v3", 4, 0, 89.0, 99)], "cheaper than every baseline"),
+        ([*FAMILY, ("v3", 4, 0, 89.0, 400)], "\N{MINUS SIGN}1.00 pp (\N{MINUS SIGN}5.49 to +3.49)"),
         ([FAMILY[0], ("v3", 4, 0, 89.0, 100)], "one width only"),
         ([*FAMILY, ("v3", 4, 0, 89.0, None)], "n/a"),
     ],
@@ -145,19 +153,22 @@ def test_report_states_both_gains(tmp_path: Path) -> None:
     write_networks(tmp_path / "runs", [*FAMILY, ("v3", 4, 0, 89.0, 300), ("v3", 6, 0, 91.0, 500)])
     _, results = write_report([tmp_path / "runs"], tmp_path / "out")
     first, second = results["gains"]
-    assert first["equal_width"] == {"baseline": "resnet18-w4a4, width 4", "gain": 9.0, "std": None}
+    at_width = first["equal_width"]
+    assert (at_width["baseline"], at_width["gain"], at_width["std"]) == ("resnet18-w4a4, width 4", 9.0, None)
+    assert at_width["interval"]["low"] < 9.0 < at_width["interval"]["high"]
     assert first["equal_cost"]["LUT"]["gain"] == 1.0
-    assert second["equal_cost"]["LUT"]["status"] == "outside"
+    assert second["equal_cost"]["LUT"]["status"] == "dearer"
+    assert second["equal_cost"]["LUT"]["gain"] == 1.0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["gains"] == json.loads(
         json.dumps(results["gains"])
     )
     markdown = (tmp_path / "out" / "results.md").read_text()
-    assert "| resnet18-v3-w4a4, width 4 | 1 | 89.00 | +9.00 pp | +1.00 pp |" in markdown
-    assert "| resnet18-v3-w4a4, width 6 | 1 | 91.00 | +5.00 pp | outside the measured range |" in markdown
-    assert r"+9.00 pp & +1.00 pp \\" in (tmp_path / "out" / "results.tex").read_text()
+    assert "| resnet18-v3-w4a4, width 4 | 1 | 89.00 | +9.00 pp (+" in markdown
+    assert "+1.00 pp (\N{MINUS SIGN}3.30 to +5.30) \N{SECTION SIGN} |" in markdown
+    assert r"\\" in (tmp_path / "out" / "results.tex").read_text()
     page = (tmp_path / "out" / "index.html").read_text()
     assert "over 88.00 % at 300, widths 6 to 8" in page
-    assert "outside the measured range" in page
+    assert "over 90.00 %, width 8, that takes less than 500" in page
 
 
 def test_axis_that_says_nothing_has_no_column(tmp_path: Path) -> None:

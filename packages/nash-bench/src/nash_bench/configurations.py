@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .figures import BY_KEY
 from .records import Record
@@ -44,6 +48,12 @@ class Configuration:
     @property
     def seeds(self) -> tuple[int | None, ...]:
         return tuple(record.identity.seed for record in self.records)
+
+    @cached_property
+    def hits(self) -> tuple[NDArray[np.bool_], ...] | None:
+        """Return which pictures (N,) each record got right, None if the outcomes of one were not kept."""
+        found = [record.outcomes and record.outcomes.hits("top1") for record in self.records]
+        return None if any(each is None for each in found) else tuple(found)
 
     def spread(self, key: str) -> Spread | None:
         """Return mean and spread of a figure, None if one of the records lacks it."""

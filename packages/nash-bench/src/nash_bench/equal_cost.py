@@ -1,16 +1,15 @@
 """What NASH gains at equal width, and at equal cost: against the baseline widened to the same figure of hardware.
 
-The baselines of one backbone and bit width, from narrow to wide, are points of (figure, top-1). Between neighbouring
-widths both are interpolated linearly; where the line crosses a NASH network's figure, its top-1 is the honest rival's.
-Of several crossings the highest counts. Nothing is extrapolated.
+The rival of every seed is the one at that seed's own cost (see rivals.py); the gain is the mean over seeds, with the
+interval over seeds and pictures together (see uncertainty.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal
 
 from .collect import Collection
@@ -22,23 +21,21 @@ from .configurations import (
     family_terms,
     std_of_difference,
 )
+from .figures import BY_KEY
+from .rivals import Point, Rival, rival_at
+from .uncertainty import Interval, Part, interval
 
-AXES = ("LUT", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us")
-Status = Literal["interpolated", "outside", "constant", "one_width", "unknown"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rival:
-    """The baseline at one figure of hardware: its top-1, and the two widths that it lies between."""
-
-    top1: float
-    std: float | None
-    widths: tuple[int, int]
+SCARCEST = "scarcest"
+AXES = (SCARCEST, "LUT", "BRAM_18K", "URAM", "DSP", "price", "throughput_fps", "latency_us")
+Status = Literal["interpolated", "dearer", "outside", "constant", "one_width", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EqualCost:
-    """Top-1 of a NASH configuration over the baseline at the same figure, in percentage points; None if not known."""
+    """Top-1 of a NASH configuration over the baseline at the same figure, in percentage points; None if not known.
+
+    rival: at the mean cost. Where NASH takes more than every baseline ('dearer'), it is the best of them.
+    """
 
     axis: str
     status: Status
@@ -46,6 +43,8 @@ class EqualCost:
     rival: Rival | None = None
     gain: float | None = None
     std: float | None = None
+    interval: Interval | None = None
+    parts: tuple[Part, ...] = field(default=(), repr=False)
     is_of_bounds: bool = False
 
 
@@ -58,6 +57,7 @@ class Gains:
     baseline: Configuration | None
     gain: float | None
     std: float | None
+    interval: Interval | None
     at_equal_cost: tuple[EqualCost, ...]
     is_of_selected: bool = False  # one of the accuracies is of a network that was chosen by it
 
@@ -97,74 +97,67 @@ def _gains(candidate: Configuration, family: Sequence[Configuration]) -> Gains:
     width = candidate.first.identity.width
     baseline = next((member for member in family if member.first.identity.width == width), None)
     own = None if baseline is None else baseline.spread("top1")
+    parts = None if baseline is None else [_part(candidate, 1.0), _part(baseline, -1.0)]
     return Gains(
         candidate=candidate,
         top1=top1,
         baseline=baseline,
         gain=None if own is None else top1.mean - own.mean,
         std=None if own is None else std_of_difference(top1.std, own.std),
-        at_equal_cost=tuple(_at_equal_cost(candidate, top1, family, axis) for axis in AXES),
+        interval=None if parts is None else interval(parts),
+        at_equal_cost=tuple(_at_equal_cost(candidate, family, axis) for axis in AXES),
         is_of_selected=any(member.is_selected("top1") for member in (candidate, *family)),
     )
 
 
-def _at_equal_cost(candidate: Configuration, top1: Spread, family: Sequence[Configuration], axis: str) -> EqualCost:
-    cost = candidate.spread(axis)
-    points = [
-        Point(width=member.first.identity.width or 0, cost=figure.mean, top1=own.mean, std=own.std)
-        for member in family
-        if (figure := member.spread(axis)) is not None and (own := member.spread("top1")) is not None
-    ]
-    if cost is None or not points:
+def _at_equal_cost(candidate: Configuration, family: Sequence[Configuration], axis: str) -> EqualCost:
+    costs = [BY_KEY[axis].value(record) for record in candidate.records]
+    members = [member for member in family if member.spread(axis) is not None]
+    points = [_point(member, axis) for member in members]
+    if None in costs or not points:
         return EqualCost(axis=axis, status="unknown")
-    costs = {point.cost for point in points}
+    cost = math.fsum(costs) / len(costs)
     if len({point.width for point in points}) == 1:
-        return EqualCost(axis=axis, status="one_width", cost=cost.mean)
-    if len(costs) == 1:
-        return EqualCost(axis=axis, status="constant", cost=cost.mean)
-    rival = rival_at(points, cost.mean)
-    if rival is None:
-        return EqualCost(axis=axis, status="outside", cost=cost.mean)
+        return EqualCost(axis=axis, status="one_width", cost=cost)
+    if len({point.cost for point in points}) == 1:
+        return EqualCost(axis=axis, status="constant", cost=cost)
+    is_high_good = BY_KEY[axis].is_high_good
+    rivals = [rival_at(points, each, is_high_good=is_high_good) for each in costs]
+    at_mean = rival_at(points, cost, is_high_good=is_high_good)
+    if at_mean is None or None in rivals:
+        return EqualCost(axis=axis, status="outside", cost=cost)
+    parts = _parts(candidate, members, rivals)
+    found = interval(parts)
+    top1 = candidate.spread("top1")
     return EqualCost(
         axis=axis,
-        status="interpolated",
-        cost=cost.mean,
-        rival=rival,
-        gain=top1.mean - rival.top1,
-        std=std_of_difference(top1.std, rival.std),
+        status="dearer" if any(rival.is_cheaper for rival in rivals) else "interpolated",
+        cost=cost,
+        rival=at_mean,
+        gain=found.value,
+        std=std_of_difference(top1.std, at_mean.std),
+        interval=found,
+        parts=parts,
         is_of_bounds=any(member.is_lower_bound(axis) for member in (candidate, *family)),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """A baseline of one width: a figure of its hardware, its top-1 and that one's spread over seeds."""
-
-    width: int
-    cost: float
-    top1: float
-    std: float | None
+def _point(member: Configuration, axis: str) -> Point:
+    top1, cost = member.spread("top1"), member.spread(axis)
+    return Point(width=member.first.identity.width or 0, cost=cost.mean, top1=top1.mean, std=top1.std)
 
 
-def rival_at(points: Sequence[Point], cost: float) -> Rival | None:
-    """Return the baseline at a figure of hardware, None where no two neighbouring widths have it between them.
-
-    >>> narrow, wide = Point(width=4, cost=100, top1=80.0, std=None), Point(width=8, cost=200, top1=90.0, std=None)
-    >>> rival_at([narrow, wide], 150)
-    Rival(top1=85.0, std=None, widths=(4, 8))
-    """
-    crossings = [Rival(top1=p.top1, std=p.std, widths=(p.width, p.width)) for p in points if p.cost == cost]
-    crossings += [
-        _between(low, high, (cost - low.cost) / (high.cost - low.cost))
-        for low, high in pairwise(points)
-        if low.cost != high.cost and min(low.cost, high.cost) <= cost <= max(low.cost, high.cost)
-    ]
-    return max(crossings, key=lambda rival: rival.top1, default=None)
+def _parts(candidate: Configuration, members: Sequence[Configuration], rivals: Sequence[Rival]) -> tuple[Part, ...]:
+    """Return the gain as parts: the NASH network's, whose seeds may stand against other rivals, and each baseline's."""
+    weights = [math.fsum(column) / len(rivals) for column in zip(*(rival.weights for rival in rivals), strict=True)]
+    means = [member.spread("top1").mean for member in members]
+    common = math.fsum(weight * mean for weight, mean in zip(weights, means, strict=True))
+    own = _part(candidate, 1.0, shifts=[common - rival.top1 for rival in rivals])
+    return (own, *(_part(member, -weight) for member, weight in zip(members, weights, strict=True) if weight))
 
 
-def _between(low: Point, high: Point, share: float) -> Rival:
-    def mix(first: float, second: float) -> float:
-        return first + share * (second - first)
-
-    std = None if low.std is None or high.std is None else mix(low.std, high.std)
-    return Rival(top1=mix(low.top1, high.top1), std=std, widths=(low.width, high.width))
+def _part(found: Configuration, weight: float, *, shifts: Sequence[float] | None = None) -> Part:
+    top1 = [record.accuracy.top1 for record in found.records if record.accuracy is not None]
+    shifted = [value + shift for value, shift in zip(top1, shifts or [0.0] * len(top1), strict=True)]
+    count = found.first.accuracy.num_samples
+    return Part(weight=weight, top1=tuple(shifted), num_samples=count, hits=found.hits, source=found)

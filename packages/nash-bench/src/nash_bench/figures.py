@@ -40,7 +40,8 @@ class Figure:
 
     def is_lower_bound(self, record: Record) -> bool:
         """Return whether the record's value is a sum that leaves out layers of which nobody knows a figure."""
-        return self.key in RESOURCES and record.hardware is not None and record.hardware.is_lower_bound(self.key)
+        keys = RESOURCES if self in COSTS_OF_BOARD else (self.key,)
+        return record.hardware is not None and any(record.hardware.is_lower_bound(key) for key in keys)
 
     def text_of(self, record: Record) -> str:
         """Return a record's value to read, marked if it is a lower bound, or of a network chosen on the test split."""
@@ -62,6 +63,15 @@ def _of_accuracy(key: str) -> Callable[[Record], float | None]:
 
 def _of_hardware(key: str) -> Callable[[Record], float | None]:
     return lambda record: None if record.hardware is None else getattr(record.hardware, key)
+
+
+def _percent_of_board(record: Record, combine: Callable[[list[float]], float]) -> float | None:
+    """Return the shares of the board's resources in one figure, None if a share is not known."""
+    hardware = record.hardware
+    if hardware is None:
+        return None
+    shares = [0.0 if getattr(hardware, key) == 0 else (hardware.utilization or {}).get(key) for key in RESOURCES]
+    return None if None in shares else 100 * combine(shares)
 
 
 def _weight_memory(record: Record) -> float | None:
@@ -101,7 +111,25 @@ FIGURES: tuple[Figure, ...] = (
     Figure(key="weight_memory_bits", label="weights", unit="bit", is_high_good=False, value=_weight_memory),
     Figure(key="cpu_fps", label="CPU fps", unit="frames/s", is_high_good=True, value=_cpu_throughput),
 )
-BY_KEY = {figure.key: figure for figure in FIGURES}
+COSTS_OF_BOARD: tuple[Figure, ...] = (
+    Figure(
+        key="scarcest",
+        label="scarcest resource",
+        unit="% of the board",
+        is_high_good=False,
+        value=lambda record: _percent_of_board(record, max),
+        num_decimals=1,
+    ),
+    Figure(
+        key="price",
+        label="sum of shares",
+        unit="% of the board",
+        is_high_good=False,
+        value=lambda record: _percent_of_board(record, sum),
+        num_decimals=1,
+    ),
+)
+BY_KEY = {figure.key: figure for figure in (*FIGURES, *COSTS_OF_BOARD)}
 COMPARED = ("top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "URAM", "DSP", "weight_memory_bits")
 
 

@@ -7,17 +7,23 @@ from dataclasses import asdict
 from typing import Any
 
 from .configurations import Configuration, Spread
-from .equal_cost import AXES, EqualCost, Gains
+from .equal_cost import AXES, SCARCEST, EqualCost, Gains
 from .figures import BY_KEY, FIGURES, NOT_KNOWN, OF_BOUNDS, OF_TEST
+from .headline import Verdict
+from .uncertainty import CONFIDENCE, Interval
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+DEARER_MARK = "\N{SECTION SIGN}"
+MINUS = "\N{MINUS SIGN}"
 GAINS_LEGEND = (
     "Top-1 of the NASH network over the baseline of the same width, and over the baseline widened to the same figure: "
-    "its top-1 interpolated linearly between two measured widths, never extrapolated. "
-    f"{PLUS_MINUS}: the standard deviation over seeds of such a difference, where both sides have several."
+    "its top-1 interpolated linearly between two measured widths, never extrapolated; over the best baseline where "
+    f"NASH takes more than all of them ({DEARER_MARK}). In brackets the 95 % interval over training seeds and pictures "
+    "together, with one seed over the pictures alone. The scarcest resource is the one of which a network takes the "
+    "largest share of the board."
 )
 _WHY_NOT = {
-    "outside": "outside the measured range",
+    "outside": "cheaper than every baseline",
     "constant": "the same at every width",
     "one_width": "one width only",
     "unknown": NOT_KNOWN,
@@ -38,19 +44,46 @@ def label_text(found: Gains) -> str:
     return f"{found.candidate.label} {OF_TEST}" if found.is_of_selected else found.candidate.label
 
 
-def gain_text(gain: float | None, std: float | None) -> str:
-    """Return a difference of top-1 to read, with its spread where there is one."""
+def gain_text(gain: float | None, found: Interval | None) -> str:
+    """Return a difference of top-1 to read, with its interval."""
     if gain is None:
         return NOT_KNOWN
-    text = f"{gain:+.2f} pp".replace("-", "\N{MINUS SIGN}")
-    return text if std is None else f"{text} {PLUS_MINUS} {std:.2f}"
+    text = f"{gain:+.2f} pp"
+    return (text if found is None else f"{text} ({found.low:+.2f} to {found.high:+.2f})").replace("-", MINUS)
 
 
 def equal_cost_text(found: EqualCost) -> str:
     """Return a gain at equal cost to read, or why there is none."""
-    if found.status != "interpolated":
+    if found.gain is None:
         return _WHY_NOT[found.status]
-    return gain_text(found.gain, found.std) + (f" {OF_BOUNDS}" if found.is_of_bounds else "")
+    marks = [DEARER_MARK] if found.status == "dearer" else []
+    return " ".join([gain_text(found.gain, found.interval), *marks, *([OF_BOUNDS] if found.is_of_bounds else [])])
+
+
+def verdict_value(found: Verdict) -> str:
+    """Return who wins in a few words."""
+    points = f"{abs(found.gain.value):.2f} points"
+    if found.outcome in ("wins", "loses"):
+        return f"NASH {found.outcome} by {points}"
+    if found.outcome == "draws":
+        return f"A draw: NASH {found.gain.value:+.2f} points".replace("-", MINUS)
+    return f"Open: NASH {'ahead' if found.gain.value > 0 else 'behind'} by {points}"
+
+
+def verdict_text(found: Verdict) -> str:
+    """Return what a verdict is of, its interval, and why it is open."""
+    over = "pictures alone" if found.gain.is_of_pictures_alone else "seeds and pictures"
+    bounds = f"95 % over {over}: {found.gain.low:+.2f} to {found.gain.high:+.2f}".replace("-", MINUS)
+    count = found.num_configurations
+    members = "one NASH configuration" if count == 1 else f"mean of {count} NASH configurations"
+    without = f", {found.num_without} more without a rival" if found.num_without else ""
+    parts = [bounds, members + without, f"{found.dataset} / {found.split}, {found.board}, {found.origin}"]
+    return "; ".join(parts + ([found.why] if found.why else []))
+
+
+def verdict_line(found: Verdict) -> str:
+    """Return a verdict on one line."""
+    return f"{verdict_value(found)} at equal use of the scarcest resource ({verdict_text(found)})"
 
 
 def between_text(found: EqualCost) -> str:
@@ -59,7 +92,10 @@ def between_text(found: EqualCost) -> str:
         return ""
     low, high = found.rival.widths
     widths = f"width {low}" if low == high else f"widths {low} to {high}"
-    return f"over {found.rival.top1:.2f} % at {BY_KEY[found.axis].text(found.cost)}, {widths}"
+    cost = BY_KEY[found.axis].text(found.cost)
+    if found.status == "dearer":
+        return f"over {found.rival.top1:.2f} %, {widths}, that takes less than {cost}"
+    return f"over {found.rival.top1:.2f} % at {cost}, {widths}"
 
 
 def shown_axes(gains: Sequence[Gains]) -> list[str]:
@@ -80,7 +116,7 @@ def gains_table(gains: Sequence[Gains]) -> tuple[list[str], list[list[str]]]:
     for found in gains:
         along = {one.axis: equal_cost_text(one) for one in found.at_equal_cost}
         top1 = spread_text("top1", found.top1)
-        at_width = gain_text(found.gain, found.std)
+        at_width = gain_text(found.gain, found.interval)
         cells.append([label_text(found), str(found.top1.num_seeds), top1, at_width, *(along[axis] for axis in axes)])
     return heads, cells
 
@@ -91,7 +127,7 @@ def gains_lines(gains: Sequence[Gains]) -> list[str]:
     for found in gains:
         along = [f"at equal {BY_KEY[one.axis].label} {equal_cost_text(one)}" for one in found.at_equal_cost
                  if one.axis in shown_axes(gains)]  # fmt: skip
-        at_width = f"at equal width {gain_text(found.gain, found.std)}"
+        at_width = f"at equal width {gain_text(found.gain, found.interval)}"
         lines.append(f"{label_text(found)} ({_seeds(found.top1.num_seeds)}): {', '.join([at_width, *along])}")
     return lines
 
@@ -130,6 +166,47 @@ def gains_json(found: Gains) -> dict[str, Any]:
             "baseline": found.baseline and found.baseline.label,
             "gain": found.gain,
             "std": found.std,
+            "interval": _interval_json(found.interval),
         },
-        "equal_cost": {one.axis: asdict(one) for one in found.at_equal_cost},
+        "equal_cost": {one.axis: _equal_cost_json(one) for one in found.at_equal_cost},
+    }
+
+
+def _equal_cost_json(found: EqualCost) -> dict[str, Any]:
+    rival = found.rival
+    return {
+        "axis": found.axis,
+        "status": found.status,
+        "cost": found.cost,
+        "rival": rival and {"top1": rival.top1, "std": rival.std, "widths": rival.widths},
+        "gain": found.gain,
+        "std": found.std,
+        "interval": _interval_json(found.interval),
+        "is_of_bounds": found.is_of_bounds,
+    }
+
+
+def _interval_json(found: Interval | None) -> dict[str, Any] | None:
+    return found and {
+        "low": found.low,
+        "high": found.high,
+        "confidence": CONFIDENCE,
+        "is_of_pictures_alone": found.is_of_pictures_alone,
+    }
+
+
+def verdict_json(found: Verdict) -> dict[str, Any]:
+    """Return a verdict for a machine."""
+    return {
+        "outcome": found.outcome,
+        "axis": SCARCEST,
+        "gain": found.gain.value,
+        "interval": _interval_json(found.gain),
+        "why": found.why,
+        "num_configurations": found.num_configurations,
+        "num_without_rival": found.num_without,
+        "dataset": found.dataset,
+        "split": found.split,
+        "board": found.board,
+        "origin": found.origin,
     }

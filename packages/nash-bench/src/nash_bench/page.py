@@ -29,9 +29,21 @@ from .compare import interval_text, marks_of, p_text, side_text
 from .equal_cost import Gains, gains_of
 from .families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
 from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, Delta, legends
-from .gains_text import GAINS_LEGEND, between_text, equal_cost_text, gain_text, label_text, shown_axes, spread_text
+from .gains_text import (
+    GAINS_LEGEND,
+    between_text,
+    equal_cost_text,
+    gain_text,
+    label_text,
+    shown_axes,
+    spread_text,
+    verdict_text,
+    verdict_value,
+)
+from .headline import Verdict, verdicts
 from .paired import PairedDifference
 from .records import nas_operations
+from .uncertainty import Interval
 
 _CHART = (520.0, 340.0)  # the drawing's size in its own units
 _FRAME = (54.0, 12.0, 508.0, 292.0)  # left, top, right, bottom of the plotted area
@@ -80,7 +92,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         gains=[_gain_view(found, shown_axes(gains)) for found in gains],
         gain_axes=[BY_KEY[axis].label for axis in shown_axes(gains)],
         gains_legend=GAINS_LEGEND,
-        cards=_cards(collection.rows, pairs),
+        cards=[*map(_verdict_card, verdicts(gains)), *_cards(collection.rows)],
         not_counted=_not_counted(collection.rows),
         legend=" ".join(notes),
         has_bounds=BOUNDS_LEGEND in notes,
@@ -291,6 +303,8 @@ def _delta_cell(delta: Delta, paired: PairedDifference | None) -> _DeltaCell:
     figure = BY_KEY[delta.key]
     intervals = _interval_lines(paired) if figure.is_percentage else ()
     tone = {True: "better", False: "worse", None: "same"}[delta.is_better]
+    if paired is not None and paired.low <= 0 <= paired.high:
+        tone = "same"  # it may be chance
     if delta.difference is None:
         return _DeltaCell(text="n/a", detail="", tone="unknown", sort=None, intervals=())
     detail = f"{side_text(delta, 'baseline')} \N{RIGHTWARDS ARROW} {side_text(delta, 'candidate')}"
@@ -312,8 +326,13 @@ def _gain_view(found: Gains, axes: Sequence[str]) -> dict[str, Any]:
     style = style_of(found.candidate.first)
     hardware, baseline = found.candidate.first.hardware, found.baseline and found.baseline.spread("top1")
     built = "" if hardware is None else f"; {hardware.board}, {hardware.origin}"
-    cells = [(gain_text(found.gain, found.std), found.gain, baseline and f"over {spread_text('top1', baseline)} %")]
-    cells += [(equal_cost_text(one), one.gain, between_text(one)) for one in found.at_equal_cost if one.axis in axes]
+    over = baseline and f"over {spread_text('top1', baseline)} %"
+    cells = [_gain_cell(gain_text(found.gain, found.interval), found.gain, found.interval, over)]
+    cells += [
+        _gain_cell(equal_cost_text(one), one.gain, None if one.is_of_bounds else one.interval, between_text(one))
+        for one in found.at_equal_cost
+        if one.axis in axes
+    ]
     return {
         "label": label_text(found),
         "style": style,
@@ -321,33 +340,36 @@ def _gain_view(found: Gains, axes: Sequence[str]) -> dict[str, Any]:
         "terms": f"seeds {', '.join(map(str, found.candidate.seeds))}{built}",
         "top1": spread_text("top1", found.top1),
         "mean": found.top1.mean,
-        "cells": [{"text": text, "sort": sort, "detail": detail} for text, sort, detail in cells],
+        "cells": cells,
     }
 
 
-def _cards(rows: Sequence[Row], pairs: Sequence[Pair]) -> list[dict[str, str]]:
-    """Return the few figures that stand on top of the page."""
+def _gain_cell(text: str, gain: float | None, found: Interval | None, detail: str | None) -> dict[str, Any]:
+    """Return a gain as the page shows it; only one that seeds and pictures bear out is better or worse."""
+    tone = "same"
+    if found is not None and not found.is_of_pictures_alone:
+        tone = "better" if found.low > 0 else "worse" if found.high < 0 else "same"
+    return {"text": text, "sort": gain, "detail": detail, "tone": tone}
+
+
+def _verdict_card(found: Verdict) -> dict[str, str]:
+    """Return the card that says who wins, the first on the page."""
+    return {
+        "title": "At equal use of the scarcest resource",
+        "value": verdict_value(found),
+        "text": verdict_text(found),
+        "kind": f"verdict {found.outcome}",
+    }
+
+
+def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return the few other figures that stand on top of the page."""
     num_baselines = sum(row.record.identity.is_baseline for row in rows)
-    cards = [
-        {
-            "title": "Networks",
-            "value": str(len(rows)),
-            "text": f"{len(rows) - num_baselines} NASH, {num_baselines} baseline",
-        }
-    ]
-    gains = [(pair.deltas[0].difference, pair) for pair in pairs if pair.deltas[0].difference is not None]
-    if gains:
-        gain, pair = max(gains, key=lambda entry: entry[0])
-        text = f"{pair.candidate.label} over {pair.baseline.label}"
-        value = f"{BY_KEY['top1'].delta_text(gain)} pp"
-        cards.append({"title": "Best top-1 difference", "value": value, "text": text})
-        num_better = sum(gain > 0 for gain, _ in gains)
-        mean = sum(gain for gain, _ in gains) / len(gains)
-        text = f"NASH above its baseline; mean {BY_KEY['top1'].delta_text(mean)} pp"
-        cards.append({"title": "Pairs", "value": f"{num_better} of {len(gains)}", "text": text})
+    text = f"{len(rows) - num_baselines} NASH, {num_baselines} baseline"
+    cards = [{"title": "Networks", "value": str(len(rows)), "text": text, "kind": ""}]
     keys = {row.record.accuracy.key for row in rows if row.record.accuracy is not None}
     if len(keys) == 1:  # accuracies of several datasets have no best one
         best = max((row for row in rows if row.record.accuracy), key=lambda row: row.record.accuracy.top1)
         value = f"{BY_KEY['top1'].text_of(best.record)} %"
-        cards.append({"title": "Best top-1", "value": value, "text": best.label})
+        cards.append({"title": "Best top-1", "value": value, "text": best.label, "kind": ""})
     return cards

@@ -17,7 +17,16 @@ from .configurations import configurations
 from .equal_cost import gains_of
 from .families import COSTS, Pair, dominated, fronts_of, pairs_of, panels
 from .figures import BY_KEY, FIGURES, NOT_KNOWN, delta_json, legends, lower_bounds
-from .gains_text import GAINS_LEGEND, configuration_json, gains_json, gains_lines, gains_table
+from .gains_text import (
+    GAINS_LEGEND,
+    configuration_json,
+    gains_json,
+    gains_lines,
+    gains_table,
+    verdict_json,
+    verdict_line,
+)
+from .headline import verdicts
 from .latex import escape, tabular
 from .manifest import PACKAGE, atomic_path
 from .page import render_page
@@ -54,7 +63,7 @@ def published_results() -> dict[str, Any]:
 
 
 def results_json(collection: Collection) -> dict[str, Any]:
-    """Return rows, pairs, configurations, gains, warnings and errors for a machine."""
+    """Return rows, pairs, configurations, gains, verdicts, warnings and errors for a machine."""
     found = configurations([row.record for row in collection.rows])
     return {
         "created_by": {"package": PACKAGE, "version": metadata.version(PACKAGE)},
@@ -70,6 +79,7 @@ def results_json(collection: Collection) -> dict[str, Any]:
         ],
         "configurations": [configuration_json(one) for one in found],
         "gains": [gains_json(one) for one in gains_of(collection)],
+        "verdicts": [verdict_json(one) for one in verdicts(gains_of(collection))],
         "hypervolumes": _hypervolumes(collection.rows),
         "warnings": list(collection.warnings),
         "errors": [
@@ -159,8 +169,8 @@ def results_table(collection: Collection) -> Any:
 def pairs_text(collection: Collection) -> list[str]:
     """Return a line for each NASH network and its baseline, and for each configuration at equal width and cost."""
     lines = [f"{pair.candidate.label} over {pair.baseline.label}: {_pair_text(pair)}" for pair in pairs_of(collection)]
-    lines += gains_lines(gains_of(collection))
-    return [*lines, *_legends(collection)]
+    gains = gains_of(collection)
+    return [*lines, *gains_lines(gains), *_legends(collection), *map(verdict_line, verdicts(gains))]
 
 
 def _legends(collection: Collection) -> list[str]:
@@ -187,6 +197,7 @@ def _markdown(collection: Collection, title: str) -> str:
             "",
             "## At equal width and at equal cost",
             "",
+            *(f"{verdict_line(found)}\n" for found in verdicts(gains)),
             *_markdown_table(*gains_table(gains)),
             "",
             GAINS_LEGEND,

@@ -1,0 +1,85 @@
+"""Who wins where: one verdict for all NASH configurations of a panel, at equal use of the board's scarcest resource.
+
+It is of the mean gain over all of them, not of the best, which chance alone would put above 0. "wins" and "loses" are
+said only where the 95 % interval over seeds and pictures excludes 0, there are several seeds on both sides, and, for
+"wins", where plain networks were measured that take as much of the board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .equal_cost import SCARCEST, EqualCost, Gains
+from .uncertainty import Interval, Part, interval
+
+Outcome = Literal["wins", "loses", "draws", "open"]
+ONE_SEED = "one seed says nothing of the next: train two or more"
+DEARER = "it takes more of the board than every plain network here: measure wider ones"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What NASH gains in one panel: `why` an open one is open, and of how many configurations it is the mean.
+
+    num_without: NASH configurations that have no rival, which it leaves out.
+    """
+
+    dataset: str
+    split: str
+    board: str
+    origin: str
+    outcome: Outcome
+    gain: Interval
+    why: str | None
+    num_configurations: int
+    num_without: int
+
+
+def verdicts(gains: Sequence[Gains]) -> list[Verdict]:
+    """Return the verdict of every panel in which a NASH configuration has a rival, in their order."""
+    panels: dict[tuple[object, ...], list[EqualCost]] = {}
+    for found in gains:
+        record = found.candidate.first
+        if record.accuracy is not None and record.hardware is not None:
+            key = (record.accuracy.key, record.hardware.key)
+            panels.setdefault(key, []).append(next(one for one in found.at_equal_cost if one.axis == SCARCEST))
+    return [_verdict(*key, members) for key, members in panels.items() if any(one.parts for one in members)]
+
+
+def _verdict(pictures: tuple[str, str, int], place: tuple[str, str], members: Sequence[EqualCost]) -> Verdict:
+    known = [one for one in members if one.parts]
+    gain = interval(_mean([one.parts for one in known]))
+    outcome, why = _outcome(gain, is_dearer=any(one.status == "dearer" for one in known))
+    return Verdict(
+        dataset=pictures[0],
+        split=pictures[1],
+        board=place[0],
+        origin=place[1],
+        outcome=outcome,
+        gain=gain,
+        why=why,
+        num_configurations=len(known),
+        num_without=len(members) - len(known),
+    )
+
+
+def _mean(gains: Sequence[tuple[Part, ...]]) -> list[Part]:
+    """Return the parts of the mean of several gains, a baseline that stands in several of them once."""
+    merged: dict[int, Part] = {}
+    for part in (part for parts in gains for part in parts):
+        weight = part.weight / len(gains)
+        known = merged.get(id(part.source))
+        merged[id(part.source)] = replace(part, weight=weight + (known.weight if known else 0.0))
+    return list(merged.values())
+
+
+def _outcome(gain: Interval, *, is_dearer: bool) -> tuple[Outcome, str | None]:
+    if gain.is_of_pictures_alone:
+        return "open", ONE_SEED
+    if gain.high < 0:
+        return "loses", None
+    if is_dearer:
+        return "open", DEARER
+    return ("wins", None) if gain.low > 0 else ("draws", None)
