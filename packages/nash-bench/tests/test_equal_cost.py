@@ -126,6 +126,37 @@ def test_other_terms_are_another_family(tmp_path: Path) -> None:
     assert find_gains(configurations([row.record for row in collect([tmp_path]).rows])) == []
 
 
+def test_other_cost_weights_are_no_seeds_of_one_network(tmp_path: Path) -> None:
+    paths = write_networks(tmp_path, [*FAMILY, ("v3", 4, 0, 89.0, 300), ("v3", 4, 1, 91.0, 300)])
+    for path, weight in zip(paths[-2:], (0.1, 0.5), strict=True):
+        model = json.loads(path.read_text())
+        model["genotype"]["copy"]["search"] = {"costs": {"weight": weight, "resource": "LUT", "budget": {"DSP": 20}}}
+        path.write_text(json.dumps(model))
+    found = configurations([row.record for row in collect([tmp_path]).rows if not row.record.identity.is_baseline])
+    assert [one.label for one in found] == [
+        f"resnet18-v3-w4a4, width 4, cost weight {weight} of LUT, DSP <= 20" for weight in (0.1, 0.5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("quantization", "join", "aligned"), ("training", "epochs", 300), ("training", "recipe", "cifar")],
+)
+def test_other_joins_and_recipes_are_another_family(tmp_path: Path, part: str, key: str, value: object) -> None:
+    model = write_networks(tmp_path, [*FAMILY, ("v3", 4, 0, 89.0, 300)])[-1]
+
+    def num_gains() -> tuple[int, int]:
+        rows = collect([tmp_path]).rows
+        return len(find_pairs(rows)), len(find_gains(configurations([row.record for row in rows])))
+
+    assert num_gains() == (1, 1)
+    content = json.loads(model.read_text())
+    content[part][key] = value
+    model.write_text(json.dumps(content))
+    write_hardware(model.parent.parent / "hw", model, resources={"LUT": 300})
+    assert num_gains() == (0, 0)
+
+
 def test_two_runs_of_one_seed_stand_alone(tmp_path: Path) -> None:
     write_networks(
         tmp_path, [(None, 4, 0, 80.0, 100), (None, 4, 0, 82.0, 100), (None, 6, 0, 1.0, 1), (None, 6, 1, 3.0, 1)]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nash_bench.collect import collect
+from nash_bench.collect import Row, collect
 from nash_bench.families import dominated
 from nash_bench.pareto import hypervolume, pareto_front
+from nash_bench.records import RESOURCES, Accuracy, Hardware, Identity, Record
 
 
 def dominates(a: list[float], b: list[float], maximize: list[bool]) -> bool:
@@ -67,3 +69,38 @@ def test_report_states_the_reference_point_of_its_hypervolumes(run_folder: Path)
     assert found.area["nash"] == pytest.approx((90 - 87) * 24_150 + (95.5 - 90) * 4_150)
     assert found.share["nash"] == pytest.approx(found.area["nash"] / (8.5 * 25_650))
     assert dominated(rows, "FF") is None
+
+
+def _rows(points: list[tuple[bool, float, float]], board: float = 100_000) -> list[Row]:
+    """Return rows of (is baseline, top-1, LUT) of ten classes."""
+    rows = []
+    for index, (is_baseline, top1, luts) in enumerate(points):
+        figures = dict.fromkeys(RESOURCES, 1.0) | {"LUT": luts}
+        hardware = Hardware(
+            origin="estimated",
+            board="U250",
+            clock_mhz=200,
+            throughput_fps=1000,
+            latency_us=10,
+            utilization={"LUT": luts / board},
+            **figures,
+        )
+        record = Record(
+            identity=Identity(name="net", model_sha256="0" * 64, variant=None if is_baseline else "v3"),
+            accuracy=Accuracy(dataset="digits", split="test", num_samples=100, top1=top1),
+            hardware=hardware,
+        )
+        genotype = {"num_classes": 10}
+        rows.append(Row(label=str(index), record=record, genotype=genotype, accuracy_source=None, folder=str(index)))
+    return rows
+
+
+def test_added_volume_depends_on_no_other_network() -> None:
+    plain, nash = [(True, 80.0, 20_000), (True, 90.0, 50_000)], [(False, 85.0, 25_000)]
+    found = dominated(_rows([*plain, *nash]), "LUT").added
+    own = 70 * math.log(5) + 10 * math.log(2)
+    assert found == pytest.approx(5 * math.log(4 / 2) / own)
+    useless = [(True, 10.5, 99_000), (True, 12.0, 90_000)]
+    assert dominated(_rows([*plain, *nash, *useless]), "LUT").added == pytest.approx(found)
+    assert dominated(_rows([*plain, (False, 79.0, 30_000)]), "LUT").added == 0.0
+    assert dominated(_rows(plain), "LUT").added is None

@@ -174,7 +174,7 @@ def short_labels(rows: Sequence[Row]) -> list[str]:
         parts = [identity.backbone or identity.name] if has_backbones else []
         bits = identity.preset or identity.bits or ""
         parts += [bits.removeprefix(f"{identity.backbone}-") if has_backbones else bits]
-        parts += [f"\N{MULTIPLICATION SIGN}{identity.width}"] if has_widths and identity.width else []
+        parts += [f"width {identity.width}"] if has_widths and identity.width else []
         labels.append(" ".join(filter(None, parts)))
     return labels
 

@@ -1,7 +1,8 @@
 """Several seeds of one configuration as one: the mean and spread of each figure.
 
-A configuration is what rows share that differ in their seed alone: backbone, variant, width, bits, the pictures they
-were measured on, and the board, origin, clock and target of their accelerator.
+A configuration is what rows share that differ in their seed alone: backbone, variant, width, bits, kind of additions,
+recipe, the cost weight and budgets of their search, the pictures they were measured on, and the board, origin, clock
+and target of their accelerator.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def family_terms(record: Record) -> Terms | None:
     if None in (identity.backbone, identity.width, bits):
         return None
     built = None if hardware is None else (*hardware.key, hardware.clock_mhz, hardware.target)
-    return identity.backbone, bits, None if accuracy is None else accuracy.key, built
+    made = (bits, identity.join, identity.recipe)
+    return identity.backbone, made, None if accuracy is None else accuracy.key, built
 
 
 def configurations(records: Sequence[Record]) -> list[Configuration]:
@@ -104,7 +106,8 @@ def configurations(records: Sequence[Record]) -> list[Configuration]:
         terms = family_terms(record)
         if terms is not None and record.accuracy is not None:
             identity = record.identity
-            found.setdefault((terms, identity.variant, identity.is_baseline, identity.width), []).append(record)
+            own = (identity.variant, identity.is_baseline, identity.width, identity.searched_with)
+            found.setdefault((terms, own), []).append(record)
     made = []
     for members in found.values():
         seeds = [record.identity.seed for record in members]
@@ -123,4 +126,5 @@ def are_of_same_samples(records: Sequence[Record]) -> bool:
 def _label(record: Record) -> str:
     identity = record.identity
     parts = (identity.backbone, identity.variant, identity.preset or identity.bits)
-    return f"{'-'.join(filter(None, parts))}, width {identity.width}"
+    name = f"{'-'.join(filter(None, parts))}, width {identity.width}"
+    return f"{name}, {identity.searched_with}" if identity.searched_with else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from .figures import BY_KEY, Delta, deltas
 from .outcomes import paired_differences
 from .paired import PairedDifference
 from .pareto import hypervolume, pareto_front
-from .records import Record
+from .records import RESOURCES, Record
 
 AXES = ("LUT", "BRAM_18K", "DSP", "throughput_fps")
 PanelKey = tuple[str, str, int, str, str]
@@ -105,6 +106,10 @@ class Dominated:
 
     The area is in percentage points of top-1 times the figure's unit, from the reference point: 1 point under the
     panel's lowest top-1 and a tenth worse than its worst figure. A share is of the box from there to the best of both.
+
+    added: what NASH adds to the baselines' volume, as a share of it, from a reference that does not depend on what was
+    measured: chance accuracy and the whole board (one frame a second, one second), the figure being logarithmic. None
+    where one of the two kinds is missing, or the board's size is not known.
     """
 
     axis: str
@@ -113,6 +118,7 @@ class Dominated:
     area: dict[str, float]
     share: dict[str, float]
     is_of_bounds: bool
+    added: float | None = None
 
 
 def dominated(rows: Sequence[Row], axis: str) -> Dominated | None:
@@ -138,4 +144,32 @@ def dominated(rows: Sequence[Row], axis: str) -> Dominated | None:
         area=area,
         share={kind: found / box if box else 0.0 for kind, found in area.items()},
         is_of_bounds=any(figure.is_lower_bound(row.record) for row, _, _ in known),
+        added=_added(known, axis),
     )
+
+
+def _added(known: Sequence[tuple[Row, float, float]], axis: str) -> float | None:
+    """Return the volume that NASH networks add to the baselines', as a share of theirs."""
+    worst = _whole(known, axis)
+    baselines = [point for point in known if point[0].record.identity.is_baseline]
+    if worst is None or not baselines or len(baselines) == len(known):
+        return None
+    chance = max((100 / row.genotype["num_classes"] for row, _, _ in known if row.genotype), default=0.0)
+    sign = 1 if BY_KEY[axis].is_high_good else -1
+
+    def volume(points: Sequence[tuple[Row, float, float]]) -> float:
+        gains = [(y, sign * math.log(max(x, 1.0) / worst)) for _, x, y in points]  # below one unit nothing is gained
+        return hypervolume(gains, reference=(chance, 0.0), maximize=(True, True))
+
+    own = volume(baselines)
+    return volume(known) / own - 1 if own else None
+
+
+def _whole(known: Sequence[tuple[Row, float, float]], axis: str) -> float | None:
+    """Return the worst that a figure can be: all that the board has, or a frame and a second."""
+    if axis not in RESOURCES:
+        return {"throughput_fps": 1.0, "latency_us": 1e6}[axis]
+    shares = [
+        (x, ((row.record.hardware.utilization or {}) if row.record.hardware else {}).get(axis)) for row, x, _ in known
+    ]
+    return next((x / share for x, share in shares if x and share), None)

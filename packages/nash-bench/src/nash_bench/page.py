@@ -28,7 +28,7 @@ from .collect import Collection, Row
 from .compare import interval_text, marks_of, p_text, side_text
 from .equal_cost import Gains, gains_of
 from .families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
-from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, Delta, legends
+from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, OF_BOUNDS, Delta, legends
 from .gains_text import (
     GAINS_LEGEND,
     between_text,
@@ -199,14 +199,12 @@ def _panel_view(key: tuple[Any, ...], members: list[Row], ids: dict[int, str]) -
 
 
 def _dominated_text(found: Dominated | None) -> str | None:
-    """Return the share of the box that each front dominates."""
-    if found is None:
+    """Return what NASH adds to the volume that the baselines dominate."""
+    if found is None or found.added is None:
         return None
-    names = {"nash": "NASH", "baseline": "baseline"}
-    shares = ", ".join(f"{names[kind]} {found.share[kind]:.0%}" for kind in names if kind in found.share)
-    label, figure = BY_KEY[found.axis].label, f"{found.reference_figure:,.0f}"
-    figure = figure if found.reference_figure >= 1000 else f"{found.reference_figure:.3g}"
-    return f"Hypervolume: {shares}; reference point {found.reference_top1:.2f} %, {figure} {label}"
+    return f"NASH adds {100 * found.added:.2g} % to the hypervolume of the baselines" + (
+        f" {OF_BOUNDS}" if found.is_of_bounds else ""
+    )
 
 
 def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:

@@ -210,6 +210,21 @@ class Hardware:
         }
 
 
+def _recipe(training: Mapping[str, Any]) -> str | None:
+    """Return what a network was trained by, in words."""
+    if training.get("recipe") is None:
+        return None
+    return f"{training['recipe']}, {training['epochs']} epochs" if "epochs" in training else training["recipe"]
+
+
+def _search_terms(search: Mapping[str, Any]) -> str | None:
+    """Return in words what hardware costs a search was told to heed."""
+    costs = search.get("costs") or {}
+    parts = [f"cost weight {costs['weight']:g} of {costs.get('resource')}"] if costs.get("weight") else []
+    parts += [f"{name} <= {limit:g}" for name, limit in sorted((costs.get("budget") or {}).items())]
+    return ", ".join(parts) or None
+
+
 def _target(manifest: Mapping[str, Any]) -> str | None:
     """Return in words what the accelerator was folded for, if its manifest says so."""
     target = manifest.get("target") or {}
@@ -240,6 +255,9 @@ class Identity:
     weight_memory_bits: int | None = None
     seed: int | None = None
     selected_on: str | None = None  # the split that its epoch was chosen on; None if on none, or not known
+    join: str | None = None  # how its additions are formed; None if a file does not say
+    recipe: str | None = None  # of its training, with the number of epochs
+    searched_with: str | None = None  # the cost weight and the budgets of its search; None if it had neither
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "name", self.name, "a name")
@@ -285,6 +303,9 @@ class Identity:
             weight_memory_bits=complexity["weight_bits"],
             seed=training.get("seed"),
             selected_on=(training.get("selection") or {}).get("split"),
+            join=quantization.get("join"),
+            recipe=_recipe(training),
+            searched_with=_search_terms(network.get("search") or {}),
         )
 
     @classmethod
