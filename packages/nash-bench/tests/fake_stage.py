@@ -29,6 +29,9 @@ def main(package, arguments):
         (FOLDER / "is_blocked").touch()
         time.sleep(0.02)
     out = Path(arguments[arguments.index("--out") + 1])
+    if arguments[0] in ("space", "costs"):
+        _write(out, {"call": call})
+        return
     {"search": write_genotype, "qat": write_model, "hw": write_hardware, "bench": write_benchmark}[package](
         out, arguments
     )
@@ -42,7 +45,7 @@ def _is_told(name, call):
 
 
 def write_genotype(out, arguments):
-    path = out if out.suffix else out / "genotype.json"
+    path = out if out.suffix == ".json" else out / "genotype.json"
     width = int(_value(arguments, "--width"))
     variant = _value(arguments, "--variant") if "--variant" in arguments else None
     template = json.loads((FOLDER / "model.json").read_text())["genotype"]["copy"]
@@ -58,6 +61,8 @@ def write_model(out, arguments):
     template = json.loads((FOLDER / "model.json").read_text())
     preset = _value(arguments, "--preset")
     quantization = template["quantization"] | {"preset": preset, "weight_bits": int(preset[1])}
+    if "--join" in arguments:
+        quantization["join"] = _value(arguments, "--join")
     changes = {"name": f"{genotype['name']}-{preset}", "genotype": {"sha256": "0" * 64, "copy": genotype}}
     training = template["training"] | {"seed": int(_value(arguments, "--seed"))}
     _write(out / "model.json", template | changes | {"quantization": quantization, "training": training})

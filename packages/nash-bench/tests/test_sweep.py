@@ -97,6 +97,25 @@ def test_sweep_runs_each_job_once_and_reports(
     assert kinds(calls(stages)[sum(JOBS.values()) :]) == {"hw build": 4}
 
 
+def test_prices_are_shared_by_cost_weights(
+    run_cli: Run, stages: Path, grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    axes = {"preset": "w4a4", "cost_weight": [0, 0.1, 2], "join": ["quantized", "aligned"], "target_fps": 1000}
+    outcome = run_cli("sweep", grid(**axes), "--out", tmp_path / "out", "--jobs", 4)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert kinds(calls(stages)) == {
+        "search space": 1, "hw costs": 1, "search run": 3, "search zoo": 1, "qat train": 8, "hw build": 8,
+        "bench evaluate": 8,
+    }  # fmt: skip
+    said = "\n".join(calls(stages))
+    assert "search space --backbone resnet8 --variant v3 --width 4 --input-size 32 --num-classes 10" in said
+    assert "hw costs costs/resnet8-v3-width4/space.json --board U250 --weight-bits 4 --act-bits 4" in said
+    assert "--costs costs/resnet8-v3-width4/w4a4_U250.json --cost-weight 0.1 --dataset digits" in said
+    assert "--cost-resource sum" in said
+    assert said.count("--preset w4a4 --join aligned") == 4
+    assert run_cli("sweep", grid(**axes), "--out", tmp_path / "out", "--dry-run").stdout.startswith("8 cells; 0 of 30")
+
+
 def test_other_settings_are_refused_in_a_begun_folder(
     run_cli: Run, stages: Path, grid: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -172,8 +191,28 @@ def test_dry_run_counts_a_thousand_cells_and_writes_nothing(
         "preset": ["w1a2", "w2a2", "w3a3", "w4a4", "w8a8"],
         "board": ["U250", "Pynq-Z1"],
     }
-    outcome = run_cli("sweep", grid(**axes), "--out", tmp_path / "out", "--dry-run", "--json")
     counts = {"search": 4 * 4 * 5, "plain": 4, "train": 500, "build": 1000, "evaluate": 500}
+    _assert_plans_a_thousand(run_cli, grid(**axes), tmp_path, counts)
+
+
+def test_dry_run_counts_a_thousand_cells_with_costs(run_cli: Run, grid: Callable[..., Path], tmp_path: Path) -> None:
+    axes = {
+        "variant": ["v3", "v4"],
+        "width": [4, 6, 8, 10, 12],
+        "cost_weight": [0, 0.1, 0.3, 1, 3],
+        "seed": list(range(5)),
+        "preset": ["w2a2", "w4a4"],
+        "board": ["U250", "Pynq-Z1"],
+        "target_fps": 1000,
+    }
+    of_costs = 10 * 4 * 5 * 2 * 2
+    counts = {"space": 10, "costs": 40, "search": 50 + of_costs, "train": 100 + of_costs, "build": 1000,
+              "evaluate": 100 + of_costs}  # fmt: skip
+    _assert_plans_a_thousand(run_cli, grid(**axes), tmp_path, counts)
+
+
+def _assert_plans_a_thousand(run_cli: Run, sweep_file: Path, tmp_path: Path, counts: dict[str, int]) -> None:
+    outcome = run_cli("sweep", sweep_file, "--out", tmp_path / "out", "--dry-run", "--json")
     assert json.loads(outcome.stdout) == {
         "num_cells": 1000,
         "jobs": {stage: {"total": count, "left": count} for stage, count in counts.items()},
@@ -257,7 +296,7 @@ def test_slurm_gets_each_job_with_its_resources(
     assert "--cpus-per-task=1 " in search
     assert "--gpus" not in search
     for preset in ("w2a2", "w4a4"):  # the plain network needs no job: it is written here
-        line = jobs[f"train:network=resnet8-width4,preset={preset},seed=0"]
+        line = jobs[f"train:network=resnet8-width4,bits={preset},seed=0"]
         for option in ("-p long ", "-t 240 ", "--mem 16000 ", "--cpus-per-task=8 ", "--gpus=2 ", f"-D {tmp_path}/out "):
             assert option in line
     assert kinds(calls(stages)) == {"search zoo": 1}

@@ -63,6 +63,25 @@ def test_each_job_reads_what_another_makes(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_searches_that_heed_costs_share_their_prices(tmp_path: Path) -> None:
+    text = GRID + "target_fps: 1000\ncost_weight: [0, 0.1, 2]\njoin: [quantized, aligned]\n"
+    plan = plan_of(tmp_path, text)
+    jobs = plan.num_jobs()
+    variants, seeds, weights, presets, boards, joins = 2, 2, 2, 2, 2, 2
+    assert jobs["space"] == variants
+    assert jobs["costs"] == variants * presets * boards
+    assert jobs["search"] == variants * seeds * (1 + weights * presets * boards)
+    assert jobs["plain"] == 3
+    assert jobs["build"] == len(plan.cells) == (3 + variants * 3) * seeds * presets * joins * boards
+    by_target = {job.target: job for job in plan.jobs}
+    search = by_target["runs/resnet8-v3-width4-cost0.1_w4a4_Pynq-Z1-seed1/genotype.json"]
+    assert search.source == "costs/resnet8-v3-width4/w4a4_Pynq-Z1.json"
+    assert by_target[search.source].source == "costs/resnet8-v3-width4/space.json"
+    model = "runs/resnet8-v3-width4-cost0.1_w4a4_Pynq-Z1-seed1/w4a4_aligned-seed1/model/model.json"
+    assert by_target[model].source == search.target
+    assert len({job.log for job in plan.jobs}) == len(plan.jobs)
+
+
 def test_settings_reach_their_command_line(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{}")
     text = (
@@ -75,6 +94,9 @@ def test_settings_reach_their_command_line(tmp_path: Path) -> None:
     recipe = ["--recipe", str(tmp_path / "mine.json"), "--epochs", "2"]
     assert config["options"] == {
         "search": [*data, "--input-size", "16", *recipe],
+        "search_with_costs": ["--cost-resource", "sum"],
+        "space": ["--input-size", "16", "--num-classes", "100"],
+        "costs": ["--clock-mhz", "150", "--target-fps", "1000"],
         "plain": ["--input-size", "16", "--num-classes", "100"],
         "train": [*data, "--recipe", "paper", "--epochs", "3"],
         "build": ["--clock-mhz", "150", "--target-fps", "1000"],
@@ -112,6 +134,8 @@ def test_bad_file_is_refused_by_key(tmp_path: Path, text: str, parts: list[str])
     [
         ("backbone: resnet8\ndataset: imagefolder", "num_classes: missing"),
         ("backbone: resnet8\nqat_recipe: none.json", "qat_recipe: "),
+        ("backbone: resnet8\ncost_weight: 0.1", "cost_weight: got no target_fps"),
+        ("backbone: resnet8\ncost_weight: 0.1\ntarget_fps: 9\npreset: v3", "cost_weight: got the preset 'v3'"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, text: str, part: Any) -> None:

@@ -14,6 +14,8 @@ from . import engine
 from .plan import Plan, read_plan
 
 _WHAT = {
+    "space": "spaces written",
+    "costs": "spaces priced",
     "search": "networks searched",
     "plain": "plain networks written",
     "train": "networks trained",
@@ -56,7 +58,7 @@ def sweep(
     codes = [job.exit_code for job in failed] + [error.exit_code for error in problems]
     return {
         "num_cells": len(plan.cells),
-        "num_done": sum(all((out / file).exists() for file in cell.files.values()) for cell in plan.cells),
+        "num_done": sum(all((out / job.target).exists() for job in cell.jobs) for cell in plan.cells),
         "failed": [asdict(job) for job in failed],
         "report": report,
         "errors": [str(error) for error in problems],

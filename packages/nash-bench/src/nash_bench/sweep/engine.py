@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_STOP = 30
 _PR_SET_PDEATHSIG = 1
 _EXIT_CODE = re.compile(r"^exit code: (\d+)$", re.MULTILINE)
-_JOB_COUNT = re.compile(rf"^({'|'.join(STAGES)})\s+(\d+)\s*$", re.MULTILINE)
+_JOB_COUNT = re.compile(rf"^({'|'.join(STAGES)})(_with_costs)?\s+(\d+)\s*$", re.MULTILINE)
 Progress = Callable[[int, int], None]
 
 
@@ -120,7 +121,12 @@ def dry_run(plan: Plan, out: Path) -> dict[str, int]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ToolchainError(f"snakemake: cannot plan the sweep ({_last_line(done.stdout + done.stderr)})")
-    return {stage: int(count) for stage, count in _JOB_COUNT.findall(done.stdout + done.stderr)}
+    said = _JOB_COUNT.findall(done.stdout + done.stderr)
+    by_rule = {(stage, suffix): int(count) for stage, suffix, count in said}  # Snakemake says it twice
+    found: Counter[str] = Counter()
+    for (stage, _), count in by_rule.items():
+        found[stage] += count
+    return dict(found)
 
 
 def run(
@@ -177,8 +183,9 @@ def _require_same_settings(plan: Plan, out: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{out / CONFIG}: not the settings of a sweep ({error}); choose another --out") from error
     asked = bound_settings(plan)
+    known = {key: begun[key] for key in asked if key in begun}  # an earlier release had fewer settings
     different = [
-        f"{key}: got {asked[key]!r}, expected {begun.get(key)!r}" for key in asked if asked[key] != begun.get(key)
+        f"{key}: got {asked[key]!r}, expected {value!r}" for key, value in known.items() if asked[key] != value
     ]
     if different:
         raise UsageError(f"{' | '.join(different)} as the sweep in {out} was begun with; choose another --out")
@@ -260,7 +267,7 @@ def failed_jobs(plan: Plan, out: Path) -> list[FailedJob]:
                 log=str(log if codes else out / ENGINE_LOG),
                 exit_code=int(codes[-1]) if codes else ToolchainError.exit_code,
                 message=_last_line(_EXIT_CODE.sub("", text)) if codes else "ended from outside, or was not started",
-                num_cells=sum(job.target in cell.files.values() for cell in plan.cells),
+                num_cells=sum(job in cell.jobs for cell in plan.cells),
             )
         )
     return failed

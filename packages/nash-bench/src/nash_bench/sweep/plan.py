@@ -1,19 +1,29 @@
 """What a sweep is made of: the settings of its file, the cells of its grid, and the jobs that the cells share.
 
-A cell is one network on one board: backbone, variant, width, seed, preset, board. Its files lie under `runs/`:
+A cell is one network on one board: backbone, variant, width, cost weight, seed, preset, join, board. Its files:
 
     runs/resnet8-v3-width4-seed0/genotype.json                              of `nash-search run`; shared by all presets
     runs/resnet8-width4/genotype.json                                       of `nash-search zoo`; shared by all seeds
     runs/resnet8-v3-width4-seed0/w4a4-seed0/model/model.json                of `nash-qat train`; shared by all boards
     runs/resnet8-v3-width4-seed0/w4a4-seed0/benchmark.json                  of `nash-bench evaluate`
     runs/resnet8-v3-width4-seed0/w4a4-seed0/hardware/U250/hardware.json     of `nash-hw build`
+
+A search that heeds what operations cost is one for each preset and board, by prices that all its cost weights share:
+
+    costs/resnet8-v3-width4/space.json                                      of `nash-search space`
+    costs/resnet8-v3-width4/w4a4_U250.json                                  of `nash-hw costs`
+    runs/resnet8-v3-width4-cost0.1_w4a4_U250-seed0/genotype.json            of `nash-search run --costs`
+
+`join` stands behind the preset in the folder of the trained network: `w4a4_aligned-seed0`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,43 +31,15 @@ from typing import Any
 from .. import manifest
 from ..errors import ManifestError, UsageError
 
-AXES = ("backbone", "variant", "width", "baseline_width", "seed", "preset", "board")
-STAGES = ("search", "plain", "train", "build", "evaluate")
+AXES = ("backbone", "variant", "width", "baseline_width", "cost_weight", "seed", "preset", "join", "board")
+STAGES = ("space", "costs", "search", "plain", "train", "build", "evaluate")
+_QUICK = ("space", "plain")  # they run where the sweep itself does
+_WEIGHT_ACT = re.compile(r"w([1-8])a([1-8])")
 _NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 _FILES = ("search_recipe", "qat_recipe")
 _RESOURCES = {"threads": 1, "mem_mb": 4000}
 _BOUND = ("dataset", "num_classes", "input_size", "search_recipe", "search_epochs", "qat_recipe", "qat_epochs",
-          "clock_mhz", "target_fps", "max_utilization")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One network of the grid on one board."""
-
-    backbone: str
-    variant: str
-    width: int
-    seed: int
-    preset: str
-    board: str
-
-    @property
-    def network(self) -> str:
-        """Return the folder of the genotype: a baseline's does not depend on the seed."""
-        if self.variant == "none":
-            return f"{self.backbone}-width{self.width}"
-        return f"{self.backbone}-{self.variant}-width{self.width}-seed{self.seed}"
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Return the file that each stage makes for this cell, relative to the sweep's folder."""
-        run = f"runs/{self.network}/{self.preset}-seed{self.seed}"
-        return {
-            "plain" if self.variant == "none" else "search": f"runs/{self.network}/genotype.json",
-            "train": f"{run}/model/model.json",
-            "build": f"{run}/hardware/{self.board}/hardware.json",
-            "evaluate": f"{run}/benchmark.json",
-        }
+          "clock_mhz", "target_fps", "max_utilization", "cost_resource")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +53,62 @@ class Job:
     @property
     def log(self) -> str:
         """Return the log, relative to the sweep's folder."""
-        return f"logs/{self.stage}/{Path(self.target).parent.relative_to('runs')}.log"
+        made = Path(self.target)
+        name = made.with_suffix("") if made.parts[0] == "costs" else made.parent
+        return f"logs/{self.stage}/{Path(*name.parts[1:])}.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One network of the grid on one board; a cost weight of 0 is a search that heeds no costs."""
+
+    backbone: str
+    variant: str
+    width: int
+    seed: int
+    preset: str
+    board: str
+    cost_weight: float = 0.0
+    join: str | None = None
+
+    @property
+    def network(self) -> str:
+        """Return the folder of the genotype: a baseline's does not depend on the seed."""
+        if self.variant == "none":
+            return f"{self.backbone}-width{self.width}"
+        costs = f"-cost{self.cost_weight:g}_{self.preset}_{self.board}" if self.cost_weight else ""
+        return f"{self._space}{costs}-seed{self.seed}"
+
+    @property
+    def _space(self) -> str:
+        return f"{self.backbone}-{self.variant}-width{self.width}"
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """Return the jobs that this cell needs, each behind those whose files it reads."""
+        genotype = f"runs/{self.network}/genotype.json"
+        bits = self.preset if self.join is None else f"{self.preset}_{self.join}"
+        run = f"runs/{self.network}/{bits}-seed{self.seed}"
+        model = f"{run}/model/model.json"
+        return (
+            *self._jobs_to(genotype),
+            Job(stage="train", target=model, source=genotype),
+            Job(stage="build", target=f"{run}/hardware/{self.board}/hardware.json", source=model),
+            Job(stage="evaluate", target=f"{run}/benchmark.json", source=model),
+        )
+
+    def _jobs_to(self, genotype: str) -> tuple[Job, ...]:
+        if self.variant == "none":
+            return (Job(stage="plain", target=genotype, source=None),)
+        if not self.cost_weight:
+            return (Job(stage="search", target=genotype, source=None),)
+        space = f"costs/{self._space}/space.json"
+        costs = f"costs/{self._space}/{self.preset}_{self.board}.json"
+        return (
+            Job(stage="space", target=space, source=None),
+            Job(stage="costs", target=costs, source=space),
+            Job(stage="search", target=genotype, source=costs),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +118,10 @@ class Plan:
     settings: Mapping[str, Any]
     cells: tuple[Cell, ...]
 
-    @property
+    @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """Return every job once, in the order of the stages."""
-        found: dict[str, Job] = {}
-        for cell in self.cells:
-            (first, genotype), (_, model) = list(cell.files.items())[:2]
-            sources = {first: None, "train": genotype, "build": model, "evaluate": model}
-            for stage, target in cell.files.items():
-                found.setdefault(target, Job(stage=stage, target=target, source=sources[stage]))
+        found = {job.target: job for cell in self.cells for job in cell.jobs}
         return tuple(sorted(found.values(), key=lambda job: STAGES.index(job.stage)))
 
     def num_jobs(self) -> dict[str, int]:
@@ -123,7 +155,18 @@ def read_plan(path: Path) -> Plan:
                 raise UsageError(f"{path}: {key}: {settings[key]} is not there; name a recipe or a file of one")
     if "data" in settings:
         settings["data"] = str(folder / settings["data"])
+    if any(settings["cost_weight"]):
+        _require_prices(settings, path)
     return Plan(settings=settings, cells=tuple(_cells(settings)))
+
+
+def _require_prices(settings: Mapping[str, Any], path: Path) -> None:
+    """Check that operations can be priced: at a frame rate, and with bits that a preset's name tells."""
+    if "target_fps" not in settings:
+        raise UsageError(f"{path}: cost_weight: got no target_fps, expected the frame rate to price operations at")
+    other = next((preset for preset in settings["preset"] if _WEIGHT_ACT.fullmatch(preset) is None), None)
+    if other is not None:
+        raise UsageError(f"{path}: cost_weight: got the preset '{other}', expected wNaM; search that one without costs")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -179,9 +222,19 @@ def _cells(settings: Mapping[str, Any]) -> Iterator[Cell]:
     for backbone, variant in product(settings["backbone"], settings["variant"]):
         is_baseline = variant == "none"
         widths = settings.get("baseline_width", settings["width"]) if is_baseline else settings["width"]
-        axes = (widths, settings["seed"], settings["preset"], settings["board"])
-        for width, seed, preset, board in product(*axes):
-            yield Cell(backbone=backbone, variant=variant, width=width, seed=seed, preset=preset, board=board)
+        weights = [0.0] if is_baseline else settings["cost_weight"]
+        axes = (widths, weights, settings["seed"], settings["preset"], settings.get("join", [None]), settings["board"])
+        for width, weight, seed, preset, join, board in product(*axes):
+            yield Cell(
+                backbone=backbone,
+                variant=variant,
+                width=width,
+                seed=seed,
+                preset=preset,
+                board=board,
+                cost_weight=weight,
+                join=join,
+            )
 
 
 def engine_config(plan: Plan, commands: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -191,6 +244,9 @@ def engine_config(plan: Plan, commands: Mapping[str, list[str]]) -> dict[str, An
     network = {"input-size": settings["input_size"]}
     options = {
         "search": data | network | {"recipe": settings["search_recipe"], "epochs": settings.get("search_epochs")},
+        "search_with_costs": {"cost-resource": settings["cost_resource"]},
+        "space": network | {"num-classes": settings["num_classes"]},
+        "costs": {key.replace("_", "-"): settings.get(key) for key in ("clock_mhz", "target_fps")},
         "plain": network | {"num-classes": settings["num_classes"]},
         "train": data | {"recipe": settings["qat_recipe"], "epochs": settings.get("qat_epochs")},
         "build": {key.replace("_", "-"): settings.get(key) for key in ("clock_mhz", "target_fps", "max_utilization")},
@@ -201,7 +257,7 @@ def engine_config(plan: Plan, commands: Mapping[str, list[str]]) -> dict[str, An
         "targets": [job.target for job in plan.jobs if job.stage in ("build", "evaluate")],
         "commands": dict(commands),
         "options": {stage: _arguments(known) for stage, known in options.items()},
-        "resources": {stage: _RESOURCES | stated.get(stage, {}) for stage in STAGES if stage != "plain"},
+        "resources": {stage: _RESOURCES | stated.get(stage, {}) for stage in STAGES if stage not in _QUICK},
         "bound": bound_settings(plan),
     }
 
