@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nash_bench.collect import Row, collect
+from nash_bench.facts import RESOURCES, Accuracy, Hardware, Identity
 from nash_bench.families import dominated
 from nash_bench.pareto import hypervolume, pareto_front
-from nash_bench.records import RESOURCES, Accuracy, Hardware, Identity, Record
+from nash_bench.records import Record
 
 
 def dominates(a: list[float], b: list[float], maximize: list[bool]) -> bool:

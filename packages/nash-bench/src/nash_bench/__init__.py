@@ -1,7 +1,8 @@
 """Measure quantized networks and set them side by side: accuracy, speed, hardware."""
 
 from .errors import NashError
-from .records import Accuracy, ClassAccuracy, CpuThroughput, Hardware, Identity, Record, require_comparable
+from .facts import Accuracy, ClassAccuracy, CpuThroughput, Hardware, Identity
+from .records import Record, require_comparable
 
 __all__ = [
     "Accuracy",

@@ -14,8 +14,9 @@ from typing import Any
 
 from . import manifest
 from .errors import IntegrityError, ManifestError, NashError, UsageError
+from .facts import Hardware
 from .outcomes import load_outcomes
-from .records import Hardware, Record, hardware_from_manifest
+from .records import Record, hardware_from_manifest
 
 KINDS = ("model", "benchmark", "hardware")
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from . import data, manifest
 from .errors import DataError, IntegrityError, UnsupportedError, VerificationError
 from .execute import Reference, Runtime, num_available_cores
+from .facts import Accuracy, ClassAccuracy, Hardware
 from .outcomes import Outcomes, save_benchmark
-from .records import Accuracy, ClassAccuracy, Hardware, hardware_from_manifest
+from .records import hardware_from_manifest
 from .subject import Subject, load_split, load_subject
 from .throughput import describe_environment, measure_latency, measure_throughput
 

@@ -10,11 +10,12 @@ from functools import cached_property, lru_cache
 
 from .collect import Collection, Row
 from .configurations import are_of_same_samples, family_terms
+from .facts import RESOURCES
 from .figures import BY_KEY, Delta, deltas
 from .outcomes import paired_differences
 from .paired import PairedDifference
 from .pareto import hypervolume, pareto_front
-from .records import RESOURCES, Record
+from .records import Record
 
 AXES = ("LUT", "BRAM_18K", "DSP", "throughput_fps")
 PanelKey = tuple[str, str, int, str, str]

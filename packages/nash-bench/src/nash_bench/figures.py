@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .records import RESOURCES, Record
+from .facts import RESOURCES
+from .records import Record
 
 NOT_KNOWN = "n/a"
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"

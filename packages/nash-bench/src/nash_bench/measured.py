@@ -20,7 +20,8 @@ from typing import Any
 
 from . import manifest
 from .errors import DataError, ManifestError, OutputError, UsageError
-from .records import RESOURCES, Hardware, hardware_from_manifest
+from .facts import RESOURCES, Hardware
+from .records import hardware_from_manifest
 
 _NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from . import manifest
 from .data import Split
 from .errors import IntegrityError, OutputError
+from .facts import Accuracy
 from .paired import PairedDifference, paired_difference
-from .records import Accuracy
 
 ROLE = "outcomes"
 _FORMAT = "nash-bench.outcomes/1"

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from . import data, manifest
 from .convert import read_onnx
 from .errors import DataError, IntegrityError, ManifestError, UnsupportedError, UsageError
-from .records import Accuracy, Identity
+from .facts import Accuracy, Identity
 
 _PIXEL_SCALE = 1 / 255
 
