@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .errors import DataError, ManifestError
 from .facts import Accuracy, CpuThroughput, Hardware, Identity
-from .outcomes import Outcomes
+
+if TYPE_CHECKING:  # it needs numpy, and --help does not
+    from .outcomes import Outcomes
 
 
 @dataclass(frozen=True, kw_only=True)

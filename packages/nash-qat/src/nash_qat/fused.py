@@ -33,12 +33,31 @@ def divisor(low: int, high: int) -> float:
     return _DIVISORS[max(high, -low)]
 
 
-def scale(log2_threshold: Tensor, divisor: float) -> Tensor:
-    """Return the scale, as all that is quantized with it has it."""
-    return (2.0**log2_threshold).clamp_min(MIN_SCALE) / divisor
+def scale(log2_threshold: Tensor, divisor: float, *, is_short: bool = False) -> Tensor:
+    """Return the scale, as all that is quantized with it has it; a short one has 12 significant bits."""
+    found = (2.0**log2_threshold).clamp_min(MIN_SCALE) / divisor
+    return _Short.apply(found) if is_short else found
 
 
-def activation(x: Tensor, log2_threshold: Tensor, divisor: float, low: int, high: int) -> Tensor:
+class _Short(torch.autograd.Function):
+    """float32 numbers rounded to 12 of their 24 significant bits; the gradient passes.
+
+    T. J. Dekker, "A floating-point technique for extending the available precision", Numerische Mathematik 18 (1971).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        larger = x * (2.0**12 + 1)
+        return larger - (larger - x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def activation(
+    x: Tensor, log2_threshold: Tensor, divisor: float, low: int, high: int, *, is_short: bool = False
+) -> Tensor:
     """Return ReLU(x) quantized to low..high, of which low is 0, with the learned scale 2^log2_threshold / divisor.
 
     >>> x = torch.tensor([-1.0, 0.0, 0.3, 2.4, 9.0], requires_grad=True)
@@ -47,12 +66,14 @@ def activation(x: Tensor, log2_threshold: Tensor, divisor: float, low: int, high
     >>> y.detach(), x.grad
     (tensor([0., 0., 0., 2., 2.]), tensor([0., 0., 1., 1., 0.]))
     """
-    return _QuantizedSum.apply(log2_threshold, divisor, low, high, 0.0, x)
+    return _QuantizedSum.apply(log2_threshold, divisor, is_short, low, high, 0.0, x)
 
 
-def joined(terms: tuple[Tensor, ...], log2_threshold: Tensor, divisor: float, low: int, high: int) -> Tensor:
+def joined(
+    terms: tuple[Tensor, ...], log2_threshold: Tensor, divisor: float, low: int, high: int, *, is_short: bool = False
+) -> Tensor:
     """Return the sum of tensors, each quantized to low..high with the one learned scale 2^log2_threshold / divisor."""
-    return _QuantizedSum.apply(log2_threshold, divisor, low, high, low - 0.5, *terms)
+    return _QuantizedSum.apply(log2_threshold, divisor, is_short, low, high, low - 0.5, *terms)
 
 
 def pixels(x: Tensor, scale: float) -> Tensor:
@@ -111,9 +132,16 @@ class _QuantizedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, log2_threshold: Tensor, divisor: float, low: int, high: int, passes_from: float, *terms: Tensor
+        ctx: Any,
+        log2_threshold: Tensor,
+        divisor: float,
+        is_short: bool,
+        low: int,
+        high: int,
+        passes_from: float,
+        *terms: Tensor,
     ) -> Tensor:
-        step_size = scale(log2_threshold, divisor)
+        step_size = scale(log2_threshold, divisor, is_short=is_short)
         steps = [term.float() / step_size for term in terms]
         total = steps[0].round().clamp_(low, high).mul_(step_size)
         for step in steps[1:]:
@@ -133,7 +161,7 @@ class _QuantizedSum(torch.autograd.Function):
             passed = torch.ops.aten.hardtanh_backward(gradient, step, ctx.passes_from, ctx.passes_to)
             of_scale -= _dot(passed, step)
             of_terms.append(passed)
-        return of_scale * step_size * _LN2, None, None, None, None, *of_terms
+        return of_scale * step_size * _LN2, None, None, None, None, None, *of_terms
 
 
 class _Rounded(torch.autograd.Function):

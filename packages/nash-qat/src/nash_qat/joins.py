@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from . import bits as table
 from .genotype import Cell, Genotype, Layer
@@ -38,6 +39,11 @@ class Plan:
 
     joins: Mapping[str, Join]
     leaders: Mapping[str, str]
+
+    @cached_property
+    def followed(self) -> frozenset[str]:
+        """Return the states whose scale a sum or another state has."""
+        return frozenset(self.leaders.values()) | {join.leader for join in self.joins.values() if join.leader}
 
 
 def plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) -> Plan:

@@ -91,13 +91,25 @@ class Linear(_Weighted, qnn.QuantLinear):
 
 
 class _Activation(_Switched):
-    """An activation quantizer with a learned scale, or one that follows another's: it is that one's over 2^shift."""
+    """An activation quantizer with a learned scale, or one that follows another's: it is that one's over 2^shift.
+
+    The scale of one that others follow is short, 12 significant bits: their sums are exact then in float32, too, and
+    a sum in the middle between two levels goes to the even one in every execution.
+    """
 
     levels: tuple[int, int]
 
-    def __init__(self, *, levels: tuple[int, int], leader: _Activation | None, shift: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        levels: tuple[int, int],
+        leader: _Activation | None,
+        shift: int = 0,
+        is_short: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
-        self.levels, self.shift = levels, shift
+        self.levels, self.shift, self._is_short = levels, shift, is_short
         self._leader = () if leader is None else (leader,)  # in a tuple, so that it is no module of this one
 
     @property
@@ -118,14 +130,21 @@ class _Activation(_Switched):
         return fused.divisor(*self.levels) if self.leader is None else self.leader.divisor * 2.0**self.shift
 
     @property
+    def is_short(self) -> bool:
+        """Return whether the scale is rounded to 12 significant bits."""
+        return self._is_short if self.leader is None else self.leader.is_short
+
+    @property
     def scale(self) -> Tensor:
         """Return the scale, a scalar."""
-        return fused.scale(self.log2_threshold.detach(), self.divisor)
+        return fused.scale(self.log2_threshold.detach(), self.divisor, is_short=self.is_short)
 
     def follow(self) -> None:
         """Take up the leader's scale, for Brevitas to read."""
         if self.leader is not None:
-            self._tensor_quant.scaling_impl.scale = fused.scale(self.log2_threshold, self.divisor)
+            self._tensor_quant.scaling_impl.scale = fused.scale(
+                self.log2_threshold, self.divisor, is_short=self.is_short
+            )
 
     @property
     def _tensor_quant(self) -> Any:
@@ -135,9 +154,11 @@ class _Activation(_Switched):
 class ReLU(_Activation, qnn.QuantReLU):
     """A ReLU with an unsigned quantizer behind it; `levels` are its lowest and its highest integer."""
 
-    def __init__(self, *, act_quant: type[Any], bits: int, leader: _Activation | None = None) -> None:
+    def __init__(
+        self, *, act_quant: type[Any], bits: int, leader: _Activation | None = None, is_short: bool = False
+    ) -> None:
         levels = (0, (1 << bits) - 1)
-        super().__init__(levels=levels, leader=leader, act_quant=act_quant, bit_width=bits)
+        super().__init__(levels=levels, leader=leader, is_short=is_short, act_quant=act_quant, bit_width=bits)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "brevitas":
@@ -145,7 +166,7 @@ class ReLU(_Activation, qnn.QuantReLU):
             return super().forward(x)
         if self.mode == "float":
             return nn.functional.relu(x)
-        return fused.activation(x, self.log2_threshold, self.divisor, *self.levels)
+        return fused.activation(x, self.log2_threshold, self.divisor, *self.levels, is_short=self.is_short)
 
 
 class Signed(_Activation, qnn.QuantIdentity):
@@ -158,7 +179,7 @@ class Signed(_Activation, qnn.QuantIdentity):
     def forward(self, *terms: Tensor) -> Tensor:
         """Return the sum of tensors, each quantized."""
         if self.mode == "fused":
-            return fused.joined(terms, self.log2_threshold, self.divisor, *self.levels)
+            return fused.joined(terms, self.log2_threshold, self.divisor, *self.levels, is_short=self.is_short)
         if self.mode == "brevitas":
             self.follow()
             terms = tuple(super(Signed, self).forward(term) for term in terms)

@@ -31,16 +31,21 @@ class State(NamedTuple):
 class Activation(nn.Module):
     """ReLU and quantizer; where both precisions are read, the coarser is made from the finer.
 
-    leader: the quantizer whose scale the state has as side operations read it, None if it has its own.
+    leader: the quantizer whose scale the state has as side operations read it, None if it has its own. leads: whether
+    others have that one's.
     """
 
-    def __init__(self, *, act_bits: int, side_bits: int | None, leader: nn.Module | None = None) -> None:
+    def __init__(
+        self, *, act_bits: int, side_bits: int | None, leader: nn.Module | None = None, leads: bool = False
+    ) -> None:
         super().__init__()
         self._act_is_finer = side_bits is not None and act_bits > side_bits
         two = side_bits is not None and side_bits != act_bits
-        leaders = (None, leader) if self._act_is_finer else (leader, None)
-        self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits), leader=leaders[0])
-        self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits), leader=leaders[1]) if two else None
+        own: dict[str, Any] = {}
+        of_side: dict[str, Any] = {"leader": leader, "leads": leads}
+        of_fine, of_coarse = (own, of_side) if self._act_is_finer else (of_side, own)
+        self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits), **of_fine)
+        self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits), **of_coarse) if two else None
 
     def quantizer_of(self, kind: str) -> nn.Module:
         """Return the quantizer that 'act', what backbone convolutions read, or 'state' comes out of."""
@@ -280,7 +285,9 @@ def _activation(prefix: str, bits: Mapping[str, int], plan: joins.Plan, states: 
     """Return the activation of a state and add its quantizer, as side operations read it, to `states`."""
     name = f"{prefix}state"
     leader = states[plan.leaders[name]] if name in plan.leaders else None
-    activation = Activation(act_bits=bits[f"{prefix}act"], side_bits=bits.get(name), leader=leader)
+    activation = Activation(
+        act_bits=bits[f"{prefix}act"], side_bits=bits.get(name), leader=leader, leads=name in plan.followed
+    )
     states[name] = activation.quantizer_of("state")
     return activation
 

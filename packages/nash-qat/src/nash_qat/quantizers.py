@@ -139,6 +139,21 @@ class _LeadersScale(nn.Module):
         return self.scale
 
 
+class _ShortScale(nn.Module):
+    """A learned scale of 12 significant bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
+        return fused.scale(self.value, threshold, is_short=True)
+
+
+class _UnsignedLeader(UintQuant, _LearnedScale, ActQuantSolver):
+    scaling_impl = _ShortScale
+
+
 class _UnsignedFollower(UintQuant, _LearnedScale, ActQuantSolver):
     scaling_impl = _LeadersScale
 
@@ -232,9 +247,14 @@ def pixels() -> nn.Module:
     return layers.Pixels(act_quant=_Pixels)
 
 
-def relu(*, bits: int, leader: nn.Module | None = None) -> nn.Module:
-    """Return a ReLU with an unsigned quantizer behind it, which has the scale of `leader` if there is one."""
-    return layers.ReLU(act_quant=_UnsignedAct if leader is None else _UnsignedFollower, bits=bits, leader=leader)
+def relu(*, bits: int, leader: nn.Module | None = None, leads: bool = False) -> nn.Module:
+    """Return a ReLU with an unsigned quantizer behind it.
+
+    It has the scale of `leader` if there is one; `leads` says that others will have its own.
+    """
+    if leader is not None:
+        return layers.ReLU(act_quant=_UnsignedFollower, bits=bits, leader=leader)
+    return layers.ReLU(act_quant=_UnsignedLeader if leads else _UnsignedAct, bits=bits, is_short=leads)
 
 
 def signed(*, bits: int, leader: nn.Module | None = None, shift: int = 0) -> nn.Module:
