@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from .errors import ManifestError, UnsupportedError
 from .integers import Integers, Product, quantized_integers
 from .model import GraphBuilder, Model, range_datatype, tensor_title
 from .qonnx_graph import Quantizer, Weights, constants
+from .sums import Sum
 
 
 class IntegerGraph:
@@ -31,7 +33,7 @@ class IntegerGraph:
         self.weights: dict[str, Weights] = {}
         self.integers: dict[str, Integers] = {}
         self.new = GraphBuilder("streamlined")
-        self._unwritten: dict[str, Product] = {}
+        self._unwritten: dict[str, Product | Sum] = {}
         self._num_readers = Counter(name for node in source.node for name in node.input)
 
     def finish(self, result: Integers) -> Model:
@@ -99,11 +101,31 @@ class IntegerGraph:
             high=high,
         )
 
+    def add(self, node: onnx.NodeProto, sides: Sequence[Integers]) -> Integers:
+        """Add feature maps; a sum that only this one reads becomes a part of it."""
+        terms: list[Integers] = []
+        for side in sides:
+            inner = self._unwritten.get(side.name)
+            if isinstance(inner, Sum) and self._is_read_once(side):
+                del self._unwritten[side.name]
+                terms += inner.terms
+            else:
+                terms.append(self.materialize(side))
+        found = Sum(terms=tuple(terms))
+        if not found.is_whole:
+            scales = " and ".join(f"{scale:.6g}" for scale in dict.fromkeys(float(term.scale[0]) for term in terms))
+            raise UnsupportedError(
+                f"{node_title(node)}: its inputs have the scales {scales}; let the inputs of an addition share one "
+                "quantizer, or have scales that are whole multiples of the smallest"
+            )
+        self._unwritten[node.output[0]] = found
+        return found.integers(node.output[0])
+
     def materialize(self, x: Integers) -> Integers:
-        """Write the product that makes `x`, if it is not written yet."""
-        product = self._unwritten.pop(x.name, None)
-        if product is not None:
-            product.write(self.new, x)
+        """Write the product or sum that makes `x`, if it is not written yet."""
+        unwritten = self._unwritten.pop(x.name, None)
+        if unwritten is not None:
+            unwritten.write(self.new, x)
         return x
 
     def scaled(self, node: onnx.NodeProto, x: Integers, factor: np.ndarray, offset: np.ndarray) -> Integers:
@@ -115,12 +137,16 @@ class IntegerGraph:
         scale, bias = x.scale * factor, x.bias * factor + offset
         negative = np.broadcast_to(scale < 0, x.channels)
         product = self._unwritten.get(x.name)
-        if negative.any() and product is not None and self._is_read_once(x):
+        if negative.any() and isinstance(product, Product) and self._is_read_once(x):
             self._unwritten[x.name] = product = product.flipped(negative)
             low, high = product.range()
             datatype = range_datatype(low.min(), high.max())
             return replace(x, scale=np.abs(scale), bias=bias, low=low, high=high, datatype=datatype)
         return replace(x, scale=scale, bias=bias)
+
+    def may_widen(self, x: Integers) -> bool:
+        """Tell whether the accumulators of `x` may have more bits than they need, as nobody else reads them."""
+        return isinstance(self._unwritten.get(x.name), Product) and self._is_read_once(x)
 
     def _is_read_once(self, x: Integers) -> bool:
         """Tell whether every tensor of the source graph that stands for `x` has one reader."""

@@ -123,6 +123,10 @@ class _Lowering:
     def _add(self, node: onnx.NodeProto) -> str:
         return self._new.node("Add", self._inputs(node), self._output(node))
 
+    def _scale(self, node: onnx.NodeProto) -> str:
+        factor = self._constant(node, self._model.get_initializer(node.input[1]))
+        return self._new.node("Mul", [self._inputs(node)[0], factor], self._output(node))
+
     def _concatenate(self, node: onnx.NodeProto) -> str:
         return self._new.node("Concat", self._inputs(node), self._output(node), axis=-1)
 
@@ -150,6 +154,7 @@ class _Lowering:
         "Flatten": _flatten,
         "MatMul": _multiply_matrix,
         "MaxPool": _max_pool,
+        "Mul": _scale,
         "MultiThreshold": _threshold,
         "ReduceSum": _sum_positions,
     }

@@ -22,6 +22,8 @@ from .integers import Integers, exact_thresholds, quantized_integers, requant_at
 from .model import QONNX_DOMAIN, attributes, range_datatype
 from .qonnx_graph import read_quantizer
 
+_SPARE_BITS = 2  # that an accumulator gets where a Requant needs them for its bias
+
 
 def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     quantizer = read_quantizer(node, graph.constants)
@@ -35,6 +37,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         )
     quantizer, thresholds = within_reach(x, quantizer, exact_thresholds(x, quantizer))
     datatype = quantizer.datatype
+    requant = requant_attributes(x, quantizer, thresholds, spare_bits=_SPARE_BITS if graph.may_widen(x) else 0)
     name = graph.new.constant(
         f"{node.output[0]}_thresholds", thresholds, range_datatype(thresholds.min(), thresholds.max())
     )
@@ -47,7 +50,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         out_scale=1.0,
         out_bias=float(quantizer.low),
         data_layout="NCHW" if len(x.shape) == 4 else "NC",
-        **requant_attributes(x, quantizer, thresholds),
+        **requant,
     )
     return quantized_integers(output, x.shape, quantizer)
 
@@ -122,24 +125,16 @@ def _add(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
 
 
 def _join(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
-    left, right = (graph.materialize(graph.input_of(node, position)) for position in (0, 1))
+    left, right = (graph.input_of(node, position) for position in (0, 1))
     for side in (left, right):
-        if side.relu or side.scale.size > 1 or np.any(side.bias != 0):
+        if side.relu or side.scale.size > 1 or np.any(side.scale <= 0) or np.any(side.bias != 0):
             raise UnsupportedError(
                 f"{node_title(node)}: adds '{side.name}', which is not quantized; put the join's "
                 "quantizer on both inputs"
             )
-    if left.scale != right.scale:
-        raise UnsupportedError(
-            f"{node_title(node)}: its inputs have the scales {left.scale[0]:.6g} and {right.scale[0]:.6g}; "
-            "let both inputs of an addition share one quantizer"
-        )
     if left.shape != right.shape:
         raise UnsupportedError(f"{node_title(node)}: adds shapes {list(left.shape)} and {list(right.shape)}")
-    low, high = left.low + right.low, left.high + right.high
-    datatype = range_datatype(low.min(), high.max())
-    name = graph.new.node("Add", [left.name, right.name], (node.output[0], left.shape, datatype))
-    return replace(left, name=name, datatype=datatype, low=low, high=high)
+    return graph.add(node, (left, right))
 
 
 def _rectify(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:

@@ -16,7 +16,8 @@ import onnx
 
 from .actors import cycles_of
 from .boards import RESOURCES, Board
-from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
+from .estimate import layer_figures, layer_source, sum_known
+from .facts import Facts, facts_of
 from .model import FINN_DOMAIN, Model, custom_op
 from .settings import Values, folded_attributes, settings_of
 from .steps import is_layer
@@ -60,7 +61,7 @@ class Group:
 class _Layer:
     node: onnx.NodeProto
     instance: Any
-    has_narrow_weights: bool
+    facts: Facts
 
 
 def price_groups(model: Model, board: Board, known: dict[str, tuple[Option, ...]] | None = None) -> list[Group]:
@@ -74,10 +75,7 @@ def price_groups(model: Model, board: Board, known: dict[str, tuple[Option, ...]
         layers = [_copy(model, node) for node in nodes]
         inputs, outputs = _streams(model, nodes)
         key = json.dumps(
-            [
-                [layer.node.op_type, layer.has_narrow_weights, *sorted(map(str, layer.node.attribute))]
-                for layer in layers
-            ]
+            [[layer.node.op_type, repr(layer.facts), *sorted(map(str, layer.node.attribute))] for layer in layers]
         )
         if key not in priced:
             options = sorted(_options(layers, inputs, outputs, board), key=lambda option: option.cycles)
@@ -149,7 +147,7 @@ def _copy(model: Model, node: onnx.NodeProto) -> _Layer:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     instance = _remembering(custom_op(copy))
-    return _Layer(node=copy, instance=instance, has_narrow_weights=has_narrow_weights(model, node, instance))
+    return _Layer(node=copy, instance=instance, facts=facts_of(model, node, instance))
 
 
 def _remembering(instance: Any) -> Any:
@@ -221,10 +219,7 @@ def _hls_twin(layer: _Layer) -> _Layer | None:
 
 def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: tuple[int, int], board: Board) -> Option:
     instances = [layer.instance for layer in layers]
-    figures = [
-        layer_figures(layer.node, layer.instance, board.fpga_part, narrow_weights=layer.has_narrow_weights).resources
-        for layer in layers
-    ]
+    figures = [layer_figures(layer.node, layer.instance, board.fpga_part, layer.facts).resources for layer in layers]
     figures += [
         fifo_figures(int(reader.get_instream_width(0)), LEAST_DEPTH, board.fpga_part).resources
         for reader in instances[1:]  # the streams inside the group

@@ -16,6 +16,7 @@ from qonnx.core.datatype import DataType
 
 from .boards import Board
 from .estimate import layer_figures
+from .facts import NO_FACTS, Facts
 from .model import FINN_DOMAIN, Model, attributes, custom_op, range_datatype
 from .options import price_of
 from .requant import REQUANT_MEMORY
@@ -35,9 +36,11 @@ def infer_requants(model: Model, board: Board, max_cycles: int) -> Model:
         common = {"NumChannels": channels, "numInputVectors": vectors, "PE": pe}
         common |= {"inputDataType": source.name, "outputDataType": target.name}
         steps = {"numSteps": thresholds.shape[1], "weightDataType": weights.name, "ActVal": int(given["out_bias"])}
-        if _price("Requant_rtl", common | {"mem_mode": REQUANT_MEMORY}, board) < _price(
-            "Thresholding_rtl", common | steps, board
-        ):
+        facts = Facts(shared_thresholds=len(thresholds) == 1)
+        as_steps = _price("Thresholding_rtl", common | steps, board, facts)
+        common |= {"inputDataType": given["requant_input"].decode()}
+        if _price("Requant_rtl", common | {"mem_mode": REQUANT_MEMORY}, board) < as_steps:
+            model.set_tensor_datatype(node.input[0], DataType[common["inputDataType"]])
             _replace(model, node, common | {"PE": 1})
     return model
 
@@ -62,11 +65,10 @@ def _replace(model: Model, node: onnx.NodeProto, values: Mapping[str, Any]) -> N
     model.del_initializer(old)
 
 
-def _price(op_type: str, values: Mapping[str, Any], board: Board) -> float:
+def _price(op_type: str, values: Mapping[str, Any], board: Board, facts: Facts = NO_FACTS) -> float:
     """Return the price of a layer, as the folding counts it."""
     node = helper.make_node(op_type, ["x"], ["y"], domain=f"{FINN_DOMAIN}.rtl", backend="fpgadataflow", **values)
-    figures = layer_figures(node, custom_op(node), board.fpga_part, narrow_weights=False)
-    return price_of(figures.resources, board)
+    return price_of(layer_figures(node, custom_op(node), board.fpga_part, facts).resources, board)
 
 
 def _needed_pe(channels: int, num_vectors: int, max_cycles: int) -> int:

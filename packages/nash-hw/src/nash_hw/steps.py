@@ -36,21 +36,25 @@ def to_hardware(model: Model) -> Model:
     model = model.transform(InferPool())
     model = model.transform(InferConvInpGen())
     model = model.transform(InferConcatLayer())
-    model = infer_additions(model)
+    model = infer_elementwise(model)
     model = remove_flatten(model)
     model = model.transform(InferDuplicateStreamsLayer())
     return sort_nodes(model)
 
 
-def infer_additions(model: Model) -> Model:
-    """Turn every sum of two feature maps into an ElementwiseAdd (FINN's own pass infers all types after each one)."""
+def infer_elementwise(model: Model) -> Model:
+    """Turn every sum of two feature maps, and every product with a number, into FINN's layer for it.
+
+    FINN's own pass infers all types after each one. The number is part of the layer's code.
+    """
     for node in model.graph.node:
-        if node.op_type != "Add":
+        if node.op_type not in ("Add", "Mul"):
             continue
         left, right = node.input
         shapes = [model.get_tensor_shape(name) for name in (left, right, node.output[0])]
         types = [model.get_tensor_datatype(name).name for name in (left, right, node.output[0])]
-        node.op_type, node.domain = "ElementwiseAdd", FINN_DOMAIN
+        style = "input" if model.get_initializer(right) is None else "const"
+        node.op_type, node.domain = f"Elementwise{node.op_type}", FINN_DOMAIN
         node.attribute.extend(
             helper.make_attribute(name, value)
             for name, value in {
@@ -62,9 +66,11 @@ def infer_additions(model: Model) -> Model:
                 "rhs_dtype": types[1],
                 "out_dtype": types[2],
                 "lhs_style": "input",
-                "rhs_style": "input",
+                "rhs_style": style,
             }.items()
         )
+        if style == "const":  # in RTL it would be a DSP block
+            node.attribute.append(helper.make_attribute("preferred_impl_style", "hls"))
     return model
 
 
@@ -142,8 +148,23 @@ def minimize_bit_widths(model: Model) -> Model:
             instance.minimize_weight_bit_width(model)
         if hasattr(instance, "minimize_accumulator_width"):
             instance.minimize_accumulator_width(model)
+            _leave_room_for_bias(model, instance)
         instance.infer_node_datatype(model)
     return model
+
+
+def _leave_room_for_bias(model: Model, instance: Any) -> None:
+    """Widen an accumulator again where the Requant behind it needs the bits for its bias (`FixedPoint.fits`)."""
+    reader = model.find_consumer(instance.onnx_node.output[0])
+    if reader is None or not is_layer(reader, "Requant"):
+        return
+    requant = custom_op(reader)
+    wanted, target = requant.get_input_datatype(), requant.get_output_datatype()
+    scale, bias = (model.get_initializer(parameter) for parameter in reader.input[1:])
+    bits = instance.get_output_datatype().bitwidth()
+    if not fixed_point(scale, bias).fits(bits, target.bitwidth()).all():
+        instance.set_nodeattr("accDataType", wanted.name)
+        instance.set_nodeattr("outputDataType", wanted.name)
 
 
 def _minimize_thresholds(model: Model, instance: Any) -> None:
