@@ -17,8 +17,9 @@ import onnx
 from .actors import cycles_of
 from .boards import RESOURCES, Board
 from .estimate import layer_figures, layer_source, sum_known
-from .facts import Facts, facts_of
+from .facts import NO_FACTS, Facts, facts_of
 from .model import FINN_DOMAIN, Model, custom_op
+from .pools import SEPARATED, is_separable, separated, separated_settings
 from .settings import Values, folded_attributes, settings_of
 from .steps import is_layer
 from .streams import LEAST_DEPTH, fifo_figures
@@ -78,7 +79,8 @@ def price_groups(model: Model, board: Board, known: dict[str, tuple[Option, ...]
             [[layer.node.op_type, repr(layer.facts), *sorted(map(str, layer.node.attribute))] for layer in layers]
         )
         if key not in priced:
-            options = sorted(_options(layers, inputs, outputs, board), key=lambda option: option.cycles)
+            found = [*_options(layers, inputs, outputs, board), *_separated_options(layers, board)]
+            options = sorted(found, key=lambda option: option.cycles)
             fitting = [option for option in options if _fits_alone(option, board)]
             priced[key] = undominated(fitting or options, by_cycles=True, by_streams=True)
         groups.append(
@@ -194,6 +196,22 @@ def _options(layers: Sequence[_Layer], inputs: Sequence[str], outputs: Sequence[
             if is_layer(layers[0].node, "MVAU") and _outgrows(option, board):
                 too_wide.append(settings[0])
             yield option
+
+
+def _separated_options(layers: Sequence[_Layer], board: Board) -> Iterator[Option]:
+    """Yield the foldings of a max-pool in two (pools.py); that it is stands in the settings of its window."""
+    nodes = [layer.node for layer in layers]
+    if len(nodes) < 2 or not is_separable(*nodes):
+        return
+    built = [_Layer(node=node, instance=_remembering(custom_op(node)), facts=NO_FACTS) for node in separated(*nodes)]
+    for window, pool in settings_of(nodes, [layer.instance for layer in layers], board):
+        settings = separated_settings(window, pool)
+        for layer, values in zip(built, settings, strict=True):
+            for name, value in values.items():
+                layer.instance.set_nodeattr(name, value)
+        if all(_is_buildable(layer) for layer in built):
+            of_group = (tuple((window | {SEPARATED: 1}).items()), tuple(pool.items()))
+            yield replace(_option(built, settings, (1, 1), board), settings=of_group)
 
 
 def _outgrows(option: Option, board: Board) -> bool:

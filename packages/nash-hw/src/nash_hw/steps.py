@@ -158,13 +158,14 @@ def _leave_room_for_bias(model: Model, instance: Any) -> None:
     reader = model.find_consumer(instance.onnx_node.output[0])
     if reader is None or not is_layer(reader, "Requant"):
         return
-    requant = custom_op(reader)
-    wanted, target = requant.get_input_datatype(), requant.get_output_datatype()
-    scale, bias = (model.get_initializer(parameter) for parameter in reader.input[1:])
-    bits = instance.get_output_datatype().bitwidth()
-    if not fixed_point(scale, bias).fits(bits, target.bitwidth()).all():
-        instance.set_nodeattr("accDataType", wanted.name)
-        instance.set_nodeattr("outputDataType", wanted.name)
+    output_bits = custom_op(reader).get_output_datatype().bitwidth()
+    parameters = fixed_point(*(model.get_initializer(name) for name in reader.input[1:]))
+    needed = bits = instance.get_output_datatype().bitwidth()
+    while needed < MAX_INPUT_BITS and not parameters.fits(needed, output_bits).all():
+        needed += 1
+    if needed > bits:
+        instance.set_nodeattr("accDataType", f"INT{needed}")
+        instance.set_nodeattr("outputDataType", f"INT{needed}")
 
 
 def _minimize_thresholds(model: Model, instance: Any) -> None:
