@@ -344,6 +344,7 @@ def test_options_are_frozen():
             "--bits",
             "--board",
             "--clock-mhz",
+            "--joins",
             "--json",
             "--out",
             "--target-fps",

@@ -18,7 +18,7 @@ from qonnx.core.datatype import BaseDataType, DataType
 
 from .model import GraphBuilder, range_datatype
 from .qonnx_graph import Quantizer, Weights
-from .requant import Steps, solve
+from .requant import MAX_INPUT_BITS, Steps, needed_bits, solve
 
 _FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is computed again, in rational numbers
 
@@ -138,30 +138,30 @@ def within_reach(x: Integers, quantizer: Quantizer, thresholds: np.ndarray) -> t
 
 
 def requant_attributes(
-    x: Integers, quantizer: Quantizer, thresholds: np.ndarray, *, spare_bits: int = 0
+    x: Integers, quantizer: Quantizer, thresholds: np.ndarray, *, may_widen: bool = False
 ) -> dict[str, Any]:
     """Return the scale and bias of the Requant that equals the thresholds for every input, nothing if there is none.
 
-    The RTL takes a bias up to a bound that rises with the bits of its input. With `spare_bits` x may be stored in so
-    many more than it needs; then `requant_input` is the datatype that suffices.
+    The RTL takes its input for signed, and a bias up to a bound that rises with the bits of the input. So
+    `requant_input` is the datatype that x has to be stored in: wider than its own where x may be widened.
     """
-    x_range = [np.broadcast_to(limit, x.channels) for limit in (x.low, x.high)]
-    for bits in range(x.datatype.bitwidth(), x.datatype.bitwidth() + spare_bits + 1):
-        input_type = x.datatype if bits == x.datatype.bitwidth() else DataType[f"INT{bits}"]
+    own = x.datatype.bitwidth() + (not x.datatype.signed())
+    widths = [own] if x.datatype.signed() else []
+    widths += [MAX_INPUT_BITS] if may_widen and own <= MAX_INPUT_BITS else []
+    for bits in widths:
         steps = Steps(
             thresholds=np.broadcast_to(thresholds, (x.channels, thresholds.shape[1])),
             lowest=quantizer.low,
-            input_type=input_type,
+            input_type=DataType[f"INT{bits}"],
             output_type=quantizer.datatype,
-            low=x_range[0],
-            high=x_range[1],
+            low=np.broadcast_to(x.low, x.channels),
+            high=np.broadcast_to(x.high, x.channels),
         )
         found = solve(steps, x.scale / quantizer.scale)
         if found is not None:
+            bits = max(needed_bits(*found, quantizer.datatype), own)
             scale, bias = (values.tolist() for values in found)
-            return {"requant_scale": scale, "requant_bias": bias, "requant_input": input_type.name}
-        if not x.datatype.signed():
-            break
+            return {"requant_scale": scale, "requant_bias": bias, "requant_input": f"INT{bits}"}
     return {}
 
 

@@ -22,8 +22,6 @@ from .integers import Integers, exact_thresholds, quantized_integers, requant_at
 from .model import QONNX_DOMAIN, attributes, range_datatype
 from .qonnx_graph import read_quantizer
 
-_SPARE_BITS = 2  # that an accumulator gets where a Requant needs them for its bias
-
 
 def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     quantizer = read_quantizer(node, graph.constants)
@@ -37,7 +35,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         )
     quantizer, thresholds = within_reach(x, quantizer, exact_thresholds(x, quantizer))
     datatype = quantizer.datatype
-    requant = requant_attributes(x, quantizer, thresholds, spare_bits=_SPARE_BITS if graph.may_widen(x) else 0)
+    may_widen = graph.may_widen(x) or not x.datatype.signed()
     name = graph.new.constant(
         f"{node.output[0]}_thresholds", thresholds, range_datatype(thresholds.min(), thresholds.max())
     )
@@ -50,7 +48,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         out_scale=1.0,
         out_bias=float(quantizer.low),
         data_layout="NCHW" if len(x.shape) == 4 else "NC",
-        **requant,
+        **requant_attributes(x, quantizer, thresholds, may_widen=may_widen),
     )
     return quantized_integers(output, x.shape, quantizer)
 

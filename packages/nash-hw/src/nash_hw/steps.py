@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from .errors import UnsupportedError
 from .model import FINN_DOMAIN, Model, custom_op, range_datatype
-from .requant import MAX_INPUT_BITS, REQUANT_MEMORY, fixed_point
+from .requant import MAX_INPUT_BITS, REQUANT_MEMORY, fixed_point, needed_bits
 
 
 def to_hardware(model: Model) -> Model:
@@ -28,15 +28,16 @@ def to_hardware(model: Model) -> Model:
     from finn.transformation.fpgadataflow.convert_to_hw.thresholding import InferThresholdingLayer
     from finn.transformation.fpgadataflow.convert_to_hw.vector_vector_activation import InferVectorVectorActivation
 
-    # Thresholds first: an MVAU that finds one behind it takes it in, and is then HLS only. Pools before sliding
+    # Sums and scalings first, while their types are those of streamlining: the other passes infer types anew.
+    # Thresholds next: an MVAU that finds one behind it takes it in, and is then HLS only. Pools before sliding
     # windows, which they are made of; streams are duplicated last, when every reader is known.
+    model = infer_elementwise(model)
     model = model.transform(InferThresholdingLayer())
     model = model.transform(InferVectorVectorActivation())
     model = model.transform(InferQuantizedMatrixVectorActivation())
     model = model.transform(InferPool())
     model = model.transform(InferConvInpGen())
     model = model.transform(InferConcatLayer())
-    model = infer_elementwise(model)
     model = remove_flatten(model)
     model = model.transform(InferDuplicateStreamsLayer())
     return sort_nodes(model)
@@ -146,7 +147,8 @@ def minimize_bit_widths(model: Model) -> Model:
             _minimize_thresholds(model, instance)
         elif hasattr(instance, "minimize_weight_bit_width") and not _has_bipolar_weights(instance):
             instance.minimize_weight_bit_width(model)
-        if hasattr(instance, "minimize_accumulator_width"):
+        # sums and products have had the range of their values since streamlining, which FINN's rule does not know
+        if hasattr(instance, "minimize_accumulator_width") and not node.op_type.startswith("Elementwise"):
             instance.minimize_accumulator_width(model)
             _leave_room_for_bias(model, instance)
         instance.infer_node_datatype(model)
@@ -158,12 +160,9 @@ def _leave_room_for_bias(model: Model, instance: Any) -> None:
     reader = model.find_consumer(instance.onnx_node.output[0])
     if reader is None or not is_layer(reader, "Requant"):
         return
-    output_bits = custom_op(reader).get_output_datatype().bitwidth()
-    parameters = fixed_point(*(model.get_initializer(name) for name in reader.input[1:]))
-    needed = bits = instance.get_output_datatype().bitwidth()
-    while needed < MAX_INPUT_BITS and not parameters.fits(needed, output_bits).all():
-        needed += 1
-    if needed > bits:
+    scale, bias = (model.get_initializer(name) for name in reader.input[1:])
+    needed = needed_bits(scale, bias, custom_op(reader).get_output_datatype())
+    if needed > instance.get_output_datatype().bitwidth():
         instance.set_nodeattr("accDataType", f"INT{needed}")
         instance.set_nodeattr("outputDataType", f"INT{needed}")
 
