@@ -167,3 +167,197 @@ def test_accumulators_get_the_bits_that_a_requant_needs_for_its_bias():
     assert fixed_point(scale, bias).fits(bits, 8).all()
     assert not fixed_point(scale, bias).fits(needed[requant.input[0]], 8).all()
     np.testing.assert_array_equal(run(model, images), expected)
+
+
+def shared_network():
+    """A state whose readers ask for the same: two pools, two quantizers, and two 3x3 windows of stride 2."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    pools = [net.quantize(net.pool(x), 0.03, 8) for _ in range(2)]
+    y = net.relu(net.node("Add", [net.node("Add", [pools[0], net.quantize(x, 0.03, 8)]), pools[1]]))
+    terms = [net.quantize(net.norm(net.conv(y, (8, 4, 3, 3), stride=2), 8), 0.05, 8) for _ in range(2)]
+    terms.append(net.quantize(net.norm(net.conv(y, (8, 4, 1, 1), stride=2), 8), 0.05, 8))
+    z = net.relu(net.node("Add", [net.node("Add", terms[:2]), terms[2]]))
+    return net.finish(net.head(z, 8), (1, 3))
+
+
+def test_what_several_readers_ask_for_is_made_once():
+    from nash_hw.streamline import streamline
+
+    source = shared_network()
+    images = pictures(source)
+    model, dequantization = streamline(source)
+    integers = run(model, images)
+    logits = integers * dequantization.scale + dequantization.bias
+    np.testing.assert_allclose(logits, qonnx_outputs(source, images), rtol=1e-6, atol=1e-6)
+    assert op_types(model).count("MaxPool") == 1
+    hardware = specialized(source)
+    np.testing.assert_array_equal(run(hardware, images), integers)
+    kinds = op_types(hardware)
+    assert kinds.count("Pool_hls") == 1
+    # of the stem, of the pool, and of the stride twice: 3x3 for two convolutions, 1x1 for one
+    assert kinds.count("ConvolutionInputGenerator_rtl") == 4
+    assert kinds.count("FMPadding_rtl") == 3
+    assert kinds.count("MVAU_rtl") + kinds.count("MVAU_hls") == 5
+    thresholds = hardware.get_nodes_by_op_type("Thresholding_rtl")
+    assert len(thresholds) == len(model.get_nodes_by_op_type("MultiThreshold")) == 9
+
+
+def test_windows_of_other_kernels_strides_or_pads_are_not_shared():
+    from nash_hw.lower import lower
+    from nash_hw.streamline import streamline
+
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    forms = [((3, 3), 1, None), ((5, 5), 1, None), ((3, 3), 1, (0, 0, 2, 2)), ((3, 3), 1, None)]
+    terms = [
+        net.quantize(net.norm(net.conv(x, (4, 4, *kernel), stride=stride, pads=pads), 4), 0.05, 8)
+        for kernel, stride, pads in forms
+    ]
+    total = terms[0]
+    for term in terms[1:]:
+        total = net.node("Add", [total, term])
+    source = net.finish(net.head(net.relu(total), 4), (1, 3))
+    images = pictures(source)
+    model, _ = streamline(source)
+    lowered = lower(model)
+    assert op_types(lowered).count("Im2Col") == 1 + 3
+    np.testing.assert_array_equal(run(lowered, images), run(model, images))
+
+
+def test_depthwise_windows_are_not_shared():
+    """A vector-vector unit is folded with its window, channel by channel."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    terms = [net.quantize(net.norm(net.conv(x, (4, 1, 3, 3), group=4), 4), 0.05, 8) for _ in range(2)]
+    source = net.finish(net.head(net.relu(net.node("Add", terms)), 4), (1, 3))
+    assert op_types(specialized(source)).count("ConvolutionInputGenerator_rtl") == 3
+
+
+def one_pool(random, channels=3, size=(7, 6)):
+    """Return a graph of one 3x3 max-pool of random strides, random integers for it, and the strides."""
+    from qonnx.core.datatype import DataType
+
+    from nash_hw.model import FINN_DOMAIN, QONNX_DOMAIN, GraphBuilder
+
+    stride = [int(step) for step in random.integers(1, 3, 2)]
+    height, width = size[0] + 2, size[1] + 2
+    out = [(height - 3) // stride[0] + 1, (width - 3) // stride[1] + 1]
+    graph = GraphBuilder("pool")
+    kind = DataType["UINT4"]
+    graph.input("x", (1, height, width, channels), kind)
+    windows = graph.node(
+        "Im2Col", ["x"], ("windows", (1, *out, 9 * channels), kind), domain=QONNX_DOMAIN, kernel_size=[3, 3],
+        stride=stride, pad_amount=[0] * 4, dilations=[1, 1], depthwise=1,
+        input_shape=f"(1,{height},{width},{channels})",
+    )  # fmt: skip
+    graph.node(
+        "Pool", [windows], ("y", (1, *out, channels), kind), domain=FINN_DOMAIN, backend="fpgadataflow",
+        Channels=channels, PE=1, KernelSize=[3, 3], Function="MaxPool", OutImgDims=out, InputDataType=kind.name,
+        OutputDataType=kind.name,
+    )  # fmt: skip
+    graph.output("y")
+    return graph.model(), random.integers(0, 16, (1, height, width, channels)).astype(np.float32), stride
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_separated_pools_are_exact(seed):
+    """Random strides, sizes and integers: the pool, the pool in two, and numpy."""
+    from finn.transformation.fpgadataflow.convert_to_hw.conv_inp_gen import InferConvInpGen
+
+    from nash_hw.execute import Executor
+    from nash_hw.pools import SEPARATED, separate_pools
+    from nash_hw.steps import specialize
+
+    random = np.random.default_rng(seed)
+    model, x, stride = one_pool(random, size=tuple(map(int, random.integers(4, 9, 2))))
+    model = specialize(model.transform(InferConvInpGen()), "xcu250-figd2104-2L-e")
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, :: stride[0], :: stride[1]]
+    expected = windows.max(axis=(-2, -1))
+    np.testing.assert_array_equal(Executor(model).run(x), expected)
+    window, pool = model.graph.node
+    settings = separate_pools(model, {window.name: {"SIMD": 1, SEPARATED: 1}, pool.name: {"PE": 1}})
+    assert set(settings) == {node.name for node in model.graph.node}
+    assert not any(SEPARATED in values for values in settings.values())
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds == ["ConvolutionInputGenerator_rtl", "Pool_hls"] * 2
+    np.testing.assert_array_equal(Executor(model).run(x), expected)
+
+
+def test_pools_are_separated_where_one_is_too_slow_and_only_there():
+    from nash_hw.boards import find_board
+    from nash_hw.folding import FoldingSpace, fold
+
+    net = Network((1, 3, 8, 8))
+    x = net.pool(net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4)))
+    source = net.finish(net.head(x, 4), (1, 3))
+    images = pictures(source)
+    board = find_board("U250")
+    for cycles, is_separated in ((600, False), (500, True)):
+        model = specialized(source)
+        expected = run(model, images)
+        folding = FoldingSpace(model, board).for_fps(200e6 / cycles, 200.0)
+        assert folding.price_gap < 1e-6
+        folded, config = fold(model, folding.settings)
+        assert op_types(folded).count("Pool_hls") == 1 + is_separated
+        assert not any("separated" in values for values in config.values())
+        np.testing.assert_array_equal(run(folded, images), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requants_of_unsigned_values_equal_their_thresholds(seed):
+    """15 values of a pool, a scale and bias for each channel: every input through the thresholds and the Requant."""
+    from qonnx.core.datatype import DataType
+
+    from nash_hw.integers import Integers, exact_thresholds, requant_attributes, within_reach
+    from nash_hw.qonnx_graph import Quantizer
+    from nash_hw.requant import MAX_INPUT_BITS, requantize
+
+    random = np.random.default_rng(seed)
+    channels = 16
+    x = Integers(
+        name="x",
+        shape=(1, channels, 1, 1),
+        datatype=DataType["UINT4"],
+        scale=random.uniform(0.1, 0.6, channels),
+        bias=random.uniform(-2, 2, channels),
+        low=np.zeros(1),
+        high=np.full(1, 15.0),
+    )
+    quantizer = Quantizer(scale=10 / 127, zero_point=0, low=-128, high=127, datatype=DataType["INT8"])
+    quantizer, thresholds = within_reach(x, quantizer, exact_thresholds(x, quantizer))
+    assert requant_attributes(x, quantizer, thresholds) == {}  # the RTL would take it for signed
+    found = requant_attributes(x, quantizer, thresholds, may_widen=True)
+    bits = DataType[found["requant_input"]].bitwidth()
+    assert 5 <= bits <= MAX_INPUT_BITS
+    values = np.broadcast_to(np.arange(16)[:, None], (16, channels))
+    scale, bias = (np.array(found[f"requant_{name}"], np.float32) for name in ("scale", "bias"))
+    counted = quantizer.low + (values[..., None] >= thresholds).sum(axis=2)
+    np.testing.assert_array_equal(requantize(values, scale, bias, quantizer.datatype), counted)
+
+
+def test_a_pool_of_many_channels_becomes_a_requant_of_wider_words():
+    from nash_hw.boards import find_board
+    from nash_hw.lower import lower
+    from nash_hw.quantizers import infer_requants
+    from nash_hw.requant import fixed_point
+    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.streamline import streamline
+
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (64, 3, 3, 3), 8), 64))
+    y = net.quantize(net.norm(net.pool(x), 64, positive=True), 0.01, 8)
+    source, board = net.finish(net.head(net.relu(y, scale=0.1), 64), (1, 3)), find_board("ZCU104")
+    images = pictures(source)
+    model, _ = streamline(source)
+    expected = run(model, images)
+    model = specialize(
+        minimize_bit_widths(partition(to_hardware(infer_requants(lower(model), board, 10**6)))), board.fpga_part
+    )
+    widened = model.get_nodes_by_op_type("ElementwiseMul_hls")[0]
+    requant = model.find_consumer(widened.output[0])
+    assert model.find_producer(widened.input[0]).op_type == "Pool_hls"
+    bits = model.get_tensor_datatype(requant.input[0]).bitwidth()
+    parameters = fixed_point(*(model.get_initializer(name) for name in requant.input[1:]))
+    assert parameters.fits(bits, model.get_tensor_datatype(requant.output[0]).bitwidth()).all()
+    np.testing.assert_array_equal(run(model, images), expected)

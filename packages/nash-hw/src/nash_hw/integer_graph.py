@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -15,6 +15,8 @@ from .integers import Integers, Product, quantized_integers
 from .model import GraphBuilder, Model, range_datatype, tensor_title
 from .qonnx_graph import Quantizer, Weights, constants
 from .sums import Sum
+
+T = TypeVar("T")
 
 
 class IntegerGraph:
@@ -34,6 +36,7 @@ class IntegerGraph:
         self.integers: dict[str, Integers] = {}
         self.new = GraphBuilder("streamlined")
         self._unwritten: dict[str, Product | Sum] = {}
+        self._made: dict[tuple[Any, ...], Any] = {}
         self._num_readers = Counter(name for node in source.node for name in node.input)
 
     def finish(self, result: Integers) -> Model:
@@ -120,6 +123,12 @@ class IntegerGraph:
             )
         self._unwritten[node.output[0]] = found
         return found.integers(node.output[0])
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """Return what `make` makes, made once for all nodes of a key: what they do, and to what."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def materialize(self, x: Integers) -> Integers:
         """Write the product or sum that makes `x`, if it is not written yet."""

@@ -20,7 +20,7 @@ from .errors import UnsupportedError
 from .integer_graph import IntegerGraph, node_title
 from .integers import Integers, exact_thresholds, quantized_integers, requant_attributes, within_reach
 from .model import QONNX_DOMAIN, attributes, range_datatype
-from .qonnx_graph import read_quantizer
+from .qonnx_graph import Quantizer, read_quantizer
 
 
 def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
@@ -33,6 +33,11 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
             f"{node_title(node)}: reads a negative scale that no convolution can absorb; "
             "keep the gamma of a batch normalization after a max-pool positive"
         )
+    key = ("Quant", x.name, x.relu, x.scale.tobytes(), x.bias.tobytes(), quantizer)
+    return graph.once(key, lambda: _write_quantizer(graph, node, x, quantizer))
+
+
+def _write_quantizer(graph: IntegerGraph, node: onnx.NodeProto, x: Integers, quantizer: Quantizer) -> Integers:
     quantizer, thresholds = within_reach(x, quantizer, exact_thresholds(x, quantizer))
     datatype = quantizer.datatype
     may_widen = graph.may_widen(x) or not x.datatype.signed()
@@ -156,15 +161,10 @@ def _max_pool(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     if min(kernel[0] - strides[0], kernel[1] - strides[1]) < 0:
         raise UnsupportedError(f"{node_title(node)}: its stride {strides} exceeds its kernel {kernel}")
     shape = (*x.shape[:2], *_output_size(x.shape[2:], kernel, strides, pads))
-    name = graph.new.node(
-        "MaxPool",
-        [x.name],
-        (node.output[0], shape, x.datatype),
-        kernel_shape=kernel,
-        strides=strides,
-        pads=pads,
-    )
-    return replace(x, name=name, shape=shape)
+    output = (node.output[0], shape, x.datatype)
+    window = {"kernel_shape": kernel, "strides": strides, "pads": pads}
+    key = ("MaxPool", x.name, *kernel, *strides, *pads)
+    return replace(x, name=graph.once(key, lambda: graph.new.node("MaxPool", [x.name], output, **window)), shape=shape)
 
 
 def _concatenate(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
