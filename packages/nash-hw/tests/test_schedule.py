@@ -149,18 +149,30 @@ def later_reader(size=12):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_shared_windows_do_not_wait(seed):
-    """Results wait in their stead, which are fewer; and nothing locks or slows down."""
+def test_shared_windows_lock_nothing(seed):
     from nash_hw.schedule import Schedule
 
     model = folded_anyhow(later_reader(), seed)
-    windows = [node for node in model.graph.node if node.op_type == "ConvolutionInputGenerator_rtl"]
-    (copies,) = (node for node in (model.find_consumer(node.output[0]) for node in windows) if "Dup" in node.op_type)
     period = slowest(model)
     depths = Schedule(model).depths(period)
     assert self_timed.intervals(model, depths, 20 * period)[-1] == period
-    (join,) = (node for node in model.graph.node if node.op_type == "ElementwiseAdd_hls")
-    assert max(depths[name] for name in copies.output) < max(depths[name] for name in join.input)
+
+
+def test_results_wait_in_the_stead_of_shared_windows(monkeypatch):
+    """They are fewer."""
+    from nash_hw import schedule
+    from nash_hw.boards import find_board
+    from nash_hw.folding import FoldingSpace, fold
+
+    model = specialized(later_reader())
+    model, _ = fold(model, FoldingSpace(model, find_board("U250")).for_fps(20_000, 200.0).settings)
+    windows = [node for node in model.graph.node if node.op_type == "ConvolutionInputGenerator_rtl"]
+    (copies,) = (node for node in (model.find_consumer(node.output[0]) for node in windows) if "Dup" in node.op_type)
+    prompt = schedule.Schedule(model).depths(slowest(model))
+    monkeypatch.setattr(schedule, "_follows_shared_windows", lambda *_: False)
+    late = schedule.Schedule(model).depths(slowest(model))
+    waiting = [max(depths[name] for name in copies.output) for depths in (prompt, late)]
+    assert 4 * waiting[0] < waiting[1]
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [((1, 3), (1, 1)), ((1, 3), (1, 2)), ((3, 1), (1, 1)), ((3, 1), (2, 1))])
