@@ -41,7 +41,7 @@ def test_sums_of_unequal_scales_are_exact(multiples):
     for unit in (0.5, 0.5**7 * 3):
         terms, values = integer_terms(random, [unit * multiple for multiple in multiples])
         found = Sum(terms=tuple(terms))
-        assert found.is_whole
+        assert found.factors == [multiple // min(multiples) for multiple in multiples]
         result = found.integers("sum")
         graph = GraphBuilder("sum")
         for term in terms:
@@ -67,7 +67,7 @@ def test_scales_that_are_no_whole_multiples_have_no_exact_sum(scales):
     from nash_hw.sums import Sum
 
     terms, _ = integer_terms(np.random.default_rng(0), scales)
-    assert not Sum(terms=tuple(terms)).is_whole  # 0.3 is not 3 * 0.1 in binary
+    assert Sum(terms=tuple(terms)).factors is None  # 0.3 is not 3 * 0.1 in binary
 
 
 def test_unequal_scales_are_refused_by_name():
@@ -361,3 +361,55 @@ def test_a_pool_of_many_channels_becomes_a_requant_of_wider_words():
     parameters = fixed_point(*(model.get_initializer(name) for name in requant.input[1:]))
     assert parameters.fits(bits, model.get_tensor_datatype(requant.output[0]).bitwidth()).all()
     np.testing.assert_array_equal(run(model, images), expected)
+
+
+def fused_network(*, with_state: bool):
+    """Accumulators of equal scale in each channel, added as they are; one batch normalization for their sum."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4), scale=225 / 2048)
+    y = net.relu(net.norm(net.conv(x, (4, 4, 3, 3)), 4), scale=225 / 2048)
+    scales = net.random.uniform(0.5, 1.5, (4, 1, 1, 1)).astype(np.float32) / 8
+
+    def convolve(source, kernel):
+        values = net.constant(net.random.normal(size=(4, 4, kernel, kernel)))
+        weights = net.quantize(values, scales, 4, narrow=True)
+        return net.node(
+            "Conv", [source, weights], kernel_shape=[kernel] * 2, strides=[1, 1], pads=[kernel // 2] * 4,
+            group=1, dilations=[1, 1],
+        )  # fmt: skip
+
+    total = net.node("Add", [convolve(y, 3), convolve(x, 1)])
+    if with_state:  # 4 units of each channel
+        total = net.node("Add", [total, net.node("Mul", [x, net.constant(4 * scales.reshape(1, 4, 1, 1))])])
+    z = net.relu(net.norm(total, 4, positive=with_state))
+    return net.finish(net.head(z, 4), (1, 3))
+
+
+@pytest.mark.parametrize("with_state", [False, True], ids=["convolutions", "and a state"])
+def test_accumulators_of_equal_scale_are_added_as_they_are(with_state):
+    """Some gammas are negative where only convolutions are added: their weights change signs."""
+    from nash_hw.streamline import streamline
+
+    source = fused_network(with_state=with_state)
+    images = pictures(source)
+    model, dequantization = streamline(source)
+    integers = run(model, images)
+    logits = integers * dequantization.scale + dequantization.bias
+    np.testing.assert_allclose(logits, qonnx_outputs(source, images), rtol=1e-6, atol=1e-6)
+    join = next(node for node in model.graph.node if node.op_type == "Add")
+    assert {model.find_producer(name).op_type for name in join.input} == {"Conv"}
+    assert op_types(model).count("MultiThreshold") == 4  # two states, the join, the features: none before the join
+    hardware = specialized(source)
+    np.testing.assert_array_equal(run(hardware, images), integers)
+    assert op_types(hardware).count("ElementwiseMul_hls") == with_state
+
+
+def test_accumulators_of_other_scales_are_refused():
+    from nash_hw.streamline import streamline
+
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    total = net.node("Add", [net.conv(x, (4, 4, 3, 3)), net.conv(x, (4, 4, 1, 1))])
+    source = net.finish(net.head(net.relu(net.norm(total, 4)), 4), (1, 3))
+    with pytest.raises(UnsupportedError, match=r"Add 'add.*scales [\d.e-]+ to [\d.e-]+ and [\d.e-]+ to [\d.e-]+; let"):
+        streamline(source)

@@ -113,10 +113,10 @@ class IntegerGraph:
                 del self._unwritten[side.name]
                 terms += inner.terms
             else:
-                terms.append(self.materialize(side))
+                terms.append(side)
         found = Sum(terms=tuple(terms))
-        if not found.is_whole:
-            scales = " and ".join(f"{scale:.6g}" for scale in dict.fromkeys(float(term.scale[0]) for term in terms))
+        if found.factors is None:
+            scales = " and ".join(dict.fromkeys(_range_title(term.scale) for term in terms))
             raise UnsupportedError(
                 f"{node_title(node)}: its inputs have the scales {scales}; let the inputs of an addition share one "
                 "quantizer, or have scales that are whole multiples of the smallest"
@@ -133,6 +133,9 @@ class IntegerGraph:
     def materialize(self, x: Integers) -> Integers:
         """Write the product or sum that makes `x`, if it is not written yet."""
         unwritten = self._unwritten.pop(x.name, None)
+        if isinstance(unwritten, Sum):
+            for term in unwritten.terms:
+                self.materialize(term)
         if unwritten is not None:
             unwritten.write(self.new, x)
         return x
@@ -145,13 +148,24 @@ class IntegerGraph:
             )
         scale, bias = x.scale * factor, x.bias * factor + offset
         negative = np.broadcast_to(scale < 0, x.channels)
-        product = self._unwritten.get(x.name)
-        if negative.any() and isinstance(product, Product) and self._is_read_once(x):
-            self._unwritten[x.name] = product = product.flipped(negative)
-            low, high = product.range()
-            datatype = range_datatype(low.min(), high.max())
-            return replace(x, scale=np.abs(scale), bias=bias, low=low, high=high, datatype=datatype)
+        flipped = self._flipped(x, negative) if negative.any() else None
+        if flipped is not None:
+            return replace(flipped, scale=np.abs(scale), bias=bias)
         return replace(x, scale=scale, bias=bias)
+
+    def _flipped(self, x: Integers, negative: np.ndarray) -> Integers | None:
+        """Change the signs of some channels of a product, or of every term of a sum, that nobody else reads."""
+        unwritten = self._unwritten.get(x.name)
+        if not self._is_read_once(x):
+            return None
+        if isinstance(unwritten, Product):
+            self._unwritten[x.name] = product = unwritten.flipped(negative)
+            low, high = product.range()
+            return replace(x, low=low, high=high, datatype=range_datatype(low.min(), high.max()))
+        if not isinstance(unwritten, Sum) or not all(self.may_widen(term) for term in unwritten.terms):
+            return None
+        self._unwritten[x.name] = flipped = Sum(terms=tuple(self._flipped(term, negative) for term in unwritten.terms))
+        return flipped.integers(x.name)
 
     def may_widen(self, x: Integers) -> bool:
         """Tell whether the accumulators of `x` may have more bits than they need, as nobody else reads them."""
@@ -173,6 +187,11 @@ class IntegerGraph:
             )
         self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype)
         return quantized_integers(self.input.name, shape, quantizer)
+
+
+def _range_title(values: np.ndarray) -> str:
+    low, high = f"{values.min():.6g}", f"{values.max():.6g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def node_title(node: onnx.NodeProto) -> str:

@@ -130,7 +130,7 @@ def _add(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
 def _join(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     left, right = (graph.input_of(node, position) for position in (0, 1))
     for side in (left, right):
-        if side.relu or side.scale.size > 1 or np.any(side.scale <= 0) or np.any(side.bias != 0):
+        if side.relu or np.any(side.scale <= 0) or np.any(side.bias != 0):
             raise UnsupportedError(
                 f"{node_title(node)}: adds '{side.name}', which is not quantized; put the join's "
                 "quantizer on both inputs"
