@@ -55,6 +55,11 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
             "size": size, "channels": channels, "kernel": kernel, "stride": stride, "SIMD": simd, "bits": bits,
             "parallel_window": parallel, "ram_style": "distributed" if size < 30 or parallel else "block",
         }  # fmt: skip
+    for kernel, stride, channels, simd in (([1, 3], [1, 1], 8, 8), ([3, 1], [2, 1], 16, 4), ([3, 1], [1, 1], 8, 1)):
+        yield "ConvolutionInputGenerator_rtl", {
+            "size": 18, "channels": channels, "kernel": kernel, "stride": stride, "SIMD": simd, "bits": 4,
+            "parallel_window": 0, "ram_style": "distributed", "depthwise": 1,
+        }  # fmt: skip
     for size, channels, simd, bits in ((16, 16, 1, 4), (16, 16, 16, 4), (32, 8, 4, 8), (56, 64, 32, 4), (224, 3, 3, 8)):
         yield "FMPadding_rtl", {"size": size, "channels": channels, "SIMD": simd, "bits": bits}
     for wide, narrow in ((8, 4), (64, 16), (128, 32), (192, 8), (24, 16), (60, 36), (72, 32), (576, 64)):
@@ -104,14 +109,15 @@ def _thresholding(given: dict[str, Any], random: np.random.Generator) -> tuple[A
 
 def _window(given: dict[str, Any], _: np.random.Generator) -> tuple[Any, Any, Any]:
     size, channels, kernel, stride = (given[key] for key in ("size", "channels", "kernel", "stride"))
-    out = (size - kernel) // stride + 1
+    kernel, stride = (value if isinstance(value, list) else [value] * 2 for value in (kernel, stride))
+    out = [(size - reach) // step + 1 for reach, step in zip(kernel, stride, strict=True)]
     attributes = {
-        "ConvKernelDim": [kernel] * 2, "IFMChannels": channels, "IFMDim": [size] * 2, "OFMDim": [out] * 2,
-        "SIMD": given["SIMD"], "Stride": [stride] * 2, "Dilation": [1, 1], "inputDataType": f"UINT{given['bits']}",
-        "outputDataType": f"UINT{given['bits']}", "depthwise": 0, "ram_style": given["ram_style"],
-        "parallel_window": given["parallel_window"],
+        "ConvKernelDim": kernel, "IFMChannels": channels, "IFMDim": [size] * 2, "OFMDim": out,
+        "SIMD": given["SIMD"], "Stride": stride, "Dilation": [1, 1], "inputDataType": f"UINT{given['bits']}",
+        "outputDataType": f"UINT{given['bits']}", "depthwise": given.get("depthwise", 0),
+        "ram_style": given["ram_style"], "parallel_window": given["parallel_window"],
     }  # fmt: skip
-    shapes = [[1, size, size, channels], [1, out, out, kernel * kernel * channels]]
+    shapes = [[1, size, size, channels], [1, *out, kernel[0] * kernel[1] * channels]]
     return rtl.make_layer("ConvolutionInputGenerator_rtl", attributes, shapes)
 
 
