@@ -94,6 +94,21 @@ def test_aligned_joins_compute_the_same(k):
     np.testing.assert_array_equal(run(specialized(source), images), integers)
 
 
+def test_sums_that_are_scaled_in_between_are_exact():
+    """Twice a sum, and a term: the sum is written, and then counts twice."""
+    from nash_hw.streamline import streamline
+
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4), scale=0.25)
+    y = net.quantize(net.norm(net.conv(x, (4, 4, 3, 3)), 4), 0.125, 8)
+    twice = net.node("Mul", [net.node("Add", [x, y]), net.constant(2.0)])
+    source = net.finish(net.head(net.relu(net.node("Add", [twice, x]), scale=0.4), 4), (1, 3))
+    images = pictures(source)
+    model, dequantization = streamline(source)
+    logits = run(model, images) * dequantization.scale + dequantization.bias
+    np.testing.assert_allclose(logits, qonnx_outputs(source, images), rtol=1e-6, atol=1e-6)
+
+
 def test_aligned_joins_need_no_quantizers_of_states():
     """Nothing but convolutions has one before a join, and behind it the thresholds of all channels are the same."""
     model = specialized(aligned_network())

@@ -109,7 +109,8 @@ class IntegerGraph:
         terms: list[Integers] = []
         for side in sides:
             inner = self._unwritten.get(side.name)
-            if isinstance(inner, Sum) and self._is_read_once(side):
+            is_inner = isinstance(inner, Sum) and np.array_equal(side.scale, inner.unit)  # not scaled since
+            if is_inner and self._is_read_once(side):
                 del self._unwritten[side.name]
                 terms += inner.terms
             else:
