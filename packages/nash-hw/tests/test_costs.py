@@ -63,7 +63,8 @@ def test_every_operation_has_a_price(stride, channels, size, tmp_path, finn):
     prices = {found["op"]: found["resources"] for found in result["candidates"]}
     assert all(resources["LUT"] > 0 for resources in prices.values())
     assert all(0 < found["cycles"] <= 200e6 / 20_000 for found in result["candidates"])
-    assert prices["max_pool_3x3"]["DSP"] == prices["max_pool_3x3"]["URAM"] == 0
+    assert prices["max_pool_3x3"]["URAM"] == 0
+    assert prices["max_pool_3x3"]["DSP"] <= 1  # its quantizer may be a Requant
     # arithmetic may lie in DSPs or in LUTs
     parts = [price_of(prices[op], find_board("U250")) for op in ("conv_1x1", "conv_3x3", "conv_5x5")]
     assert parts == sorted(parts)
@@ -100,11 +101,11 @@ def test_a_higher_rate_costs_more(tmp_path, finn):
 
 
 def network(op):
-    """A network whose one layer joins a residual and perhaps an operation."""
+    """A network whose one layer joins a projection and perhaps an operation."""
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (16, 3, 3, 3), 8), 16), scale=6 / 15)
     y = net.quantize(net.norm(net.conv(x, (16, 16, 3, 3), 4), 16), 10 / 128, 8)
-    y = net.node("Add", [y, net.quantize(x, 10 / 128, 8)])
+    y = net.node("Add", [y, net.quantize(net.norm(net.conv(x, (16, 16, 1, 1), 4), 16), 10 / 128, 8)])
     if op == "max_pool_3x3":
         y = net.node("Add", [y, net.quantize(net.norm(net.pool(x), 16, positive=True), 10 / 128, 8)])
     elif op == "conv_5x5":
