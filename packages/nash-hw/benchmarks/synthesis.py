@@ -42,6 +42,9 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         (16, 2, 12, 8), (16, 4, 18, 8), (64, 4, 14, 8), (16, 16, 8, 1), (128, 2, 16, 4), (8, 4, 10, 6),
     ):  # fmt: skip
         yield "Thresholding_rtl", {"NumChannels": channels, "PE": pe, "bits": [in_bits, bits]}
+    for channels, pe, in_bits, bits in ((64, 8, 14, 4), (64, 1, 9, 4), (32, 4, 9, 2), (16, 2, 5, 7), (64, 4, 4, 6)):
+        given = {"NumChannels": channels, "PE": pe, "bits": [in_bits, bits], "shared": 1}
+        yield "Thresholding_rtl", given
     for size, channels, kernel, stride, simd, bits, parallel in (
         (18, 16, 3, 1, 1, 4, 0), (18, 16, 3, 1, 16, 4, 0), (34, 16, 3, 2, 4, 8, 0), (58, 32, 3, 1, 8, 4, 0),
         (16, 8, 1, 2, 8, 4, 0), (20, 4, 5, 1, 4, 4, 0), (58, 64, 3, 2, 64, 4, 0), (38, 3, 7, 2, 3, 8, 0),
@@ -51,6 +54,11 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "ConvolutionInputGenerator_rtl", {
             "size": size, "channels": channels, "kernel": kernel, "stride": stride, "SIMD": simd, "bits": bits,
             "parallel_window": parallel, "ram_style": "distributed" if size < 30 or parallel else "block",
+        }  # fmt: skip
+    for kernel, stride, channels, simd in (([1, 3], [1, 1], 8, 8), ([3, 1], [2, 1], 16, 4), ([3, 1], [1, 1], 8, 1)):
+        yield "ConvolutionInputGenerator_rtl", {
+            "size": 18, "channels": channels, "kernel": kernel, "stride": stride, "SIMD": simd, "bits": 4,
+            "parallel_window": 0, "ram_style": "distributed", "depthwise": 1,
         }  # fmt: skip
     for size, channels, simd, bits in ((16, 16, 1, 4), (16, 16, 16, 4), (32, 8, 4, 8), (56, 64, 32, 4), (224, 3, 3, 8)):
         yield "FMPadding_rtl", {"size": size, "channels": channels, "SIMD": simd, "bits": bits}
@@ -89,7 +97,8 @@ def _thresholding(given: dict[str, Any], random: np.random.Generator) -> tuple[A
     channels, (in_bits, bits) = given["NumChannels"], given["bits"]
     steps = 2**bits - 1
     limit = 2 ** (in_bits - 1)
-    thresholds = np.sort(random.integers(-limit, limit, (channels, steps)), axis=1)
+    sets = 1 if given.get("shared") else channels
+    thresholds = np.sort(random.integers(-limit, limit, (sets, steps)), axis=1)
     attributes = {
         "NumChannels": channels, "PE": given["PE"], "numSteps": steps, "inputDataType": f"INT{in_bits}",
         "weightDataType": f"INT{in_bits}", "outputDataType": f"UINT{bits}", "numInputVectors": [1, 8, 8], "ActVal": 0,
@@ -100,14 +109,15 @@ def _thresholding(given: dict[str, Any], random: np.random.Generator) -> tuple[A
 
 def _window(given: dict[str, Any], _: np.random.Generator) -> tuple[Any, Any, Any]:
     size, channels, kernel, stride = (given[key] for key in ("size", "channels", "kernel", "stride"))
-    out = (size - kernel) // stride + 1
+    kernel, stride = (value if isinstance(value, list) else [value] * 2 for value in (kernel, stride))
+    out = [(size - reach) // step + 1 for reach, step in zip(kernel, stride, strict=True)]
     attributes = {
-        "ConvKernelDim": [kernel] * 2, "IFMChannels": channels, "IFMDim": [size] * 2, "OFMDim": [out] * 2,
-        "SIMD": given["SIMD"], "Stride": [stride] * 2, "Dilation": [1, 1], "inputDataType": f"UINT{given['bits']}",
-        "outputDataType": f"UINT{given['bits']}", "depthwise": 0, "ram_style": given["ram_style"],
-        "parallel_window": given["parallel_window"],
+        "ConvKernelDim": kernel, "IFMChannels": channels, "IFMDim": [size] * 2, "OFMDim": out,
+        "SIMD": given["SIMD"], "Stride": stride, "Dilation": [1, 1], "inputDataType": f"UINT{given['bits']}",
+        "outputDataType": f"UINT{given['bits']}", "depthwise": given.get("depthwise", 0),
+        "ram_style": given["ram_style"], "parallel_window": given["parallel_window"],
     }  # fmt: skip
-    shapes = [[1, size, size, channels], [1, out, out, kernel * kernel * channels]]
+    shapes = [[1, size, size, channels], [1, *out, kernel[0] * kernel[1] * channels]]
     return rtl.make_layer("ConvolutionInputGenerator_rtl", attributes, shapes)
 
 
@@ -187,6 +197,7 @@ def compare(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, 
 def modelled(row: dict[str, Any]) -> dict[str, float | None]:
     """Return what the model says of a case."""
     from nash_hw.estimate import layer_figures
+    from nash_hw.facts import Facts
     from nash_hw.streams import converter_figures, fifo_figures
 
     if row["kind"] == "StreamingFIFO_rtl":
@@ -194,8 +205,8 @@ def modelled(row: dict[str, Any]) -> dict[str, float | None]:
     if row["kind"] == "StreamingDataWidthConverter_rtl":
         return dict(converter_figures(row["inWidth"], row["outWidth"]).resources)
     _, node, instance = make(row["kind"], row)
-    narrow = bool(row.get("narrow", 1))
-    return dict(layer_figures(node, instance, rtl.FPGA_PART, narrow_weights=narrow).resources)
+    facts = Facts(narrow_weights=bool(row.get("narrow", 1)), shared_thresholds=bool(row.get("shared")))
+    return dict(layer_figures(node, instance, rtl.FPGA_PART, facts).resources)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from networks import Network, residual_network
+from networks import Network, aligned_network, residual_network
 from test_steps import specialized
 
 BOARD, CLOCK_MHZ = "ZCU104", 100.0
@@ -45,7 +45,21 @@ def residual() -> onnx.ModelProto:
     return residual_network(size=12)
 
 
-NETWORKS = {kind.__name__: kind for kind in (vgg, bottleneck, depthwise, residual)}
+def aligned() -> onnx.ModelProto:
+    """Joins that add up integers of two scales, at both strides."""
+    return aligned_network(size=6)
+
+
+def pooled() -> onnx.ModelProto:
+    """Max-pools whose windows overlap, at both strides; at `FPS["pooled"]` one window after another is too slow."""
+    net = Network((1, 3, 8, 8))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    x = net.relu(net.norm(net.conv(net.pool(x), (4, 4, 1, 1)), 4))
+    return net.finish(net.head(net.pool(x, stride=2), 4), (1, 3))
+
+
+NETWORKS = {kind.__name__: kind for kind in (vgg, bottleneck, depthwise, residual, aligned, pooled)}
+FPS = dict.fromkeys(NETWORKS, 20_000) | {"pooled": 190_000}
 
 
 def make_accelerator(source: onnx.ModelProto, folder: Path, fps: float):

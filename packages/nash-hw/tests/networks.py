@@ -113,6 +113,62 @@ def residual_network(weight_bits: int = 4, act_bits: int = 4, *, size: int = 8) 
     return net.finish(net.head(z, 8), (1, 3))
 
 
+class AlignedCells(Network):
+    """Two cells whose states have one scale; a join's grid is 2**k times finer (what nash-qat calls aligned)."""
+
+    def __init__(self, *, k: int = 2, size: int = 8, act_bits: int = 4) -> None:
+        super().__init__((1, 3, size, size))
+        self._act_bits = act_bits
+        # with few bits float32 makes no error; one sum in 2**k lies in the middle between two states
+        self._scale = np.float32(225 / 2048)
+        self._k = k
+
+    def activate(self, x: str) -> str:
+        return self.relu(x, self._act_bits, self._scale)
+
+    def term(self, x: str, channels: int) -> str:
+        """Return a convolution's term of a join: on the grid, with some bits more than a state."""
+        bits = min(8, self._k + 6)
+        return self.quantize(self.norm(x, channels), self._scale / np.float32(2**self._k), bits)
+
+    def join(self, *terms: str) -> str:
+        total = terms[0]
+        for term in terms[1:]:
+            total = self.node("Add", [total, term])
+        return self.activate(total)
+
+    def cell(self, states: list[str], channels: int) -> list[str]:
+        """Add three layers: a skip, a max-pool with an identity residual, and a 1x1 convolution."""
+
+        def main(x: str) -> str:
+            return self.term(self.conv(x, (channels, channels, 3, 3)), channels)
+
+        states.append(self.join(main(states[-1]), states[-1]))
+        states.append(self.join(main(states[-1]), states[-1], self.pool(states[0])))
+        states.append(
+            self.join(main(states[-1]), self.term(self.conv(states[1], (channels, channels, 1, 1)), channels))
+        )
+        return states
+
+    def down(self, x: str, channels: int) -> str:
+        """Add a layer of stride 2 with a 5x5 convolution, a projection and a max-pool whose channels are repeated."""
+        pooled = self.pool(x, stride=2)
+        terms = [
+            self.term(self.conv(x, (2 * channels, channels, kernel, kernel), stride=2), 2 * channels)
+            for kernel in (3, 5, 1)
+        ]
+        return self.join(*terms, self.node("Concat", [pooled, pooled], axis=1))
+
+
+def aligned_network(*, k: int = 2, size: int = 8, act_bits: int = 4):
+    """Return a network with every operation a join can add up, at both strides."""
+    net = AlignedCells(k=k, size=size, act_bits=act_bits)
+    stem = net.activate(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
+    states = net.cell([stem], 4)
+    states = net.cell([net.down(states[-1], 4)], 8)
+    return net.finish(net.head(states[-1], 8), (1, 3))
+
+
 def pictures(source: onnx.ModelProto, count: int = 2, seed: int = 1) -> np.ndarray:
     """Return random pictures (count, C, H, W) uint8 for a network."""
     shape = [dim.dim_value for dim in source.graph.input[0].type.tensor_type.shape.dim]

@@ -246,7 +246,7 @@ class TestErrors:
             join = next(node for node in graph.node if node.op_type == "Add" and node.input[1] in quantizers)
             graph.initializer.append(numpy_helper.from_array(np.float32(0.3), "another_scale"))
             quantizers[join.input[1]].input[1] = "another_scale"
-        message = r"Add 'cells\.0/layers\.\d/join': .*scales [\d.]+ and 0\.3; let both inputs .* share one quantizer"
+        message = r"Add 'cells\.0/layers\.\d/join': .*scales [\d.]+ and 0\.3; let the inputs .* share one quantizer"
         refuses(run, 6, message, "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
     def test_padded_pool_of_signed_values_is_6(self, run, model_json, tmp_path):
@@ -344,6 +344,7 @@ def test_options_are_frozen():
             "--bits",
             "--board",
             "--clock-mhz",
+            "--joins",
             "--json",
             "--out",
             "--target-fps",

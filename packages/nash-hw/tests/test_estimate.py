@@ -61,7 +61,7 @@ def test_a_layer_nobody_knows_has_no_figures(board):
 
     from nash_hw.estimate import layer_figures
 
-    figures = layer_figures(SimpleNamespace(op_type="Upsample_hls"), None, board.fpga_part, narrow_weights=False)
+    figures = layer_figures(SimpleNamespace(op_type="Upsample_hls"), None, board.fpga_part)
     assert set(figures.resources.values()) == {None} == set(figures.origins.values())
 
 
@@ -109,7 +109,8 @@ def test_lanes_of_a_dsp(weight_bits, act_bits, port_bits, narrow, expected):
 
 
 def test_dsps_are_corrected_to_the_lanes_of_the_rtl(board):
-    from nash_hw.estimate import has_narrow_weights, layer_figures
+    from nash_hw.estimate import layer_figures
+    from nash_hw.facts import facts_of
     from nash_hw.model import custom_op
 
     model = specialized(residual_network(8, 8))
@@ -120,7 +121,7 @@ def test_dsps_are_corrected_to_the_lanes_of_the_rtl(board):
     instance.set_nodeattr("PE", 8)
     instance.set_nodeattr("SIMD", 3)
     assert instance.node_res_estimation(board.fpga_part)["DSP"] == 6  # FINN: four multiplications in any DSP
-    figures = layer_figures(node, instance, board.fpga_part, narrow_weights=has_narrow_weights(model, node, instance))
+    figures = layer_figures(node, instance, board.fpga_part, facts_of(model, node, instance))
     assert (figures.resources["DSP"], figures.origins["DSP"]) == (12, "corrected")
 
 

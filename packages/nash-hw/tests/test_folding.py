@@ -48,7 +48,8 @@ def attributes_of(model):
 
 def test_options_of_each_group_equal_brute_force(board):
     """Each layer's cheapest folding for any number of cycles, against all combinations of its divisors."""
-    from nash_hw.estimate import RESOURCES, has_narrow_weights, layer_figures
+    from nash_hw.estimate import RESOURCES, layer_figures
+    from nash_hw.facts import facts_of
     from nash_hw.folding import FoldingSpace
     from nash_hw.model import custom_op
 
@@ -58,7 +59,7 @@ def test_options_of_each_group_equal_brute_force(board):
     mvau = next(node for node in model.graph.node if node.op_type == "MVAU_rtl")
     group = next(group for group in space._groups if group.names == (mvau.name,))
     variants = {"dsp": mvau, "lut": hls_twin(mvau)}
-    narrow = has_narrow_weights(model, mvau, custom_op(mvau))
+    facts = facts_of(model, mvau, custom_op(mvau))
     tried = []
     for pe, simd, style, arithmetic in itertools.product(
         [1, 2, 3, 6], [1, 2, 3, 6, 9, 18], ["block", "distributed", "ultra"], variants
@@ -67,7 +68,7 @@ def test_options_of_each_group_equal_brute_force(board):
         instance = custom_op(node)
         for name, value in (("PE", pe), ("SIMD", simd), ("ram_style", style), ("resType", arithmetic)):
             instance.set_nodeattr(name, value)
-        figures = layer_figures(node, instance, board.fpga_part, narrow_weights=narrow).resources
+        figures = layer_figures(node, instance, board.fpga_part, facts).resources
         parts = {name: (figures[name] or 0) / max(board.resources[name], 1) for name in RESOURCES}
         price = sum(parts.values()) + parts["LUT"] + 1e-9 * (pe + simd)
         tried.append((instance.get_exp_cycles(), price))

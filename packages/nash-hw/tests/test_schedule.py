@@ -136,6 +136,59 @@ def test_shallow_fifos_lock_or_slow_down():
     assert found[-1] > period
 
 
+def later_reader(size=12):
+    """A convolution whose windows another one reads, too, and whose sum waits for two more convolutions."""
+    net = Network((1, 3, size, size))
+
+    def term(x, channels=4):
+        return net.quantize(net.norm(net.conv(x, (4, channels, 3, 3)), 4), 0.05, 8)
+
+    first = net.relu(term(net.image, 3))
+    last = term(net.relu(term(net.relu(term(first)))))
+    return net.finish(net.head(net.relu(net.node("Add", [last, term(first)])), 4), (1, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shared_windows_lock_nothing(seed):
+    from nash_hw.schedule import Schedule
+
+    model = folded_anyhow(later_reader(), seed)
+    period = slowest(model)
+    depths = Schedule(model).depths(period)
+    assert self_timed.intervals(model, depths, 20 * period)[-1] == period
+
+
+def test_results_wait_in_the_stead_of_shared_windows(monkeypatch):
+    """They are fewer."""
+    from nash_hw import schedule
+    from nash_hw.boards import find_board
+    from nash_hw.folding import FoldingSpace, fold
+
+    model = specialized(later_reader())
+    model, _ = fold(model, FoldingSpace(model, find_board("U250")).for_fps(20_000, 200.0).settings)
+    windows = [node for node in model.graph.node if node.op_type == "ConvolutionInputGenerator_rtl"]
+    (copies,) = (node for node in (model.find_consumer(node.output[0]) for node in windows) if "Dup" in node.op_type)
+    prompt = schedule.Schedule(model).depths(slowest(model))
+    monkeypatch.setattr(schedule, "_follows_shared_windows", lambda *_: False)
+    late = schedule.Schedule(model).depths(slowest(model))
+    waiting = [max(depths[name] for name in copies.output) for depths in (prompt, late)]
+    assert 4 * waiting[0] < waiting[1]
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((1, 3), (1, 1)), ((1, 3), (1, 2)), ((3, 1), (1, 1)), ((3, 1), (2, 1))])
+def test_cycles_of_the_windows_of_rows_and_columns(kernel, stride):
+    from nash_hw import windows
+
+    for size, folds in itertools.product((12, 17), (1, 4)):
+        counts = tuple((size - k) // s + 1 for k, s in zip(kernel, stride, strict=True))
+        held = ((kernel[0] - 1) * size + kernel[1]) * folds + (stride[0] - 1) * size * folds
+        geometry = windows.Geometry(
+            size=(size, size), windows=counts, kernel=kernel, stride=stride, dilation=(1, 1), folds=folds,
+            is_parallel=False, is_by_channel=True, held=held,
+        )  # fmt: skip
+        assert windows.window_cycles(geometry) == windows._alone(geometry), geometry
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("by_channel", [False, True], ids=["", "by channel"])
 def test_cycles_of_a_window_are_those_of_its_words(stride, by_channel):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from accelerators import NETWORKS, make_accelerator, make_simulation
+from accelerators import FPS, NETWORKS, make_accelerator, make_simulation
 
 from nash_hw.errors import Interrupted, UnsupportedError, VerificationError
-
-FPS = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +18,7 @@ def simulations(tmp_path_factory, compiled_layers):
     def simulation(name: str):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            design = make_accelerator(NETWORKS[name](), folder, FPS)
+            design = make_accelerator(NETWORKS[name](), folder, FPS[name])
             made[name] = make_simulation(design, folder / "work", compiled_layers)
         return made[name]
 
@@ -45,6 +43,15 @@ def test_integers_are_those_of_python(simulations, name):
     assert result.is_exact
     assert result.num_frames >= 3
     assert result.interval == pytest.approx(ii_cycles(simulation), rel=0.02)
+
+
+def test_pools_that_were_too_slow_are_simulated_in_two(simulations):
+    design = simulations("pooled").design
+    kernels = [
+        [value for attribute in node.attribute if attribute.name == "KernelSize" for value in attribute.ints]
+        for node in design.model.get_nodes_by_op_type("Pool_hls")
+    ]
+    assert kernels[:2] == [[1, 3], [3, 1]]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -111,6 +111,7 @@ def test_minimized_types_equal_those_of_finn():
     from finn.transformation.fpgadataflow.minimize_accumulator_width import MinimizeAccumulatorWidth
     from finn.transformation.fpgadataflow.minimize_weight_bit_width import MinimizeWeightBitWidth
     from finn.transformation.streamline.round_thresholds import RoundAndClipThresholds
+    from qonnx.core.datatype import DataType
     from qonnx.transformation.infer_datatypes import InferDataTypes
 
     from nash_hw.steps import minimize_bit_widths, partition
@@ -128,15 +129,24 @@ def test_minimized_types_equal_those_of_finn():
 
     def types(model):
         return [
-            sorted(
-                str(attribute)
+            {
+                attribute.name: DataType[attribute.s.decode()]
                 for attribute in node.attribute
-                if "ataType" in attribute.name or "dtype" in attribute.name
-            )
+                if attribute.s and ("ataType" in attribute.name or "dtype" in attribute.name)
+            }
             for node in model.graph.node
         ]
 
-    assert types(ours) == types(theirs)
+    def is_behind_a_sum(node):
+        producer = ours.find_producer(node.input[0])
+        return any(one is not None and one.op_type.startswith("Elementwise") for one in (node, producer))
+
+    for node, mine, finns in zip(ours.graph.node, types(ours), types(theirs), strict=True):
+        if is_behind_a_sum(node):  # of whose range FINN knows nothing but the types of its terms
+            assert mine.keys() == finns.keys()
+            assert all(mine[name].bitwidth() <= finns[name].bitwidth() for name in mine)
+        else:
+            assert mine == finns
 
 
 def test_strided_skip_is_one_layer():

@@ -64,13 +64,14 @@ def test_dsps_are_those_yosys_finds_in_the_generated_rtl(bits, narrow):
     import rtl
     from synthesis import designs, make
 
-    from nash_hw.estimate import has_narrow_weights, mvau_dsps
+    from nash_hw.estimate import mvau_dsps
+    from nash_hw.facts import facts_of
 
     for pe, simd in ((1, 3), (8, 9), (12, 2)):
         given = {"MW": 36, "MH": 24, "PE": pe, "SIMD": simd, "bits": list(bits), "narrow": narrow}
         found = rtl.synthesize(designs("MVAU_rtl", given)[0], elaborate_only=True)
         model, node, instance = make("MVAU_rtl", given)
-        assert has_narrow_weights(model, node, instance) == bool(narrow)
+        assert facts_of(model, node, instance).narrow_weights == bool(narrow)
         assert found.cells["DSP48E2"] == mvau_dsps(instance, rtl.FPGA_PART, narrow_weights=bool(narrow))
 
 

@@ -80,6 +80,11 @@ def _hls(node: onnx.NodeProto, instance: Any) -> Actor:
     return _word_by_word(_words(instance.get_folded_output_shape()), *count, 1)
 
 
+def _scaling(node: onnx.NodeProto, instance: Any) -> Actor:
+    """As any layer in C++; the number it multiplies by is no stream."""
+    return _word_by_word(_words(instance.get_folded_output_shape()), 1, 1, 1)
+
+
 def _threshold(node: onnx.NodeProto, instance: Any) -> Actor:
     """One stage for each bit of the result, then a queue (thresholding.sv)."""
     words = _words(instance.get_folded_output_shape())
@@ -226,4 +231,5 @@ _ACTORS: dict[str, Callable[[onnx.NodeProto, Any], Actor]] = {
     "StreamingConcat": _concatenation,
     "DuplicateStreams": _hls,
     "ElementwiseAdd": _hls,
+    "ElementwiseMul": _scaling,
 }

@@ -100,6 +100,10 @@ def costs(
     bits: Annotated[
         list[int] | None, typer.Option(help="Of a model: bit widths that its tensors may have, several numbers.")
     ] = None,
+    joins: Annotated[
+        str | None,
+        typer.Option(help="Of a space: how terms of a sum are quantized, quantized (the default) or aligned."),
+    ] = None,
     clock_mhz: Annotated[float, typer.Option(help="The clock of the accelerator, in MHz.")] = 200.0,
     as_json: Json = False,
 ) -> None:
@@ -110,15 +114,17 @@ def costs(
     if is_model(source):
         from .bitcosts import BitCostsConfig, price_bits, summary
 
-        if weight_bits is not None or act_bits is not None:
-            raise UsageError("--weight-bits, --act-bits: are for a space.json; a model's bits are --bits")
+        if weight_bits is not None or act_bits is not None or joins is not None:
+            raise UsageError("--weight-bits, --act-bits, --joins: are for a space.json; a model's bits are --bits")
         result = price_bits(source, BitCostsConfig(bits=tuple(bits or (2, 3, 4, 8)), **target), out)
     else:
         from .costs import CostsConfig, price_space, summary
 
         if bits or weight_bits is None or act_bits is None:
             raise UsageError("a space.json is priced at one --weight-bits and one --act-bits; --bits are for a model")
-        result = price_space(source, CostsConfig(weight_bits=weight_bits, act_bits=act_bits, **target), out)
+        kind = {} if joins is None else {"joins": joins}
+        config = CostsConfig(weight_bits=weight_bits, act_bits=act_bits, **target, **kind)
+        result = price_space(source, config, out)
     print_result(result, f"{_columns(summary(result))}\nwrote {out}", as_json=as_json)
 
 

@@ -16,7 +16,7 @@ from . import manifest
 from .boards import RESOURCES, Board, find_board
 from .errors import CapacityError, UsageError
 from .finn_env import contained_finn
-from .fragment import OPERATION, Place, fragment
+from .fragment import JOINS, OPERATION, Place, fragment
 from .specialized import specialized
 
 _BITS = range(1, 9)
@@ -31,6 +31,7 @@ class CostsConfig:
     act_bits: int
     target_fps: float
     clock_mhz: float = 200.0
+    joins: str = JOINS[0]  # the kind that the network is to be trained with
 
     def __post_init__(self) -> None:
         problems = [
@@ -38,6 +39,8 @@ class CostsConfig:
             for name in ("weight_bits", "act_bits")
             if getattr(self, name) not in _BITS
         ]
+        if self.joins not in JOINS:
+            problems.append(f"--joins: got '{self.joins}', expected {' or '.join(JOINS)}")
         if not self.target_fps > 0:
             problems.append(f"--target-fps: got {self.target_fps:g}, expected more than 0")
         if not 10 <= self.clock_mhz <= 1000:
@@ -72,6 +75,7 @@ def price_space(space_path: Path, config: CostsConfig, out: Path) -> dict[str, A
         "weight_bits": config.weight_bits,
         "act_bits": config.act_bits,
         "target_fps": config.target_fps,
+        "joins": config.joins,
         "available": dict(board.resources),
         "candidates": candidates,
     }
@@ -133,7 +137,7 @@ class _Prices:
 
         config, board = self._config, self._board
         max_cycles = int(config.clock_mhz * 1e6 / config.target_fps)
-        model = specialized(fragment(place, op), board, max_cycles, input_bits=place.act_bits)
+        model = specialized(fragment(place, op, config.joins), board, max_cycles, input_bits=place.act_bits)
         folding = FoldingSpace(model, board).for_fps(config.target_fps, config.clock_mhz)
         layers = estimate(fold(model, folding.settings)[0], board).layers
         cycles = [layer.cycles for layer in layers if layer.source.startswith(OPERATION)]

@@ -8,7 +8,8 @@ compares them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import onnx
 from . import hls_models, rtl_models
 from .actors import cycles_of
 from .boards import RESOURCES, Board
+from .facts import NO_FACTS, Facts, facts_of
 from .figures import Figures, sum_known
 from .model import Model, custom_op, tensor_title
 from .schedule import Schedule
@@ -121,17 +123,22 @@ def utilization(resources: Mapping[str, float | None], board: Board) -> dict[str
     return result
 
 
-def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, *, narrow_weights: bool) -> Figures:
+def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, facts: Facts = NO_FACTS) -> Figures:
     """Return the resources of a specialized layer as it is folded now."""
+    if facts.shared_thresholds and node.op_type == "Thresholding_rtl":
+        with _one_set_of_thresholds(instance):
+            return layer_figures(node, instance, fpga_part)
     finn = _finn_figures(node.op_type, instance, fpga_part)
     known: dict[str, float] = finn | dict.fromkeys(_ABSENT.get(node.op_type[:-4], ()), 0.0)
     if node.op_type == "MVAU_rtl":
-        known |= rtl_models.mvau(instance, _mvau_lanes(instance, fpga_part, narrow_weights=narrow_weights))
-        known["DSP"] = float(mvau_dsps(instance, fpga_part, narrow_weights=narrow_weights))
+        known |= rtl_models.mvau(instance, _mvau_lanes(instance, fpga_part, narrow_weights=facts.narrow_weights))
+        known["DSP"] = float(mvau_dsps(instance, fpga_part, narrow_weights=facts.narrow_weights))
     elif node.op_type == "Thresholding_rtl":
         known |= rtl_models.thresholding(instance, finn["LUT"])
     elif node.op_type in ("MVAU_hls", "VVAU_hls"):
         known |= hls_models.matrix_vector(instance, finn["LUT"])
+    elif node.op_type == "ElementwiseMul_hls":
+        known |= hls_models.scaling(instance, facts.factor)
     elif node.op_type in _OUR_MODELS:
         known |= _OUR_MODELS[node.op_type](instance)
     origins: dict[str, str | None] = dict.fromkeys(RESOURCES)
@@ -177,17 +184,20 @@ def dsp_lanes(weight_bits: int, act_bits: int, port_bits: int, *, narrow_weights
     return 1 + (port_bits - (not narrow_weights) - weight_bits) // (weight_bits + act_bits - 1)
 
 
-def has_narrow_weights(model: Model, node: onnx.NodeProto, instance: Any) -> bool:
-    """Tell whether an MVAU's weights spare the lowest value of their datatype (-8 of 4 bits)."""
-    if not is_layer(node, "MVAU"):
-        return False
-    return bool(model.get_initializer(node.input[1]).min() > instance.get_input_datatype(1).min())
+@contextmanager
+def _one_set_of_thresholds(instance: Any) -> Iterator[None]:
+    """Let RTL thresholds have as many channels as PEs, as FINN writes it for a single set (thresholding_rtl.py)."""
+    channels = instance.get_nodeattr("NumChannels")
+    instance.set_nodeattr("NumChannels", instance.get_nodeattr("PE"))
+    try:
+        yield
+    finally:
+        instance.set_nodeattr("NumChannels", channels)
 
 
 def _layer(model: Model, node: onnx.NodeProto, fpga_part: str) -> Layer:
     instance = custom_op(node)
     known = instance.get_nodeattr_types()
-    narrow = has_narrow_weights(model, node, instance)
     return Layer(
         name=node.name,
         op_type=node.op_type,
@@ -196,7 +206,7 @@ def _layer(model: Model, node: onnx.NodeProto, fpga_part: str) -> Layer:
         cycles=cycles_of(node, instance),
         pe=int(instance.get_nodeattr("PE")) if "PE" in known else None,
         simd=int(instance.get_nodeattr("SIMD")) if "SIMD" in known else None,
-        figures=layer_figures(node, instance, fpga_part, narrow_weights=narrow),
+        figures=layer_figures(node, instance, fpga_part, facts_of(model, node, instance)),
     )
 
 

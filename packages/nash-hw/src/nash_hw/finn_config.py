@@ -7,9 +7,9 @@ from typing import Any
 
 from .model import Model, custom_op
 from .options import as_hls, needs_hls
+from .pools import Settings, separate_pools
 from .streams import LEAST_DEPTH
 
-Settings = dict[str, dict[str, int | str]]  # layer name -> attribute -> value
 _EXPORTED = (
     "PE",
     "SIMD",
@@ -26,11 +26,12 @@ _EXPORTED = (
 def fold(model: Model, settings: Settings) -> tuple[Model, dict[str, Any]]:
     """Fold a specialized model; return it with the folding in the format of FINN's folding_config_file.
 
-    A layer whose arithmetic lies in LUTs becomes the HLS one. Then all layers get new names, as FINN numbers each kind
-    of them for itself; the configuration has the new ones.
+    A layer whose arithmetic lies in LUTs becomes the HLS one, a separated pool two. Then all layers get new names, as
+    FINN numbers each kind of them for itself; the configuration has the new ones.
     """
     from qonnx.transformation.general import GiveUniqueNodeNames
 
+    settings = separate_pools(model, settings)
     before = []
     for node in model.graph.node:
         before.append(node.name)

@@ -5,6 +5,9 @@ Shapes: the state (1, C, H, W), its integers the input of the graph.
 The state is read by a small convolution, which stands for the layer the operation is added to, and, if there is one,
 by the operation. Both sides are quantized for the join and added; an activation follows. So the network with the
 operation less the one without it is what its presence adds.
+
+Joins are of a kind: where they are "quantized" both sides have a quantizer with a scale of the join; where they are
+"aligned" only convolutions have one, and their scale is a part of the state's, which enters as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from .model import OPSET, QONNX_DOMAIN
 JOIN_BITS = 8
 _JOIN_RANGE = 10.0  # of its largest real value
 _STATE_RANGE = 6.0  # the largest real value of a state, whose standard deviation is about 1
+JOINS = ("quantized", "aligned")
+_FINER_BITS = 2  # by which an aligned join is finer than a state
 CONVOLUTIONS = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}
 STAND_IN_BITS = 2
 OPERATION = "operation"  # begins the names of the operation's tensors
@@ -61,7 +66,12 @@ class Writer:
 
     def state(self, name: str, x: str, bits: int) -> str:
         """Write the unsigned quantizer of a state."""
-        return self.quantize(name, x, _STATE_RANGE / (2**bits - 1), bits, signed=False)
+        return self.quantize(name, x, _state_scale(bits), bits, signed=False)
+
+    def aligned(self, name: str, x: str, state_bits: int) -> str:
+        """Write the signed quantizer of a convolution that is added to states."""
+        scale = _state_scale(state_bits) / np.float32(2**_FINER_BITS)
+        return self.quantize(name, x, scale, min(JOIN_BITS, _FINER_BITS + 6))
 
     def join(self, name: str, x: str, bits: int = JOIN_BITS) -> str:
         """Write the signed quantizer of a side of an addition."""
@@ -120,12 +130,14 @@ class Writer:
         """Write a 3x3 max-pool."""
         return self.node("MaxPool", f"{name}/pool", [x], kernel_shape=[3, 3], strides=[stride] * 2, pads=[1] * 4)
 
-    def pool_operation(self, name: str, x: str, channels: tuple[int, int], stride: int) -> str:
+    def pool_operation(
+        self, name: str, x: str, channels: tuple[int, int], stride: int, *, normalize: bool = True
+    ) -> str:
         """Write a max-pool whose channels are repeated, and its batch normalization."""
         repeats = channels[1] // channels[0]
         x = self.pool(name, x, stride)
         x = self.node("Concat", f"{name}/widen", [x] * repeats, axis=1) if repeats > 1 else x
-        return self.normalize(name, x, channels[1], 1.0, mean=-1.0)
+        return self.normalize(name, x, channels[1], 1.0, mean=-1.0) if normalize else x
 
     def normalize(self, name: str, x: str, channels: int, gamma: float, *, mean: float = 0.0) -> str:
         """Write a batch normalization whose gamma and beta differ from channel to channel."""
@@ -151,25 +163,34 @@ class Writer:
         return name
 
 
-def fragment(place: Place, op: str | None) -> onnx.ModelProto:
-    """Return the network of a place, with an operation or without."""
+def _state_scale(bits: int) -> np.float32:
+    return np.float32(_STATE_RANGE / (2**bits - 1))
+
+
+def fragment(place: Place, op: str | None, joins: str = JOINS[0]) -> onnx.ModelProto:
+    """Return the network of a place, with an operation or without, and joins of a kind."""
     write = Writer()
     state = write.state("state", "x", place.act_bits)
     stand_in = (place.out_channels, place.in_channels, 1, 1)
     main = write.convolve("main", state, stand_in, stride=place.stride, pad=0, bits=STAND_IN_BITS)
-    joined = write.join("main/join", main)
+    is_aligned = joins == "aligned"
+    joined = write.aligned("main/join", main, place.act_bits) if is_aligned else write.join("main/join", main)
     if op is not None:
-        side = write.join(f"{OPERATION}/join", _operation(write, place, op, state))
+        side = _operation(write, place, op, state, normalize=not is_aligned)
+        if not is_aligned:
+            side = write.join(f"{OPERATION}/join", side)
+        elif side != state and op != "max_pool_3x3":
+            side = write.aligned(f"{OPERATION}/join", side, place.act_bits)
         joined = write.node("Add", f"{OPERATION}/add", [joined, side])
     output = write.state("act", write.node("Relu", "relu", [joined]), place.act_bits)
     height, width = (-(-size // place.stride) for size in place.size)
     return write.finish(output, ([1, place.in_channels, *place.size], [1, place.out_channels, height, width]))
 
 
-def _operation(write: Writer, place: Place, op: str, state: str) -> str:
+def _operation(write: Writer, place: Place, op: str, state: str, *, normalize: bool) -> str:
     channels = (place.in_channels, place.out_channels)
     if op == "max_pool_3x3":
-        return write.pool_operation(OPERATION, state, channels, place.stride)
+        return write.pool_operation(OPERATION, state, channels, place.stride, normalize=normalize)
     if op == "skip_connect" and place.stride == 2:
         return write.reduce(OPERATION, state, channels, place.size, place.weight_bits)
     if op == "skip_connect" and place.in_channels == place.out_channels:

@@ -45,6 +45,16 @@ def addition(instance: Any) -> dict[str, float]:
     return _layer(widths, widths[-1], sum(widths))
 
 
+def scaling(instance: Any, factor: int) -> dict[str, float]:
+    """Return what ElementwiseMul by a constant takes: for each PE an adder for each 1 of the factor but one.
+
+    A power of two is wires. Where a 1 ends a row of them, a subtraction does instead (canonical signed digits).
+    """
+    widths = [instance.get_instream_width(0), instance.get_outstream_width()]
+    ones = (3 * factor ^ factor).bit_count()
+    return _layer(widths, (ones - 1) * widths[1], widths[1])
+
+
 def pool(instance: Any) -> dict[str, float]:
     """Return what Pool takes: for each PE a comparison (half a LUT a bit) and a choice, or an adder, and a register."""
     out = instance.get_outstream_width()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -13,6 +14,9 @@ from .errors import ManifestError, UnsupportedError
 from .integers import Integers, Product, quantized_integers
 from .model import GraphBuilder, Model, range_datatype, tensor_title
 from .qonnx_graph import Quantizer, Weights, constants
+from .sums import Sum
+
+T = TypeVar("T")
 
 
 class IntegerGraph:
@@ -31,7 +35,8 @@ class IntegerGraph:
         self.weights: dict[str, Weights] = {}
         self.integers: dict[str, Integers] = {}
         self.new = GraphBuilder("streamlined")
-        self._unwritten: dict[str, Product] = {}
+        self._unwritten: dict[str, Product | Sum] = {}
+        self._made: dict[tuple[Any, ...], Any] = {}
         self._num_readers = Counter(name for node in source.node for name in node.input)
 
     def finish(self, result: Integers) -> Model:
@@ -99,11 +104,41 @@ class IntegerGraph:
             high=high,
         )
 
+    def add(self, node: onnx.NodeProto, sides: Sequence[Integers]) -> Integers:
+        """Add feature maps; a sum that only this one reads becomes a part of it."""
+        terms: list[Integers] = []
+        for side in sides:
+            inner = self._unwritten.get(side.name)
+            is_inner = isinstance(inner, Sum) and np.array_equal(side.scale, inner.unit)  # not scaled since
+            if is_inner and self._is_read_once(side):
+                del self._unwritten[side.name]
+                terms += inner.terms
+            else:
+                terms.append(side)
+        found = Sum(terms=tuple(terms))
+        if found.factors is None:
+            scales = " and ".join(dict.fromkeys(_range_title(term.scale) for term in terms))
+            raise UnsupportedError(
+                f"{node_title(node)}: its inputs have the scales {scales}; let the inputs of an addition share one "
+                "quantizer, or have scales that are whole multiples of the smallest"
+            )
+        self._unwritten[node.output[0]] = found
+        return found.integers(node.output[0])
+
+    def once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """Return what `make` makes, made once for all nodes of a key: what they do, and to what."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def materialize(self, x: Integers) -> Integers:
-        """Write the product that makes `x`, if it is not written yet."""
-        product = self._unwritten.pop(x.name, None)
-        if product is not None:
-            product.write(self.new, x)
+        """Write the product or sum that makes `x`, if it is not written yet."""
+        unwritten = self._unwritten.pop(x.name, None)
+        if isinstance(unwritten, Sum):
+            for term in unwritten.terms:
+                self.materialize(term)
+        if unwritten is not None:
+            unwritten.write(self.new, x)
         return x
 
     def scaled(self, node: onnx.NodeProto, x: Integers, factor: np.ndarray, offset: np.ndarray) -> Integers:
@@ -114,13 +149,28 @@ class IntegerGraph:
             )
         scale, bias = x.scale * factor, x.bias * factor + offset
         negative = np.broadcast_to(scale < 0, x.channels)
-        product = self._unwritten.get(x.name)
-        if negative.any() and product is not None and self._is_read_once(x):
-            self._unwritten[x.name] = product = product.flipped(negative)
-            low, high = product.range()
-            datatype = range_datatype(low.min(), high.max())
-            return replace(x, scale=np.abs(scale), bias=bias, low=low, high=high, datatype=datatype)
+        flipped = self._flipped(x, negative) if negative.any() else None
+        if flipped is not None:
+            return replace(flipped, scale=np.abs(scale), bias=bias)
         return replace(x, scale=scale, bias=bias)
+
+    def _flipped(self, x: Integers, negative: np.ndarray) -> Integers | None:
+        """Change the signs of some channels of a product, or of every term of a sum, that nobody else reads."""
+        unwritten = self._unwritten.get(x.name)
+        if not self._is_read_once(x):
+            return None
+        if isinstance(unwritten, Product):
+            self._unwritten[x.name] = product = unwritten.flipped(negative)
+            low, high = product.range()
+            return replace(x, low=low, high=high, datatype=range_datatype(low.min(), high.max()))
+        if not isinstance(unwritten, Sum) or not all(self.may_widen(term) for term in unwritten.terms):
+            return None
+        self._unwritten[x.name] = flipped = Sum(terms=tuple(self._flipped(term, negative) for term in unwritten.terms))
+        return flipped.integers(x.name)
+
+    def may_widen(self, x: Integers) -> bool:
+        """Tell whether the accumulators of `x` may have more bits than they need, as nobody else reads them."""
+        return isinstance(self._unwritten.get(x.name), Product) and self._is_read_once(x)
 
     def _is_read_once(self, x: Integers) -> bool:
         """Tell whether every tensor of the source graph that stands for `x` has one reader."""
@@ -138,6 +188,11 @@ class IntegerGraph:
             )
         self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype)
         return quantized_integers(self.input.name, shape, quantizer)
+
+
+def _range_title(values: np.ndarray) -> str:
+    low, high = f"{values.min():.6g}", f"{values.max():.6g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def node_title(node: onnx.NodeProto) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from qonnx.core.datatype import BaseDataType
+from qonnx.core.datatype import BaseDataType, DataType
 
 from .model import GraphBuilder, range_datatype
 from .qonnx_graph import Quantizer, Weights
-from .requant import Steps, solve
+from .requant import MAX_INPUT_BITS, Steps, needed_bits, solve
 
 _FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is computed again, in rational numbers
 
@@ -125,29 +125,44 @@ def within_reach(x: Integers, quantizer: Quantizer, thresholds: np.ndarray) -> t
     """Return the quantizer and its thresholds without the outputs that no input reaches, in the narrowest datatype.
 
     Of an 8-bit quantizer that reads 4 unsigned bits, at most 16 of the 255 steps are ever taken. All values of the
-    new datatype are kept: the RTL of thresholds searches a full binary tree.
+    new datatype are kept: the RTL of thresholds searches a full binary tree. Thresholds (C or 1, steps) that are the
+    same for every channel are returned once, and stored once by the RTL.
     """
     lowest = quantizer.low + int((thresholds <= _column(x.low)).sum(axis=1).min())
     highest = quantizer.low + int((thresholds <= _column(x.high)).sum(axis=1).max())
     datatype = range_datatype(lowest, highest)
     low, high = max(quantizer.low, int(datatype.min())), min(quantizer.high, int(datatype.max()))
     kept = thresholds[:, low - quantizer.low : high - quantizer.low]
+    kept = kept[:1] if (kept == kept[0]).all() else kept
     return replace(quantizer, low=low, high=high, datatype=datatype), kept
 
 
-def requant_attributes(x: Integers, quantizer: Quantizer, thresholds: np.ndarray) -> dict[str, list[float]]:
-    """Return the scale and bias of the Requant that equals the thresholds for every input, nothing if there is none."""
-    x_range = [np.broadcast_to(limit, x.channels) for limit in (x.low, x.high)]
-    steps = Steps(
-        thresholds=np.broadcast_to(thresholds, (x.channels, thresholds.shape[1])),
-        lowest=quantizer.low,
-        input_type=x.datatype,
-        output_type=quantizer.datatype,
-        low=x_range[0],
-        high=x_range[1],
-    )
-    found = solve(steps, x.scale / quantizer.scale)
-    return {} if found is None else {"requant_scale": found[0].tolist(), "requant_bias": found[1].tolist()}
+def requant_attributes(
+    x: Integers, quantizer: Quantizer, thresholds: np.ndarray, *, may_widen: bool = False
+) -> dict[str, Any]:
+    """Return the scale and bias of the Requant that equals the thresholds for every input, nothing if there is none.
+
+    The RTL takes its input for signed, and a bias up to a bound that rises with the bits of the input. So
+    `requant_input` is the datatype that x has to be stored in: wider than its own where x may be widened.
+    """
+    own = x.datatype.bitwidth() + (not x.datatype.signed())
+    widths = [own] if x.datatype.signed() else []
+    widths += [MAX_INPUT_BITS] if may_widen and own <= MAX_INPUT_BITS else []
+    for bits in widths:
+        steps = Steps(
+            thresholds=np.broadcast_to(thresholds, (x.channels, thresholds.shape[1])),
+            lowest=quantizer.low,
+            input_type=DataType[f"INT{bits}"],
+            output_type=quantizer.datatype,
+            low=np.broadcast_to(x.low, x.channels),
+            high=np.broadcast_to(x.high, x.channels),
+        )
+        found = solve(steps, x.scale / quantizer.scale)
+        if found is not None:
+            bits = max(needed_bits(*found, quantizer.datatype), own)
+            scale, bias = (values.tolist() for values in found)
+            return {"requant_scale": scale, "requant_bias": bias, "requant_input": f"INT{bits}"}
+    return {}
 
 
 def _first_integer(scale: float, bias: float, quantizer: Quantizer, step: int) -> int:

@@ -30,6 +30,7 @@ class _Lowering:
         self._new = GraphBuilder("lowered")
         self._names: dict[str, str] = {}
         self._depthwise: dict[str, list[int]] = {}  # weights, and their kernel
+        self._windows: dict[tuple[Any, ...], str] = {}  # what they slide over and how, and the tensor of the windows
 
     def run(self) -> Model:
         source = self._model.graph.input[0].name
@@ -86,11 +87,18 @@ class _Lowering:
         return 1 < groups == len(weights) and weights.shape[1] == 1 and not is_one_bit
 
     def _slide(self, node: onnx.NodeProto, source: str, given: dict[str, Any], *, depthwise: bool) -> str:
+        """Return the windows of a convolution; those of one tensor that are alike are made once.
+
+        Channel by channel they are not: a vector-vector unit and its window are folded together.
+        """
+        kernel = given["kernel_shape"]
+        key = (source, *kernel, *given["strides"], *given["pads"])
+        if not depthwise and key in self._windows:
+            return self._windows[key]
         _, channels, height, width = self._model.get_tensor_shape(node.input[0])
         _, (batch, out_height, out_width, _), _ = self._output(node)
-        kernel = given["kernel_shape"]
         shape = (batch, out_height, out_width, kernel[0] * kernel[1] * channels)
-        return self._new.node(
+        windows = self._new.node(
             "Im2Col",
             [source],
             (f"{node.output[0]}_windows", shape, self._model.get_tensor_datatype(node.input[0])),
@@ -102,6 +110,9 @@ class _Lowering:
             depthwise=int(depthwise),
             input_shape=f"(1,{height},{width},{channels})",
         )
+        if not depthwise:
+            self._windows[key] = windows
+        return windows
 
     def _multiply_matrix(self, node: onnx.NodeProto) -> str:
         name = self._constant(node, self._model.get_initializer(node.input[1]))
@@ -122,6 +133,10 @@ class _Lowering:
 
     def _add(self, node: onnx.NodeProto) -> str:
         return self._new.node("Add", self._inputs(node), self._output(node))
+
+    def _scale(self, node: onnx.NodeProto) -> str:
+        factor = self._constant(node, self._model.get_initializer(node.input[1]))
+        return self._new.node("Mul", [self._inputs(node)[0], factor], self._output(node))
 
     def _concatenate(self, node: onnx.NodeProto) -> str:
         return self._new.node("Concat", self._inputs(node), self._output(node), axis=-1)
@@ -150,6 +165,7 @@ class _Lowering:
         "Flatten": _flatten,
         "MatMul": _multiply_matrix,
         "MaxPool": _max_pool,
+        "Mul": _scale,
         "MultiThreshold": _threshold,
         "ReduceSum": _sum_positions,
     }

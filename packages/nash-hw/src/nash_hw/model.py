@@ -26,7 +26,7 @@ QONNX_DOMAIN = "qonnx.custom_op.general"
 FINN_DOMAIN = "finn.custom_op.fpgadataflow"
 OPSET = 13
 _DATATYPE_KEY = "finn_datatype"
-_EXPORTER_SUFFIX = re.compile(r"(/act_quant/.*|(/[A-Z]\w*)?_output_\d+(_\d+)?(_windows)?)$")
+_EXPORTER_SUFFIX = re.compile(r"(/act_quant/.*|(/[A-Z]\w*)?_output_\d+(_\d+)?(_(windows|part|scaled|signed|rows))*)$")
 
 
 class _Index:

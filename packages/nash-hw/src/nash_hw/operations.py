@@ -20,7 +20,7 @@ from .errors import UnsupportedError
 from .integer_graph import IntegerGraph, node_title
 from .integers import Integers, exact_thresholds, quantized_integers, requant_attributes, within_reach
 from .model import QONNX_DOMAIN, attributes, range_datatype
-from .qonnx_graph import read_quantizer
+from .qonnx_graph import Quantizer, read_quantizer
 
 
 def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
@@ -33,8 +33,14 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
             f"{node_title(node)}: reads a negative scale that no convolution can absorb; "
             "keep the gamma of a batch normalization after a max-pool positive"
         )
+    key = ("Quant", x.name, x.relu, x.scale.tobytes(), x.bias.tobytes(), quantizer)
+    return graph.once(key, lambda: _write_quantizer(graph, node, x, quantizer))
+
+
+def _write_quantizer(graph: IntegerGraph, node: onnx.NodeProto, x: Integers, quantizer: Quantizer) -> Integers:
     quantizer, thresholds = within_reach(x, quantizer, exact_thresholds(x, quantizer))
     datatype = quantizer.datatype
+    may_widen = graph.may_widen(x) or not x.datatype.signed()
     name = graph.new.constant(
         f"{node.output[0]}_thresholds", thresholds, range_datatype(thresholds.min(), thresholds.max())
     )
@@ -47,7 +53,7 @@ def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         out_scale=1.0,
         out_bias=float(quantizer.low),
         data_layout="NCHW" if len(x.shape) == 4 else "NC",
-        **requant_attributes(x, quantizer, thresholds),
+        **requant_attributes(x, quantizer, thresholds, may_widen=may_widen),
     )
     return quantized_integers(output, x.shape, quantizer)
 
@@ -122,24 +128,16 @@ def _add(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
 
 
 def _join(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
-    left, right = (graph.materialize(graph.input_of(node, position)) for position in (0, 1))
+    left, right = (graph.input_of(node, position) for position in (0, 1))
     for side in (left, right):
-        if side.relu or side.scale.size > 1 or np.any(side.bias != 0):
+        if side.relu or np.any(side.scale <= 0) or np.any(side.bias != 0):
             raise UnsupportedError(
                 f"{node_title(node)}: adds '{side.name}', which is not quantized; put the join's "
                 "quantizer on both inputs"
             )
-    if left.scale != right.scale:
-        raise UnsupportedError(
-            f"{node_title(node)}: its inputs have the scales {left.scale[0]:.6g} and {right.scale[0]:.6g}; "
-            "let both inputs of an addition share one quantizer"
-        )
     if left.shape != right.shape:
         raise UnsupportedError(f"{node_title(node)}: adds shapes {list(left.shape)} and {list(right.shape)}")
-    low, high = left.low + right.low, left.high + right.high
-    datatype = range_datatype(low.min(), high.max())
-    name = graph.new.node("Add", [left.name, right.name], (node.output[0], left.shape, datatype))
-    return replace(left, name=name, datatype=datatype, low=low, high=high)
+    return graph.add(node, (left, right))
 
 
 def _rectify(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
@@ -163,15 +161,10 @@ def _max_pool(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     if min(kernel[0] - strides[0], kernel[1] - strides[1]) < 0:
         raise UnsupportedError(f"{node_title(node)}: its stride {strides} exceeds its kernel {kernel}")
     shape = (*x.shape[:2], *_output_size(x.shape[2:], kernel, strides, pads))
-    name = graph.new.node(
-        "MaxPool",
-        [x.name],
-        (node.output[0], shape, x.datatype),
-        kernel_shape=kernel,
-        strides=strides,
-        pads=pads,
-    )
-    return replace(x, name=name, shape=shape)
+    output = (node.output[0], shape, x.datatype)
+    window = {"kernel_shape": kernel, "strides": strides, "pads": pads}
+    key = ("MaxPool", x.name, *kernel, *strides, *pads)
+    return replace(x, name=graph.once(key, lambda: graph.new.node("MaxPool", [x.name], output, **window)), shape=shape)
 
 
 def _concatenate(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:

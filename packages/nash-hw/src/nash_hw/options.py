@@ -16,8 +16,10 @@ import onnx
 
 from .actors import cycles_of
 from .boards import RESOURCES, Board
-from .estimate import has_narrow_weights, layer_figures, layer_source, sum_known
+from .estimate import layer_figures, layer_source, sum_known
+from .facts import NO_FACTS, Facts, facts_of
 from .model import FINN_DOMAIN, Model, custom_op
+from .pools import SEPARATED, is_separable, separated, separated_settings
 from .settings import Values, folded_attributes, settings_of
 from .steps import is_layer
 from .streams import LEAST_DEPTH, fifo_figures
@@ -60,7 +62,7 @@ class Group:
 class _Layer:
     node: onnx.NodeProto
     instance: Any
-    has_narrow_weights: bool
+    facts: Facts
 
 
 def price_groups(model: Model, board: Board, known: dict[str, tuple[Option, ...]] | None = None) -> list[Group]:
@@ -74,13 +76,11 @@ def price_groups(model: Model, board: Board, known: dict[str, tuple[Option, ...]
         layers = [_copy(model, node) for node in nodes]
         inputs, outputs = _streams(model, nodes)
         key = json.dumps(
-            [
-                [layer.node.op_type, layer.has_narrow_weights, *sorted(map(str, layer.node.attribute))]
-                for layer in layers
-            ]
+            [[layer.node.op_type, repr(layer.facts), *sorted(map(str, layer.node.attribute))] for layer in layers]
         )
         if key not in priced:
-            options = sorted(_options(layers, inputs, outputs, board), key=lambda option: option.cycles)
+            found = [*_options(layers, inputs, outputs, board), *_separated_options(layers, board)]
+            options = sorted(found, key=lambda option: option.cycles)
             fitting = [option for option in options if _fits_alone(option, board)]
             priced[key] = undominated(fitting or options, by_cycles=True, by_streams=True)
         groups.append(
@@ -149,7 +149,7 @@ def _copy(model: Model, node: onnx.NodeProto) -> _Layer:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     instance = _remembering(custom_op(copy))
-    return _Layer(node=copy, instance=instance, has_narrow_weights=has_narrow_weights(model, node, instance))
+    return _Layer(node=copy, instance=instance, facts=facts_of(model, node, instance))
 
 
 def _remembering(instance: Any) -> Any:
@@ -198,6 +198,22 @@ def _options(layers: Sequence[_Layer], inputs: Sequence[str], outputs: Sequence[
             yield option
 
 
+def _separated_options(layers: Sequence[_Layer], board: Board) -> Iterator[Option]:
+    """Yield the foldings of a max-pool in two (pools.py); that it is stands in the settings of its window."""
+    nodes = [layer.node for layer in layers]
+    if len(nodes) < 2 or not is_separable(*nodes):
+        return
+    built = [_Layer(node=node, instance=_remembering(custom_op(node)), facts=NO_FACTS) for node in separated(*nodes)]
+    for window, pool in settings_of(nodes, [layer.instance for layer in layers], board):
+        settings = separated_settings(window, pool)
+        for layer, values in zip(built, settings, strict=True):
+            for name, value in values.items():
+                layer.instance.set_nodeattr(name, value)
+        if all(_is_buildable(layer) for layer in built):
+            of_group = (tuple((window | {SEPARATED: 1}).items()), tuple(pool.items()))
+            yield replace(_option(built, settings, (1, 1), board), settings=of_group)
+
+
 def _outgrows(option: Option, board: Board) -> bool:
     """Tell whether the arithmetic of a matrix-vector unit, of DSPs or of LUTs, is more than a board has."""
     values = dict(option.settings[0])
@@ -221,10 +237,7 @@ def _hls_twin(layer: _Layer) -> _Layer | None:
 
 def _option(layers: Sequence[_Layer], settings: Sequence[Values], num_streams: tuple[int, int], board: Board) -> Option:
     instances = [layer.instance for layer in layers]
-    figures = [
-        layer_figures(layer.node, layer.instance, board.fpga_part, narrow_weights=layer.has_narrow_weights).resources
-        for layer in layers
-    ]
+    figures = [layer_figures(layer.node, layer.instance, board.fpga_part, layer.facts).resources for layer in layers]
     figures += [
         fifo_figures(int(reader.get_instream_width(0)), LEAST_DEPTH, board.fpga_part).resources
         for reader in instances[1:]  # the streams inside the group

@@ -71,6 +71,19 @@ def fixed_point(scale: np.ndarray, bias: np.ndarray) -> FixedPoint:
     )
 
 
+def needed_bits(scale: np.ndarray, bias: np.ndarray, output_type: BaseDataType) -> int:
+    """Return the fewest bits of a signed input with which the RTL takes these parameters.
+
+    Raises:
+        ValueError: it never does.
+    """
+    fixed = fixed_point(np.asarray(scale, np.float32), np.asarray(bias, np.float32))
+    for bits in range(1, MAX_INPUT_BITS + 1):
+        if fixed.fits(bits, output_type.bitwidth()).all():
+            return bits
+    raise ValueError(f"no input of up to {MAX_INPUT_BITS} bits")
+
+
 def requantize(x: np.ndarray, scale: np.ndarray, bias: np.ndarray, output_type: BaseDataType) -> np.ndarray:
     """Return what the RTL gives for integers (..., C)."""
     scale, bias = (np.broadcast_to(part.reshape(-1), x.shape[-1]) for part in (scale, bias))

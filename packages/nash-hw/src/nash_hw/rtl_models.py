@@ -109,7 +109,8 @@ def thresholding(instance: Any, memory_luts: float) -> dict[str, float]:
     """Return LUT and FF of Thresholding_rtl: one comparison a stage, in as many stages as the output has bits.
 
     thresholding.sv: each stage reads a threshold (FINN's `memory_luts`), compares, and hands the value on; values,
-    valid flags and the channel's number are registered twice in a deep pipeline.
+    valid flags and the channel's number are registered twice in a deep pipeline. One threshold or two are constants of
+    the comparison.
     """
     get = instance.get_nodeattr
     pe = get("PE")
@@ -119,7 +120,9 @@ def thresholding(instance: Any, memory_luts: float) -> dict[str, float]:
     registers = 1 + get("deep_pipeline")
     shared = stages * registers * (1 + clog2(folds))
     values = registers * bits * (stages - 1) + bits
-    results = registers * stages * (stages + 1) // 2
+    results = 1.25 * registers * stages**2
+    in_luts = min(2, (get("depth_trigger_bram") or 3) - 1)
+    memory_luts -= pe * sum(width for width, depth in instance.get_pe_mem_geometries() if depth <= in_luts)
     lut = 40 + clog2(folds) * 2 + memory_luts + pe * (stages * (bits / 2 + 2) + stages)
     ff = 20 + clog2(folds) + shared + pe * (values + bits * (stages - (folds == 1)) + results + stages)
     return {"LUT": lut, "FF": ff}

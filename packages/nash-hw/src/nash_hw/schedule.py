@@ -6,7 +6,8 @@ cycles cannot lock each other, and a frame leaves every `period` cycles.
 
 That one schedule is found in two sweeps. From the input to the output every layer works at the earliest, FIFOs being
 without bound. Back again, every layer keeps back what its readers have no use for yet: it works later, as long as its
-own readers do not wait for it.
+own readers do not wait for it. What several convolutions make of the same windows does not: their windows leave at one
+time for all of them, and are nine times what they are made of, where results that wait are not.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from .actors import actor_of, converter
 from .firings import NEVER, Actor
 from .model import Model, custom_op
+from .steps import is_layer
 from .streams import LEAST_DEPTH
 from .timing import earliest, latest, taken, wanted
 
@@ -53,6 +56,7 @@ class _Step:
     arrivals: list[np.ndarray] | None = None  # when the words of its inputs are there at the earliest
     fires: np.ndarray | None = None
     lower: np.ndarray | None = None  # before when it must not, for the converters behind it
+    is_prompt: bool = False  # it keeps nothing back
 
 
 class Schedule:
@@ -80,6 +84,7 @@ class Schedule:
                     actor=actor_of(node, instances[node.name]),
                     inputs=tuple(name for name in node.input if name in self._links),
                     outputs=tuple(node.output),
+                    is_prompt=_follows_shared_windows(model, node),
                 )
             )
             ends |= {name: (number, output) for output, name in enumerate(node.output)}
@@ -156,7 +161,9 @@ class Schedule:
                 full = full[between.inputs[0].first_reader] - between.inputs[0].lag
             dues.append(due)
             np.maximum.at(lower, given.fires, full - given.lag)
-        step.fires = np.minimum(latest(step.actor, dues, period), earliest(step.actor, step.arrivals, period, lower))
+        if not step.is_prompt:
+            delayed = latest(step.actor, dues, period)
+            step.fires = np.minimum(delayed, earliest(step.actor, step.arrivals, period, lower))
         self._send(step, period)
         for name in step.outputs:
             if name in self._links:
@@ -171,6 +178,19 @@ class Schedule:
             link.due = wanted(step.actor, position, step.fires, period) - FIFO_CYCLES
             leaves = taken(step.actor, position, step.arrivals[position], step.fires, period)
             link.full = np.concatenate([leaves[-_AHEAD:] - period, leaves[:-_AHEAD]])[-len(leaves) :] + 1
+
+
+def _follows_shared_windows(model: Model, node: onnx.NodeProto) -> bool:
+    """Tell whether a layer is a matrix-vector unit that shares its windows with others, or the quantizer behind it."""
+    if is_layer(node, "Thresholding", "Requant"):
+        node = model.find_producer(node.input[0])
+    if node is None or not is_layer(node, "MVAU"):
+        return False
+    source = model.find_producer(node.input[0])
+    if source is None or not is_layer(source, "DuplicateStreams"):
+        return False
+    window = model.find_producer(source.input[0])
+    return window is not None and is_layer(window, "ConvolutionInputGenerator")
 
 
 def _depth(words: int) -> int:

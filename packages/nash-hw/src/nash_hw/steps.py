@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from .errors import UnsupportedError
 from .model import FINN_DOMAIN, Model, custom_op, range_datatype
-from .requant import MAX_INPUT_BITS, REQUANT_MEMORY, fixed_point
+from .requant import MAX_INPUT_BITS, REQUANT_MEMORY, fixed_point, needed_bits
 
 
 def to_hardware(model: Model) -> Model:
@@ -28,29 +28,34 @@ def to_hardware(model: Model) -> Model:
     from finn.transformation.fpgadataflow.convert_to_hw.thresholding import InferThresholdingLayer
     from finn.transformation.fpgadataflow.convert_to_hw.vector_vector_activation import InferVectorVectorActivation
 
-    # Thresholds first: an MVAU that finds one behind it takes it in, and is then HLS only. Pools before sliding
+    # Sums and scalings first, while their types are those of streamlining: the other passes infer types anew.
+    # Thresholds next: an MVAU that finds one behind it takes it in, and is then HLS only. Pools before sliding
     # windows, which they are made of; streams are duplicated last, when every reader is known.
+    model = infer_elementwise(model)
     model = model.transform(InferThresholdingLayer())
     model = model.transform(InferVectorVectorActivation())
     model = model.transform(InferQuantizedMatrixVectorActivation())
     model = model.transform(InferPool())
     model = model.transform(InferConvInpGen())
     model = model.transform(InferConcatLayer())
-    model = infer_additions(model)
     model = remove_flatten(model)
     model = model.transform(InferDuplicateStreamsLayer())
     return sort_nodes(model)
 
 
-def infer_additions(model: Model) -> Model:
-    """Turn every sum of two feature maps into an ElementwiseAdd (FINN's own pass infers all types after each one)."""
+def infer_elementwise(model: Model) -> Model:
+    """Turn every sum of two feature maps, and every product with a number, into FINN's layer for it.
+
+    FINN's own pass infers all types after each one. The number is part of the layer's code.
+    """
     for node in model.graph.node:
-        if node.op_type != "Add":
+        if node.op_type not in ("Add", "Mul"):
             continue
         left, right = node.input
         shapes = [model.get_tensor_shape(name) for name in (left, right, node.output[0])]
         types = [model.get_tensor_datatype(name).name for name in (left, right, node.output[0])]
-        node.op_type, node.domain = "ElementwiseAdd", FINN_DOMAIN
+        style = "input" if model.get_initializer(right) is None else "const"
+        node.op_type, node.domain = f"Elementwise{node.op_type}", FINN_DOMAIN
         node.attribute.extend(
             helper.make_attribute(name, value)
             for name, value in {
@@ -62,9 +67,11 @@ def infer_additions(model: Model) -> Model:
                 "rhs_dtype": types[1],
                 "out_dtype": types[2],
                 "lhs_style": "input",
-                "rhs_style": "input",
+                "rhs_style": style,
             }.items()
         )
+        if style == "const":  # in RTL it would be a DSP block
+            node.attribute.append(helper.make_attribute("preferred_impl_style", "hls"))
     return model
 
 
@@ -140,10 +147,24 @@ def minimize_bit_widths(model: Model) -> Model:
             _minimize_thresholds(model, instance)
         elif hasattr(instance, "minimize_weight_bit_width") and not _has_bipolar_weights(instance):
             instance.minimize_weight_bit_width(model)
-        if hasattr(instance, "minimize_accumulator_width"):
+        # sums and products have had the range of their values since streamlining, which FINN's rule does not know
+        if hasattr(instance, "minimize_accumulator_width") and not node.op_type.startswith("Elementwise"):
             instance.minimize_accumulator_width(model)
+            _leave_room_for_bias(model, instance)
         instance.infer_node_datatype(model)
     return model
+
+
+def _leave_room_for_bias(model: Model, instance: Any) -> None:
+    """Widen an accumulator again where the Requant behind it needs the bits for its bias (`FixedPoint.fits`)."""
+    reader = model.find_consumer(instance.onnx_node.output[0])
+    if reader is None or not is_layer(reader, "Requant"):
+        return
+    scale, bias = (model.get_initializer(name) for name in reader.input[1:])
+    needed = needed_bits(scale, bias, custom_op(reader).get_output_datatype())
+    if needed > instance.get_output_datatype().bitwidth():
+        instance.set_nodeattr("accDataType", f"INT{needed}")
+        instance.set_nodeattr("outputDataType", f"INT{needed}")
 
 
 def _minimize_thresholds(model: Model, instance: Any) -> None:

@@ -13,6 +13,7 @@ import onnx
 
 from .. import manifest
 from ..errors import IntegrityError, UsageError
+from ..facts import facts_of
 from ..hdl import FOLDER as HDL_FOLDER
 from ..hdl import HASHES
 from ..model import Model, custom_op
@@ -162,7 +163,7 @@ class _Designer:
             module = rtl_module(self._hdl, self._rtl[node.name], instance)
         else:
             fed = [name for name in node.input if name and self._model.get_initializer(name) is None]
-            module = hls_module(node, instance, len(fed))
+            module = hls_module(node, instance, len(fed), facts_of(self._model, node, instance).factor)
         memories = {without_name(path.name, node.name): path for path in sorted((self._hdl / node.name).glob("*.dat"))}
         return Layer(name=node.name, module=module, memories=memories, cycles=int(instance.get_exp_cycles()))
 

@@ -107,8 +107,10 @@ def _library_text(name: str) -> str:
     return (Path(get_settings().finn_rtllib) / name).read_text("utf-8")
 
 
-def hls_module(node: Any, instance: Any, num_inputs: int) -> Module:
+def hls_module(node: Any, instance: Any, num_inputs: int, factor: int = 1) -> Module:
     """Return our module of a layer that FINN has in C++ only; it reads `num_inputs` streams.
+
+    `factor`: what a layer that multiplies by a number multiplies by.
 
     Raises:
         UnsupportedError: there is no model of this kind of layer, or not with these attributes.
@@ -121,6 +123,8 @@ def hls_module(node: Any, instance: Any, num_inputs: int) -> Module:
     in_bits = tuple(instance.get_instream_width(i) for i in range(num_inputs))
     out_bits = tuple(instance.get_outstream_width(i) for i in range(len(node.output)))
     kind, parameters = make(node.name, instance)
+    if kind == "nash_scale":
+        parameters = parameters | {"FACTOR": factor}
     given = ", ".join(f".{key}({value})" for key, value in parameters.items())
     vectors = kind in ("nash_duplicate", "nash_concat")
     ins = _vector("i", "in", num_inputs) if vectors and num_inputs > 1 else _operands(num_inputs)
@@ -207,6 +211,10 @@ def _lanes(instance: Any) -> dict[str, Any]:
     }
 
 
+def _scale(name: str, instance: Any) -> tuple[str, dict[str, Any]]:
+    return "nash_scale", _lanes(instance)
+
+
 def _pool(name: str, instance: Any) -> tuple[str, dict[str, Any]]:
     function = instance.get_nodeattr("Function")
     if function not in ("MaxPool", "AccPool"):
@@ -262,6 +270,7 @@ def _depthwise(name: str, instance: Any) -> tuple[str, dict[str, Any]]:
 _HLS: dict[str, Callable[[str, Any], tuple[str, dict[str, Any]]]] = {
     "DuplicateStreams_hls": _duplicate,
     "ElementwiseAdd_hls": _add,
+    "ElementwiseMul_hls": _scale,
     "Pool_hls": _pool,
     "GlobalAccPool_hls": _accumulate,
     "StreamingConcat_hls": _concat,

@@ -68,6 +68,24 @@ module nash_add #(
 	nash_slice #(PE*OW) out(.clk, .rst_n, .idat(sum), .ivld(take), .irdy(room), .odat, .ovld, .ordy);
 endmodule
 
+// ElementwiseMul by a constant: PE products.
+module nash_scale #(
+	int unsigned PE = 1, int unsigned IW = 4, bit SIGNED = 0, int unsigned OW = 6, int FACTOR = 4
+) (
+	input  logic  clk, input  logic  rst_n,
+	input  logic [PE*IW-1:0]  idat, input  logic  ivld, output logic  irdy,
+	output logic [PE*OW-1:0]  odat, output logic  ovld, input  logic  ordy
+);
+	uwire [PE-1:0][IW-1:0]  x;
+	uwire  vld, room;
+	uwire [PE-1:0][OW-1:0]  product;
+	uwire  take = vld && room;
+	nash_slice #(PE*IW) in(.clk, .rst_n, .idat, .ivld, .irdy, .odat(x), .ovld(vld), .ordy(take));
+	for(genvar  i = 0; i < PE; i++)
+		assign  product[i] = OW'($signed({SIGNED && x[i][IW-1], x[i]}) * FACTOR);
+	nash_slice #(PE*OW) out(.clk, .rst_n, .idat(product), .ivld(take), .irdy(room), .odat, .ovld, .ordy);
+endmodule
+
 // Pool: K words of a window in, their maximum or sum out; PE channels beside each other.
 module nash_pool #(
 	int unsigned PE = 1, int unsigned IW = 4, int unsigned OW = 4, int unsigned K = 9, bit SIGNED = 0, bit SUM = 0
