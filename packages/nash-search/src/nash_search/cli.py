@@ -36,11 +36,19 @@ class VariantName(StrEnum):
     V4 = "v4"
 
 
+class RelaxationName(StrEnum):
+    """What one softmax chooses among."""
+
+    LAYER = "layer"
+    EDGE = "edge"
+
+
 class GradientName(StrEnum):
     """The ways to the alphas' gradient."""
 
     TWO_PATH = "two-path"
     FULL = "full"
+    SWAP = "swap"
 
 
 class Precision(StrEnum):
@@ -102,7 +110,10 @@ def run_command(
     ),
     width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
-    gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
+    relaxation: Annotated[RelaxationName, typer.Option(help="One choice a layer, or one an edge (the paper's).")] = (
+        RelaxationName.LAYER
+    ),
+    gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates a choice, or all.")] = (
         GradientName.TWO_PATH
     ),
     primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
@@ -143,6 +154,7 @@ def run_command(
         variant=variant.value,
         dataset=dataset,
         recipe=recipes.load(recipe, epochs=epochs),
+        relaxation=relaxation.value,
         gradient=gradient.value,
         seed=seed,
         threads=torch.get_num_threads() if threads is None else threads,
@@ -280,6 +292,24 @@ def space_command(
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
     count = space.save(found, strategy, out, inputs=inputs)
     console.print_result({"space": str(out), "num_candidates": count}, f"{out}: {count} candidates", as_json=as_json)
+
+
+@app.command("random")
+def random_command(
+    like: Annotated[Path, typer.Option(help="The genotype to compare with: its backbone, space and cost are kept.")],
+    costs: Annotated[Path, typer.Option(help="What each operation costs (costs.json of nash-hw).")],
+    out: Annotated[Path, typer.Option(help="The genotype file (.json).")],
+    cost_resource: Annotated[CostResource, typer.Option(help="The cost; sum: of the shares of the board.")] = (
+        CostResource.SUM
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a genotype at random that costs the same within 5 %."""
+    from . import draw, uniform
+
+    result, found = uniform.write(like, costs, out, metric=cost_resource.value, seed=seed)
+    console.print_result(result, "" if as_json else f"{draw.table(found)}\n{out}", as_json=as_json)
 
 
 @app.command("export")

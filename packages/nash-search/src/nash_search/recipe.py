@@ -53,7 +53,10 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a search trains."""
+    """How a search trains.
+
+    warmup_epochs: so many of the epochs, the first, train the weights alone.
+    """
 
     name: str
     epochs: int
@@ -62,6 +65,7 @@ class Recipe:
     weights: WeightRecipe
     alphas: AlphaRecipe
     augmentation: Mapping[str, Augmentation]
+    warmup_epochs: int = 0
 
     def augmentation_of(self, dataset: str) -> Augmentation:
         """Return the augmentation for a dataset."""
@@ -139,9 +143,14 @@ def _problems(error: Any) -> Iterator[str]:
 
 def _build(name: str, content: Mapping[str, Any], epochs: int | None) -> Recipe:
     alphas = content["alphas"]
+    epochs = int(content["epochs"]) if epochs is None else epochs
+    warmup_epochs = int(content.get("warmup_epochs", 0))
+    if warmup_epochs >= epochs:
+        raise UsageError(f"{name}: warmup_epochs: got {warmup_epochs}, expected fewer than the {epochs} epochs")
     return Recipe(
         name=name,
-        epochs=int(content["epochs"]) if epochs is None else epochs,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
         batch_size=int(content["batch_size"]),
         checkpoint_steps=int(content["checkpoint_steps"]),
         weights=WeightRecipe(**content["weights"]),
