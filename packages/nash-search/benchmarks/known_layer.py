@@ -1,12 +1,12 @@
 """Search on a task that one operation of one state beside one layer solves, once a seed, and print what is found.
 
-    python benchmarks/known_layer.py [--seeds 10] [--relaxation layer] [--gradient two-path]
+    python benchmarks/known_layer.py [--seeds 10] [--relaxation layer] [--gradient swap]
 
 Pictures have two channels of random black and white pixels; in each of them they repeat every three pixels, along the
 rows or along the columns, which makes four classes. Only a 5x5 window sees that (`receptive_field.py` has one channel
 and one place). The backbone sees single pixels: three layers of 1x1 convolutions, the first two of one channel, so
 that binary convolutions read one bit a pixel of states 1 and 2, and of state 0 all. The four classes are told apart
-by conv_5x5 of state 0 beside layer 3, one of 16 options there. conv_5x5 beside the other layers, or of the other
+by conv_5x5 of state 0 beside layer 3, one of 10 options there. conv_5x5 beside the other layers, or of the other
 states, solves a part: trained alone, 192 steps, such networks end at 71 and 76 %, the right one at 93 %.
 """
 
@@ -29,6 +29,7 @@ from nash_search.search import Search
 from nash_search.settings import Settings
 
 _SIDE, _PERIOD = 12, 3
+PRIMITIVES = ("none", "skip_connect", "conv_3x3", "conv_5x5")
 LAYER, SOLUTION = 3, ("conv_5x5", 0)
 
 
@@ -57,7 +58,7 @@ def backbone() -> Genotype:
 
 
 def found(
-    seed: int, out: Path, *, relaxation: str = "layer", gradient: str = "two-path", epochs: int = 40, warmup: int = 8
+    seed: int, out: Path, *, relaxation: str = "layer", gradient: str = "swap", epochs: int = 40, warmup: int = 10
 ) -> tuple[Genotype, float]:
     """Return the genotype that a search finds, and its accuracy (percent) in the supernet."""
     quick = recipe.load("quick", epochs=epochs)
@@ -65,11 +66,12 @@ def found(
         backbone=backbone(),
         variant="v1",
         dataset="digits",  # its augmentation: none
-        recipe=replace(quick, batch_size=64, warmup_epochs=warmup, checkpoint_steps=10**6),
+        recipe=replace(quick, batch_size=32, warmup_epochs=warmup, checkpoint_steps=10**6),
         relaxation=relaxation,
         gradient=gradient,
         seed=seed,
         threads=1,
+        primitives=PRIMITIVES,
     )
     search = Search(settings, pictures(2048), out)
     with Reporter(search.num_steps, 0, is_silent=True) as reporter:
@@ -91,9 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--relaxation", choices=("layer", "edge"), default="layer")
-    parser.add_argument("--gradient", choices=("two-path", "full", "swap"), default="two-path")
+    parser.add_argument("--gradient", choices=("two-path", "full", "swap"), default="swap")
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--warmup", type=int, default=8, help="epochs in which the weights train alone")
+    parser.add_argument("--warmup", type=int, default=10, help="epochs in which the weights train alone")
     options = vars(parser.parse_args())
     torch.set_num_threads(1)
     num_seeds, num_solved = options.pop("seeds"), 0

@@ -202,6 +202,27 @@ def test_run_prints_one_json_object(tmp_path: Path) -> None:
     assert "left" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "relaxation", "gradient"),
+    [
+        ([], "layer", "swap"),
+        (["--relaxation", "edge"], "edge", "two-path"),
+        (["--gradient", "full"], "layer", "full"),
+        (["--relaxation", "edge", "--gradient", "swap"], "edge", "swap"),
+    ],
+)
+def test_relaxation_and_gradient_are_in_the_genotype(
+    options: list[str], relaxation: str, gradient: str, tmp_path: Path
+) -> None:
+    short = [*RUN, "--threads", "1", "--num-images", "64", *options, "--out", tmp_path / "run", "--json"]
+    found = json.loads(_run(*short).stdout)["search"]
+    assert (found["relaxation"], found["gradient"]) == (relaxation, gradient)
+    assert json.loads((tmp_path / "run/alphas.json").read_text())["relaxation"] == relaxation
+    shown = _run("show", tmp_path / "run/genotype.json", "--heatmap", tmp_path / "a.svg")
+    assert "resnet8-v3" in shown.stdout
+    assert ("of all of its layer" in (tmp_path / "a.svg").read_text()) == (relaxation == "layer")
+
+
 def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..., Path]) -> None:
     costs = priced(zoo.build("resnet8", width=2, input_size=8))
     sweep = [*RUN[:-1], "8", "--threads", "1", "--costs", costs, "--sweep-cost", "0,0.3,3", "--cost-resource", "lut"]

@@ -32,11 +32,13 @@ from torch import Tensor
 
 from . import parallel
 from .penalty import Penalty
+from .relaxation import Relaxation
 from .supernet import Path, Supernet
 
 NUM_SWAPS = 4  # they cost as much as the backward pass of the other two
 
 Gradient = Literal["two-path", "full", "swap"]
+DEFAULTS: dict[Relaxation, Gradient] = {"layer": "swap", "edge": "two-path"}  # the paper's is that of edges
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
+_GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [default: swap, for edge two-path]"
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
@@ -113,9 +114,7 @@ def run_command(
     relaxation: Annotated[RelaxationName, typer.Option(help="One choice a layer, or one an edge (the paper's).")] = (
         RelaxationName.LAYER
     ),
-    gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates a choice, or all.")] = (
-        GradientName.TWO_PATH
-    ),
+    gradient: Annotated[GradientName | None, typer.Option(help=_GRADIENT_HELP)] = None,
     primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
     costs: Annotated[Path | None, typer.Option(help="What each operation costs (costs.json of nash-hw).")] = None,
     cost_weight: Annotated[float, typer.Option(min=0, help="Of the expected cost beside the loss.")] = 0.0,
@@ -139,6 +138,7 @@ def run_command(
 
     from . import parallel, penalty, search, sweep
     from . import recipe as recipes
+    from .architect import DEFAULTS
     from .errors import UsageError
     from .settings import Settings
 
@@ -155,7 +155,7 @@ def run_command(
         dataset=dataset,
         recipe=recipes.load(recipe, epochs=epochs),
         relaxation=relaxation.value,
-        gradient=gradient.value,
+        gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
         seed=seed,
         threads=torch.get_num_threads() if threads is None else threads,
         num_images=num_images,
