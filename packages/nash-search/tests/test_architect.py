@@ -303,7 +303,7 @@ def test_each_wanted_operation_runs_once(
     assert set(calls.values()) == {1}
 
 
-@pytest.mark.parametrize("gradient", ["two-path", "full"])
+@pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
 def test_discarded_operations_do_not_run(gradient: str, supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
     supernet.admissible[:, 5] = supernet.admissible[:, 1] = False
     supernet.admissible[0, 1:5] = False  # an edge of `none` alone
@@ -318,6 +318,20 @@ def test_discarded_operations_do_not_run(gradient: str, supernet: Supernet, batc
     ran = {(row, index) for row, mixed in enumerate(_mixed(supernet)) for index, op in enumerate(mixed) if op in calls}
     assert not {(row, index) for row, index in ran if not supernet.admissible[row, index]}
     assert supernet.probs()[0].tolist() == [1, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
+def test_search_without_a_choice_left_goes_on(
+    gradient: str, one_a_layer: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    one_a_layer.admissible[:, 1:] = False
+    architect, before = Architect(one_a_layer, gradient), one_a_layer.alpha.detach().clone()
+    path = architect.sample(torch.Generator().manual_seed(0))
+    assert architect.accumulate(*batch, path).gradient_norm == 0
+    architect.update(path)
+    assert path.active_index == [0] * 6
+    assert torch.equal(one_a_layer.probs()[:, 0], torch.ones(6))
+    assert torch.allclose(one_a_layer.alpha, before, atol=1e-3)
 
 
 def _mixed(supernet: Supernet) -> list[list[Operation]]:

@@ -94,23 +94,28 @@ class Architect:
         return Path(active.tolist(), [range(probs.shape[1])] * len(probs), probs)
 
     def _sample_two(self, generator: torch.Generator) -> Path:
-        logits = self.supernet.logits()
-        # the two largest of logits + Gumbel noise: two draws without replacement, however small a probability is
-        noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-        pair = (logits.detach() + noise).topk(2).indices
+        pair = self._sample_pairs(generator)
         gates = self.gates_of(pair)
         active = pair.gather(1, torch.multinomial(gates.detach(), 1, generator=generator))
         return Path(active[:, 0].tolist(), pair.tolist(), gates)
 
     def _sample_swaps(self, generator: torch.Generator) -> Path:
-        logits = self.supernet.logits()
-        noise = -torch.empty_like(logits).exponential_(generator=generator).log()
-        pair = (logits.detach() + noise).topk(2).indices  # the first as likely as its probability
-        rows = torch.randperm(len(pair), generator=generator)[: self.num_swaps].sort().values
+        pair = self._sample_pairs(generator)
+        choices = (self.supernet.admissible.sum(1) > 1).nonzero()[:, 0]
+        rows = choices[torch.randperm(len(choices), generator=generator)[: self.num_swaps]]
         gates = self.gates_of(pair)
-        scale = torch.zeros(len(pair), 1, dtype=gates.dtype).index_fill(0, rows, len(pair) / len(rows))
+        scale = torch.zeros(len(pair), 1, dtype=gates.dtype).index_fill(0, rows, len(choices) / max(len(rows), 1))
         gates = gates.detach() + (gates - gates.detach()) * scale
         return Path(pair[:, 0].tolist(), pair.tolist(), gates, rows.tolist())
+
+    def _sample_pairs(self, generator: torch.Generator) -> Tensor:
+        """Return two options of each choice, (num_choices, 2), drawn without replacement.
+
+        They are the two largest of logits + Gumbel noise, which finds them however small a probability is.
+        """
+        logits = self.supernet.logits().detach()
+        noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+        return (logits + noise).topk(2).indices
 
     def gates_of(self, pair: Tensor) -> Tensor:
         """Return the two gates of drawn pairs, (num_choices, 2): the probabilities among the two.
@@ -150,14 +155,14 @@ class Architect:
         with torch.no_grad():
             losses = [parallel.share_of_loss(logits, target) for logits in self.supernet.swapped(x, path, path.rows)]
         loss, *others = losses
-        differences = torch.stack(others) - loss
-        (path.gates[path.rows, 1] * differences).sum().backward(retain_graph=True)
+        differences = torch.tensor([other - loss for other in others], dtype=loss.dtype)
+        (path.gates[path.rows, 1] * differences).sum().backward()
         return loss
 
     def _penalty_gradient(self, path: Path) -> Tensor | None:
         """Return the penalty's gradient in the alphas, taken through the same gates as that of the loss.
 
-        With G its derivative by the probabilities: the full gates make it exact, two gates q_a q_b (G_a - G_b).
+        With G its derivative by the probabilities, the full gates make it exact, and two gates unbiased.
         """
         if self.penalty is None:
             return None
@@ -173,7 +178,7 @@ class Architect:
         alpha = self.supernet.alpha
         wanted = torch.zeros_like(alpha).scatter_(1, torch.tensor([list(row) for row in path.wanted]), 1.0)
         if path.rows is not None:
-            wanted *= torch.zeros(len(alpha), 1, dtype=alpha.dtype).index_fill(0, torch.tensor(path.rows), 1.0)
+            wanted *= torch.zeros(len(alpha), 1, dtype=alpha.dtype).index_fill(0, torch.tensor(path.rows, dtype=torch.long), 1.0)
         # Adam would blow the tiny decay of an alpha without a gradient up to a whole step, so only these decay
         alpha.grad.add_(alpha.detach() * wanted, alpha=self.weight_decay)
         mass, before = self._log_mass(wanted), alpha.detach().clone()

@@ -73,7 +73,7 @@ class Supernet(nn.Module):
         )
         self.classifier = nn.Linear(backbone.cells[-1].layers[-1].channels, backbone.num_classes, bias=False)
         self.alpha = nn.Parameter(alpha_std * torch.randn(self.layout.shape))
-        self.register_buffer("admissible", self.layout.admissible)
+        self.register_buffer("admissible", self.layout.admissible.clone())
         self.to(memory_format=torch.channels_last)
         # listed once: to walk through all modules at every step takes as long as a tenth of a small network
         self._edges = list(backbone.edges())
