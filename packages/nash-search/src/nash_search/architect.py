@@ -178,7 +178,9 @@ class Architect:
         alpha = self.supernet.alpha
         wanted = torch.zeros_like(alpha).scatter_(1, torch.tensor([list(row) for row in path.wanted]), 1.0)
         if path.rows is not None:
-            wanted *= torch.zeros(len(alpha), 1, dtype=alpha.dtype).index_fill(0, torch.tensor(path.rows, dtype=torch.long), 1.0)
+            wanted *= torch.zeros(len(alpha), 1, dtype=alpha.dtype).index_fill(
+                0, torch.tensor(path.rows, dtype=torch.long), 1.0
+            )
         # Adam would blow the tiny decay of an alpha without a gradient up to a whole step, so only these decay
         alpha.grad.add_(alpha.detach() * wanted, alpha=self.weight_decay)
         mass, before = self._log_mass(wanted), alpha.detach().clone()

@@ -74,8 +74,8 @@ class Costs:
         kept = torch.where(self.keeps, probs, 0.0)
         layers = kept.new_zeros(int(self.layer.max()) + 1).index_add(0, self.layer, kept.sum(1))
         if self.none is not None:
-            nothing = torch.full_like(layers, float("inf"))
-            layers = layers + nothing.index_reduce(0, self.layer, probs[:, self.none], "amin")
+            edges_of_layers = probs[:, self.none].split(self.layer.bincount().tolist())
+            layers = layers + torch.stack([edges.amin() for edges in edges_of_layers])
         return kept / layers.clamp_min(torch.finfo(kept.dtype).tiny)[self.layer, None]
 
     def expected(self, metric: str, probs: Tensor) -> Tensor:
