@@ -61,8 +61,10 @@ def test_optional_numbers_of_a_recipe_are_read(tmp_path: Path) -> None:
     found = recipe.load(str(tmp_path / "mine.json"))
     assert found.alphas.multiplier_lr == 0.5
     assert found.warmup_epochs == 3
-    with pytest.raises(UsageError, match=r"mine: warmup_epochs: got 3, expected fewer than the 2 epochs"):
-        recipe.load(str(tmp_path / "mine.json"), epochs=2)
+    assert [recipe.load(str(tmp_path / "mine.json"), epochs=epochs).warmup_epochs for epochs in (1, 2, 8)] == [0, 1, 6]
+    (tmp_path / "mine.json").write_text(json.dumps(content | {"epochs": 3}))
+    with pytest.raises(UsageError, match=r"mine: warmup_epochs: got 3, expected fewer than the 3 epochs"):
+        recipe.load(str(tmp_path / "mine.json"), epochs=8)
     assert found.augmentation_of("cifar10") == recipe.Augmentation(crop_padding=4, flip=True, cutout=16)
 
 

@@ -79,7 +79,9 @@ def names() -> list[str]:
 
 
 def load(name: str, *, epochs: int | None = None) -> Recipe:
-    """Return a recipe by its name, or from a file if the name ends in .json; `epochs` overrides its own.
+    """Return a recipe by its name, or from a file if the name ends in .json.
+
+    epochs: overrides its own; those of warming up follow in proportion, rounded down.
 
     Raises:
         UsageError: there is no such recipe, or it is not valid; every problem is named.
@@ -143,14 +145,15 @@ def _problems(error: Any) -> Iterator[str]:
 
 def _build(name: str, content: Mapping[str, Any], epochs: int | None) -> Recipe:
     alphas = content["alphas"]
-    epochs = int(content["epochs"]) if epochs is None else epochs
-    warmup_epochs = int(content.get("warmup_epochs", 0))
-    if warmup_epochs >= epochs:
-        raise UsageError(f"{name}: warmup_epochs: got {warmup_epochs}, expected fewer than the {epochs} epochs")
+    own, warmup_epochs = int(content["epochs"]), int(content.get("warmup_epochs", 0))
+    if warmup_epochs >= own:
+        raise UsageError(f"{name}: warmup_epochs: got {warmup_epochs}, expected fewer than the {own} epochs")
+    if epochs is None:
+        epochs = own
     return Recipe(
         name=name,
         epochs=epochs,
-        warmup_epochs=warmup_epochs,
+        warmup_epochs=warmup_epochs * epochs // own,
         batch_size=int(content["batch_size"]),
         checkpoint_steps=int(content["checkpoint_steps"]),
         weights=WeightRecipe(**content["weights"]),
