@@ -3,7 +3,7 @@
 One step is an architecture step (Adam on the alphas, on a batch of the alpha half; no weight and no running
 statistic changes) and a weight step (SGD along one sampled path, on a batch of the weight half). Everything random
 follows from the seed and the step, so a search that is interrupted and resumed ends at the same alphas, bit by bit
-(on the same processor and release of torch; the number of threads is a setting).
+(on the same processor and release of torch, with as many threads).
 """
 
 from __future__ import annotations
