@@ -244,9 +244,10 @@ def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..
 
 def test_run_keeps_to_a_budget(tmp_path: Path, priced: Callable[..., Path]) -> None:
     costs = priced(zoo.build("resnet8", width=2, input_size=8))
-    limits = {}
+    limits, always = {}, "max_pool_3x3,skip_connect,conv_1x1,conv_3x3,conv_5x5"  # an operation beside every layer
     for budget in ("lut=100%", "lut=1500,bram=2%"):
-        _run(*RUN[:-1], "4", "--threads", "1", "--costs", costs, "--budget", budget, "--out", tmp_path / budget)
+        options = ["--threads", "1", "--primitives", always, "--costs", costs, "--budget", budget]
+        _run(*RUN[:-1], "4", *options, "--out", tmp_path / budget)
         limits[budget] = json.loads((tmp_path / budget / "genotype.json").read_text())["search"]["costs"]["genotype"]
     assert limits["lut=100%"]["lut"] > 1500  # the budget binds
     assert limits["lut=1500,bram=2%"]["lut"] <= 1500
