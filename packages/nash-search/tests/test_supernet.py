@@ -95,7 +95,7 @@ def test_inadmissible_primitives_have_no_probability(odd_network: Genotype) -> N
 def test_discarding_keeps_the_best_and_what_decoding_keeps(supernet: Supernet) -> None:
     with torch.no_grad():
         supernet.alpha.copy_(torch.randn(9, 6, generator=torch.Generator().manual_seed(0)))
-    probs, found = supernet.probs().detach(), supernet.genotype()
+    probs = supernet.probs().detach()
     decoded = [choice.probability for choice in best(supernet.backbone, supernet.table().tolist(), supernet.variant)]
     supernet.discard(0.3)
     after = supernet.probs().detach()
@@ -105,9 +105,23 @@ def test_discarding_keeps_the_best_and_what_decoding_keeps(supernet: Supernet) -
     extra = kept & (probs < 0.3)
     assert all(p == probs[row].max() or p in decoded for row in range(9) for p in probs[row][extra[row]].tolist())
     assert kept.sum() < 20
-    assert _ops(supernet.genotype()) == _ops(found)
+    assert genotype.check(supernet.genotype()) == []
     supernet.discard(0.0)
     assert torch.equal(supernet.probs() > 0, kept)  # for good
+
+
+def test_discarding_leaves_what_layers_choose() -> None:
+    supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], "layer")
+    with torch.no_grad():
+        supernet.alpha.copy_(torch.randn(6, 11, generator=torch.Generator().manual_seed(0)))
+    probs, found = supernet.probs().detach(), _ops(supernet.genotype())
+    supernet.discard(0.15)
+    kept = supernet.probs() > 0
+    assert torch.equal(kept, (probs >= 0.15) | (probs == probs.amax(1, keepdim=True)))
+    assert _ops(supernet.genotype()) == found
+    supernet.discard(0.99)
+    assert (supernet.probs() > 0).sum(1).tolist() == [1] * 6
+    assert _ops(supernet.genotype()) == found
 
 
 def test_only_the_sampled_primitives_run(supernet: Supernet) -> None:
