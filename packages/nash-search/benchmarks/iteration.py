@@ -1,6 +1,7 @@
 """Time and memory of one iteration (alpha step and weight step) against the reference algorithm, with their ratios.
 
     python benchmarks/iteration.py [--width 16] [--batch-size 32] [--stem 3] [--rounds 3] [--repeats 12] [--threads 2]
+                                   [--ways "edge, two-path" "layer, two-path"]
 
 ResNet18 v1 on 32 x 32 pictures; `reference.py` is the reference algorithm. Each way runs in a process of its own, the
 ways in turn, for several rounds. Time is the median of all repeats (which operations an iteration samples makes a
@@ -29,15 +30,17 @@ from nash_search.search import Search
 from nash_search.settings import Settings
 
 REFERENCE = "reference"
-WAYS = {  # gradient of the alphas and precision
+WAYS = {  # relaxation, gradient of the alphas and precision
     REFERENCE: None,
-    "two-path": ("two-path", "mixed"),
-    "two-path, float32": ("two-path", "float32"),
-    "full": ("full", "mixed"),
+    "edge, two-path": ("edge", "two-path", "mixed"),
+    "edge, two-path, float32": ("edge", "two-path", "float32"),
+    "edge, full": ("edge", "full", "mixed"),
+    "layer, two-path": ("layer", "two-path", "mixed"),
+    "layer, swap": ("layer", "swap", "mixed"),
 }
 
 
-def search(width: int, stem: int, gradient: str, precision: str) -> Callable[[Tensor, Tensor], None]:
+def search(width: int, stem: int, relaxation: str, gradient: str, precision: str) -> Callable[[Tensor, Tensor], None]:
     """Return a function that trains alphas and weights once on a batch, as `nash-search run` does."""
     backbone = zoo.build("resnet18", width=width)
     backbone = replace(backbone, stem=replace(backbone.stem, kernel=stem, stride=1 if stem == 3 else 2))
@@ -46,6 +49,7 @@ def search(width: int, stem: int, gradient: str, precision: str) -> Callable[[Te
         variant="v1",
         dataset="cifar10",
         recipe=recipe.load("paper"),
+        relaxation=relaxation,
         gradient=gradient,
         seed=0,
         threads=torch.get_num_threads(),
@@ -98,7 +102,7 @@ def _status(key: str) -> float:
 
 
 def main() -> None:
-    """Print a line a way, with the ratios to the reference algorithm."""
+    """Print a line a way, with the ratios to the first of them, the reference algorithm unless told otherwise."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--stem", type=int, choices=(3, 7), default=3, help="its kernel; 7 has stride 2")
@@ -106,12 +110,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
     options = vars(parser.parse_args())
     print("resnet18 v1, width {width}, {stem}x{stem} stem, batch {batch_size}, {threads} threads".format(**options))
-    rounds = options.pop("rounds")
-    found: dict[str, list[Measured]] = {way: [] for way in WAYS}
+    rounds, ways = options.pop("rounds"), options.pop("ways")
+    found: dict[str, list[Measured]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for way in WAYS:
+        for way in ways:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 found[way].append(pool.submit(measure, way, **options).result())
     base: tuple[float, float, float] | None = None
@@ -120,7 +125,7 @@ def main() -> None:
         figures = median(seconds), min(seconds), max(one.megabytes for one in measured)
         base = base or figures
         print(
-            f"{way:17}  median {1e3 * figures[0]:6.0f} ms, {base[0] / figures[0]:.2f} times as fast; "
+            f"{way:23}  median {1e3 * figures[0]:6.0f} ms, {base[0] / figures[0]:.2f} times as fast; "
             f"shortest {1e3 * figures[1]:6.0f} ms, {base[1] / figures[1]:.2f}; "
             f"{figures[2]:5.0f} MB, {100 * figures[2] / base[2]:.0f} %"
         )

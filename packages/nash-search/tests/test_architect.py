@@ -40,13 +40,19 @@ def tiny() -> Supernet:
         stem=Stem(channels=2, kernel=3, stride=1, max_pool=False),
         cells=(Cell(in_channels=2, layers=layers),),
     )
-    return Supernet(network, LINEAR, alpha_std=0.5).double()
+    return Supernet(network, LINEAR, "edge", alpha_std=0.5).double()
 
 
 @pytest.fixture
 def supernet() -> Supernet:
     torch.manual_seed(0)
-    return Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"])
+    return Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], "edge")
+
+
+@pytest.fixture
+def one_a_layer() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], "layer")
 
 
 @pytest.fixture
@@ -143,38 +149,84 @@ def _loss_with_gate(supernet: Supernet, active: list[int], index: int, opening: 
 
 
 def _mean_two_path_gradient(supernet: Supernet) -> Tensor:
-    """Return the expectation of the two-path gradient of the last edge, its pairs enumerated."""
-    row, others = supernet.probs()[2].tolist(), [0, 4]
-    mean = torch.zeros(6, dtype=torch.double)
-    for a, b in combinations(range(6), 2):
+    """Return the expectation of the two-path gradient of the last choice, its pairs enumerated."""
+    architect, logits, first = Architect(supernet), supernet.logits().detach(), len(supernet.alpha) - 1
+    row, admissible = supernet.probs()[first].tolist(), supernet.admissible.nonzero()
+    others = [int(admissible[admissible[:, 0] == number, 1][-1]) for number in range(first)]
+    mean = torch.zeros_like(logits[0])
+    for a, b in combinations([column for column, p in enumerate(row) if p], 2):
         drawn = row[a] * row[b] * (1 / (1 - row[a]) + 1 / (1 - row[b]))  # without replacement
-        wanted = [[others[0], 1], [others[1], 1], [a, b]]
+        wanted = [*([other, 0] for other in others), [a, b]]
         for place, active in enumerate((a, b)):
-            gates = supernet.logits().gather(1, torch.tensor(wanted)).softmax(-1)
-            gradient = _gradient(supernet, Path([*others, active], wanted, gates))[2]
-            mean += drawn * gates[2, place].item() * gradient
+            gates = architect.gates_of(torch.tensor(wanted))
+            gradient = _gradient(supernet, Path([*others, active], wanted, gates))[first]
+            mean += drawn * gates[first, place].item() * gradient
     return mean
 
 
-def test_two_path_gradient_is_a_scaled_full_one_at_equal_alphas(tiny: Supernet) -> None:
-    with torch.no_grad():
-        tiny.alpha.zero_()
-    full = _gradient(tiny, Path([0, 4, 4], [range(6)] * 3, tiny.probs()))[2]
-    n = 6
-    assert full.abs().max() > 1e-3
-    assert torch.allclose(_mean_two_path_gradient(tiny), full * n / (2 * (n - 1)), rtol=1e-9)
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
+def test_two_path_gradient_is_unbiased_at_any_alphas(relaxation: str, spread: float, tiny: Supernet) -> None:
+    torch.manual_seed(1)
+    supernet = Supernet(tiny.backbone, LINEAR, relaxation, alpha_std=spread).double()
+    full = range(supernet.alpha.shape[1])
+    others = [int(column) for column in supernet.admissible[:-1].sum(1) - 1]
+    path = Path([*others, 4], [full] * len(supernet.alpha), supernet.probs())
+    expected = _gradient(supernet, path)[-1]
+    assert expected.abs().max() > 1e-3
+    assert torch.allclose(_mean_two_path_gradient(supernet), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_two_path_gradient_weighs_each_pair_positively(tiny: Supernet) -> None:
-    gates = _gradient_of_gates(tiny, [0, 4, 4])[2]
-    probs = tiny.probs()[2]
-    expected = torch.zeros(6, dtype=torch.double)
-    for i, j in combinations(range(6), 2):
-        drawn = probs[i] * probs[j] * (1 / (1 - probs[i]) + 1 / (1 - probs[j]))
-        pull = drawn * probs[i] * probs[j] / (probs[i] + probs[j]) ** 2 * (gates[i] - gates[j])
-        expected[i] += pull
-        expected[j] -= pull
-    assert torch.allclose(_mean_two_path_gradient(tiny), expected.detach(), rtol=1e-9)
+def test_pair_of_one_possible_option_has_no_gradient(tiny: Supernet) -> None:
+    tiny.admissible[2, 1:] = False
+    gates = Architect(tiny).gates_of(torch.tensor([[0, 1], [2, 3], [0, 1]]))
+    assert gates[2].tolist() == [1, 0]
+    (gradient,) = torch.autograd.grad(gates[:, 0].sum(), tiny.alpha)
+    assert gradient.isfinite().all()
+    assert gradient[2].abs().max() == 0
+    assert gradient[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_swap_gradient_is_that_of_the_expected_loss_all_the_way_up(relaxation: str, tiny: Supernet) -> None:
+    # nothing is taken to be linear: sampled paths and swaps enumerated, against the losses of all paths
+    torch.manual_seed(2)
+    supernet = Supernet(tiny.backbone, VARIANTS["v1"], relaxation, alpha_std=1.0).double()
+    x, y = torch.rand(5, 1, 4, 4, dtype=torch.double), torch.tensor([0, 1, 2, 0, 1])
+    columns = [row.nonzero()[:, 0].tolist() for row in supernet.admissible]
+    with supernet.frozen(), torch.no_grad():
+        losses = {active: F.cross_entropy(supernet(x, Path(active)), y) for active in product(*columns)}
+    probs = supernet.probs()
+    weights = {active: torch.stack([probs[row, k] for row, k in enumerate(active)]).prod() for active in losses}
+    (expected,) = torch.autograd.grad(sum(weights[active] * loss for active, loss in losses.items()), supernet.alpha)
+    architect, mean, p = Architect(supernet, "swap"), torch.zeros_like(expected), probs.detach()
+    for active, loss in losses.items():
+        for row, a in enumerate(active):
+            for b in set(columns[row]) - {a}:
+                wanted = [[k, (k + 1) % len(columns[r])] for r, k in enumerate(active)]
+                wanted[row] = [a, b]
+                other = losses[*active[:row], b, *active[row + 1 :]]
+                (gradient,) = torch.autograd.grad(
+                    architect.gates_of(torch.tensor(wanted))[row, 1] * (other - loss), supernet.alpha
+                )
+                mean += weights[active].detach() * p[row, b] / (1 - p[row, a]) * gradient
+    assert expected.abs().max() > 1e-3
+    assert torch.allclose(mean, expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_swaps_are_whole_networks(relaxation: str, batch: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], relaxation)
+    path = Architect(supernet, "swap").sample(torch.Generator().manual_seed(0))
+    rows = range(len(supernet.alpha))
+    with supernet.frozen(), torch.no_grad():
+        found = list(supernet.swapped(batch[0], path, rows))
+        assert torch.equal(found[0], supernet(batch[0], path))
+        for row, logits in zip(rows, found[1:], strict=True):
+            active = list(path.active_index)
+            active[row] = path.wanted[row][1]
+            assert torch.equal(logits, supernet(batch[0], Path(active)))
 
 
 def test_two_path_gradients_are_opposite_and_favour_the_better(tiny: Supernet) -> None:
@@ -190,23 +242,35 @@ def test_two_path_gradients_are_opposite_and_favour_the_better(tiny: Supernet) -
         assert (gradient[2, a] > 0) == (losses[0] > losses[1])
 
 
-@pytest.mark.parametrize("gradient", ["two-path", "full"])
+@pytest.mark.parametrize(
+    ("gradient", "relaxation", "num_rows"),
+    [
+        ("two-path", "edge", 7),
+        ("full", "edge", 7),
+        ("swap", "edge", 3),
+        ("two-path", "layer", 5),
+        ("full", "layer", 6),
+        ("swap", "layer", 3),
+    ],
+)
 def test_every_architecture_step_has_a_gradient(
-    gradient: str, supernet: Supernet, batch: tuple[Tensor, Tensor]
+    gradient: str, relaxation: str, num_rows: int, batch: tuple[Tensor, Tensor]
 ) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], relaxation)
     architect, generator = Architect(supernet, gradient), torch.Generator().manual_seed(0)
     for _ in range(6):
         path = architect.sample(generator)
         step = architect.accumulate(*batch, path)
         assert step.gradient_norm > 0
-        # all but an edge or two: `none` and an operation whose ReLU is dead have the same gradient
-        assert (supernet.alpha.grad.abs().sum(1) > 0).sum() >= 7
+        # all but a choice or two: `none` and an operation whose ReLU is dead have the same gradient
+        assert (supernet.alpha.grad.abs().sum(1) > 0).sum() >= num_rows
         before = supernet.alpha.detach().clone()
         architect.update(path)
         assert not torch.equal(supernet.alpha, before)
 
 
-@pytest.mark.parametrize("gradient", ["two-path", "full"])
+@pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
 def test_weights_and_statistics_keep_out_of_the_architecture_step(
     gradient: str, supernet: Supernet, batch: tuple[Tensor, Tensor]
 ) -> None:
@@ -239,7 +303,7 @@ def test_each_wanted_operation_runs_once(
     assert set(calls.values()) == {1}
 
 
-@pytest.mark.parametrize("gradient", ["two-path", "full"])
+@pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
 def test_discarded_operations_do_not_run(gradient: str, supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
     supernet.admissible[:, 5] = supernet.admissible[:, 1] = False
     supernet.admissible[0, 1:5] = False  # an edge of `none` alone
@@ -254,6 +318,20 @@ def test_discarded_operations_do_not_run(gradient: str, supernet: Supernet, batc
     ran = {(row, index) for row, mixed in enumerate(_mixed(supernet)) for index, op in enumerate(mixed) if op in calls}
     assert not {(row, index) for row, index in ran if not supernet.admissible[row, index]}
     assert supernet.probs()[0].tolist() == [1, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
+def test_search_without_a_choice_left_goes_on(
+    gradient: str, one_a_layer: Supernet, batch: tuple[Tensor, Tensor]
+) -> None:
+    one_a_layer.admissible[:, 1:] = False
+    architect, before = Architect(one_a_layer, gradient), one_a_layer.alpha.detach().clone()
+    path = architect.sample(torch.Generator().manual_seed(0))
+    assert architect.accumulate(*batch, path).gradient_norm == 0
+    architect.update(path)
+    assert path.active_index == [0] * 6
+    assert torch.equal(one_a_layer.probs()[:, 0], torch.ones(6))
+    assert torch.allclose(one_a_layer.alpha, before, atol=1e-3)
 
 
 def _mixed(supernet: Supernet) -> list[list[Operation]]:
@@ -279,9 +357,15 @@ def test_statistics_see_a_batch_once_in_a_weight_step(
         assert torch.allclose(norm.running_mean, mean, atol=1e-6)
 
 
-def test_alphas_that_are_not_sampled_keep_their_probability(supernet: Supernet, batch: tuple[Tensor, Tensor]) -> None:
-    supernet.double()
-    architect = Architect(supernet, lr=0.1)
+@pytest.mark.parametrize("gradient", ["two-path", "swap"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_alphas_that_are_not_sampled_keep_their_probability(
+    gradient: str, momentum: float, relaxation: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], relaxation).double()
+    architect = Architect(supernet, gradient, lr=0.1, betas=(momentum, 0.999))
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         before, path = supernet.probs().detach(), architect.sample(generator)
@@ -289,6 +373,8 @@ def test_alphas_that_are_not_sampled_keep_their_probability(supernet: Supernet, 
         architect.update(path)
         change = supernet.probs().detach() - before
         sampled = torch.zeros_like(change).scatter_(1, torch.tensor(path.wanted), 1.0).bool()
+        if path.rows is not None:
+            sampled[[row for row in range(len(change)) if row not in path.rows]] = False
         assert change[~sampled].abs().max() < 1e-12
         assert (change[sampled] != 0).all()
 
@@ -314,5 +400,5 @@ def test_pairs_are_drawn_when_one_alpha_dwarfs_the_rest(supernet: Supernet) -> N
 
 
 def test_unknown_gradient_is_refused(supernet: Supernet) -> None:
-    with pytest.raises(ValueError, match="expected one of two-path, full"):
+    with pytest.raises(ValueError, match="expected one of two-path, full, swap"):
         Architect(supernet, "three-path")  # type: ignore[arg-type]

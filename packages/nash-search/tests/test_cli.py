@@ -57,7 +57,16 @@ def test_options_are_frozen() -> None:
     assert found == {
         "run": [
             *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
-            *("--num-images", "--width", "--input-size", "--gradient", "--primitives", "--costs", "--cost-weight"),
+            *(
+                "--num-images",
+                "--width",
+                "--input-size",
+                "--relaxation",
+                "--gradient",
+                "--primitives",
+                "--costs",
+                "--cost-weight",
+            ),
             *("--cost-resource", "--budget", "--sweep-cost", "--init-weights", "--discard-below", "--discard-after"),
             *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
         ],
@@ -66,12 +75,13 @@ def test_options_are_frozen() -> None:
         "space": [
             *("--backbone", "--variant", "--out", "--width", "--input-size", "--num-classes", "--primitives", "--json"),
         ],
+        "random": ["--like", "--costs", "--out", "--cost-resource", "--seed", "--json"],
         "export": ["path", "--out", "--seed", "--json"],
         "schema": ["kind", "--json"],
     }
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["space"], ["export"], ["schema"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["schema"]])
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
         "import sys, atexit\n"
@@ -156,6 +166,22 @@ def test_export_writes_the_network(tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_random_writes_a_genotype_of_the_same_cost(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    like = zoo.build("resnet18-v3", width=4)
+    genotype.save(like, tmp_path / "g.json")
+    command = ["random", "--like", tmp_path / "g.json", "--costs", priced(like), "--cost-resource", "lut"]
+    done = _run(*command, "--seed", "3", "--out", tmp_path / "r.json", "--json")
+    result = json.loads(done.stdout)
+    assert (result["name"], result["resource"]) == ("resnet18-v3-random3", "lut")
+    assert 0.95 <= result["cost"] / result["cost_of_like"] <= 1.05
+    assert result["costs"]["lut"] == result["cost"]
+    shown = _run(*command, "--seed", "3", "--out", tmp_path / "again.json").stdout
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "r.json").read_bytes()
+    assert "resnet18-v3-random3" in shown
+    genotype.save(zoo.build("resnet18", width=4), tmp_path / "g.json")
+    assert "is of no variant" in _run(*command, "--out", tmp_path / "no.json", code=2).stderr
+
+
 @pytest.mark.parametrize("kind", ["genotype", "recipe", "space"])
 def test_schema_prints_what_is_held(kind: str) -> None:
     for arguments in (["schema", kind], ["schema", kind, "--json"]):
@@ -174,6 +200,27 @@ def test_run_prints_one_json_object(tmp_path: Path) -> None:
     assert result["search"]["epochs"] == 1
     assert "epoch 1/1: loss" in done.stderr
     assert "left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "relaxation", "gradient"),
+    [
+        ([], "layer", "swap"),
+        (["--relaxation", "edge"], "edge", "two-path"),
+        (["--gradient", "full"], "layer", "full"),
+        (["--relaxation", "edge", "--gradient", "swap"], "edge", "swap"),
+    ],
+)
+def test_relaxation_and_gradient_are_in_the_genotype(
+    options: list[str], relaxation: str, gradient: str, tmp_path: Path
+) -> None:
+    short = [*RUN, "--threads", "1", "--num-images", "64", *options, "--out", tmp_path / "run", "--json"]
+    found = json.loads(_run(*short).stdout)["search"]
+    assert (found["relaxation"], found["gradient"]) == (relaxation, gradient)
+    assert json.loads((tmp_path / "run/alphas.json").read_text())["relaxation"] == relaxation
+    shown = _run("show", tmp_path / "run/genotype.json", "--heatmap", tmp_path / "a.svg")
+    assert "resnet8-v3" in shown.stdout
+    assert ("of all of its layer" in (tmp_path / "a.svg").read_text()) == (relaxation == "layer")
 
 
 def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..., Path]) -> None:
@@ -197,9 +244,10 @@ def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..
 
 def test_run_keeps_to_a_budget(tmp_path: Path, priced: Callable[..., Path]) -> None:
     costs = priced(zoo.build("resnet8", width=2, input_size=8))
-    limits = {}
+    limits, always = {}, "max_pool_3x3,skip_connect,conv_1x1,conv_3x3,conv_5x5"  # an operation beside every layer
     for budget in ("lut=100%", "lut=1500,bram=2%"):
-        _run(*RUN[:-1], "4", "--threads", "1", "--costs", costs, "--budget", budget, "--out", tmp_path / budget)
+        options = ["--threads", "1", "--primitives", always, "--costs", costs, "--budget", budget]
+        _run(*RUN[:-1], "4", *options, "--out", tmp_path / budget)
         limits[budget] = json.loads((tmp_path / budget / "genotype.json").read_text())["search"]["costs"]["genotype"]
     assert limits["lut=100%"]["lut"] > 1500  # the budget binds
     assert limits["lut=1500,bram=2%"]["lut"] <= 1500
@@ -215,7 +263,7 @@ def test_primitives_narrow_and_reorder_the_space(tmp_path: Path) -> None:
     assert alphas["primitives"] == ["conv_3x3", "none", "skip_connect"]
     assert {len(edge["alphas"]) for edge in alphas["edges"]} == {3}
     found = json.loads((tmp_path / "run/genotype.json").read_text())
-    ops = {layer["nas_op"]["op"] for cell in found["cells"] for layer in cell["layers"]}
+    ops = {layer["nas_op"]["op"] for cell in found["cells"] for layer in cell["layers"] if layer["nas_op"]}
     assert ops <= {"conv_3x3", "skip_connect"}
     assert found["search"]["primitives"] == alphas["primitives"]
 
@@ -272,7 +320,7 @@ def _arguments(kind: str, folder: Path, priced: Callable[..., Path]) -> list[str
             return ["run", "--backbone", _wrong_backbone(folder), "--variant", "v1", "--out", out]
         case "capacity":
             costs = priced(zoo.build("resnet8", width=2, input_size=8))
-            return [*run, "--costs", costs, "--budget", "lut=10"]
+            return [*run, "--primitives", "conv_1x1,conv_3x3", "--costs", costs, "--budget", "lut=10"]
         case "output":
             (folder / "file").write_text("")
             return ["zoo", "resnet8", "--out", folder / "file" / "g.json"]
@@ -324,7 +372,10 @@ def test_each_kind_of_error_has_its_code(
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,1", "--cost-weight", "1"], "leave that out"),
         ([*RUN, "--primitives", "none,conv_7x7"], "--primitives: got 'conv_7x7'"),
         ([*RUN, "--primitives", "none,none"], "each once"),
-        ([*RUN, "--primitives", "none,skip_connect"], "v3 can keep none at cells[1].layers[0]; add a convolution"),
+        (
+            [*RUN, "--primitives", "max_pool_3x3,skip_connect"],
+            "v3 can keep none at cells[1].layers[0]; add a convolution",
+        ),
     ],
 )
 def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ V3 = VARIANTS["v3"]
 
 @pytest.fixture
 def tiny() -> Genotype:
-    """Return a network of two layers and three edges; v3 may keep 3 operations of the first, 5 + 3 of the second."""
+    """Return two layers and three edges; v3 may keep nothing or 3 operations of the first, 5 + 3 of the second."""
     layers = (Layer(kernel=3, channels=4, stride=2), Layer(kernel=3, channels=4, stride=1))
     return Genotype(
         name="tiny",
@@ -53,18 +53,20 @@ def _probs(seed: int = 0, scale: float = 1.0) -> Tensor:
 def _drawn(network: Genotype, probs: Tensor) -> list[tuple[float, list[Choice]]]:
     """Return every genotype, as choices, with its probability."""
     layers = choices(network, probs.tolist(), V3)
-    sums = [sum(choice.nas_op.probability for choice in layer) for layer in layers]
+    sums = [sum(choice.probability for choice in layer) for layer in layers]
     drawn = []
     for chosen in product(*layers):
         probability = 1.0
         for choice, total in zip(chosen, sums, strict=True):
-            probability *= choice.nas_op.probability / total
+            probability *= choice.probability / total
         drawn.append((probability, list(chosen)))
     return drawn
 
 
-def _lut(nas_op: NasOp, layer: int) -> float:
+def _lut(nas_op: NasOp | None) -> float:
     """Return the price by the fixture's formula, the shapes worked out by hand: 2 channels before, 4 after."""
+    if nas_op is None:
+        return 0
     before = 2 if nas_op.input == 0 else 4
     side = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}.get(nas_op.op, 0)
     return 100 + 3 * before * 4 * side**2
@@ -74,11 +76,11 @@ def _lut(nas_op: NasOp, layer: int) -> float:
 def test_expected_cost_is_that_of_every_genotype_drawn(tiny: Genotype, costs: Costs, seed: int) -> None:
     probs = _probs(seed)
     drawn = _drawn(tiny, probs)
-    assert len(drawn) == 3 * (3 + 5)
+    assert len(drawn) == (1 + 3) * (1 + 3 + 5)
     assert sum(probability for probability, _ in drawn) == pytest.approx(1)
-    expected = sum(p * sum(_lut(choice.nas_op, choice.layer) for choice in chosen) for p, chosen in drawn)
+    expected = sum(p * sum(_lut(choice.nas_op) for choice in chosen) for p, chosen in drawn)
     assert float(costs.expected("lut", probs)) == pytest.approx(expected, rel=1e-12)
-    assert costs.largest("lut") == max(sum(_lut(c.nas_op, c.layer) for c in chosen) for _, chosen in drawn)
+    assert costs.largest("lut") == max(sum(_lut(c.nas_op) for c in chosen) for _, chosen in drawn)
 
 
 def test_certain_probabilities_cost_what_the_genotype_costs(tiny: Genotype, costs: Costs) -> None:
@@ -88,6 +90,10 @@ def test_certain_probabilities_cost_what_the_genotype_costs(tiny: Genotype, cost
     assert [layer.nas_op.op for layer in found.cells[0].layers] == ["conv_3x3", "conv_1x1"]
     for metric in cost.METRICS:
         assert float(costs.expected(metric, probs)) == pytest.approx(costs.of(found, V3)[metric])
+    nothing = torch.zeros(3, 6, dtype=torch.double)
+    nothing[:, 0] = 1
+    assert decode(tiny, nothing.tolist(), V3).without_nas_ops() == decode(tiny, nothing.tolist(), V3)
+    assert [float(costs.expected(metric, nothing)) for metric in cost.METRICS] == [0] * 6
     assert costs.of(found, V3)["lut"] == (100 + 3 * 2 * 4 * 9) + (100 + 3 * 4 * 4)
 
 
@@ -101,35 +107,43 @@ def _penalty(costs: Costs, **price: object) -> Penalty:
     return Penalty(costs, Price(**price), multiplier_lr=0.1)
 
 
-def test_penalty_gradient_equals_finite_differences(tiny: Genotype, costs: Costs) -> None:
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_penalty_gradient_equals_finite_differences(relaxation: str, tiny: Genotype, costs: Costs) -> None:
     torch.manual_seed(0)
-    supernet = Supernet(tiny, V3, alpha_std=0.5).double()
+    supernet = Supernet(tiny, V3, relaxation, alpha_std=0.5).double()
     penalty = _penalty(costs, weight=0.7, metric="lut", budget={"bram": "3"})
     penalty.multipliers.fill_(0.4)
     architect = Architect(supernet, "full", penalty=penalty)
     gradient = architect._penalty_gradient(architect.sample(torch.Generator().manual_seed(0)))
     step = 1e-6
-    for index in range(18):
+    for index in range(supernet.alpha.numel()):
         pair = []
         for sign in (1, -1):
             alpha = supernet.alpha.detach().clone()
             alpha.view(-1)[index] += sign * step
-            pair.append(float(penalty(alpha.masked_fill(~supernet.admissible, float("-inf")).softmax(-1))))
+            probs = alpha.masked_fill(~supernet.admissible, float("-inf")).softmax(-1)
+            pair.append(float(penalty(supernet.layout.table(probs))))
         assert float(gradient.view(-1)[index]) == pytest.approx((pair[0] - pair[1]) / (2 * step), rel=1e-5, abs=1e-9)
     assert gradient.abs().max() > 1e-2
 
 
-def test_two_path_penalty_is_a_scaled_full_one_at_equal_alphas(tiny: Genotype, costs: Costs) -> None:
-    supernet = Supernet(tiny, V3, alpha_std=0.0).double()
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_two_path_penalty_is_unbiased_at_unequal_alphas(relaxation: str, tiny: Genotype, costs: Costs) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(tiny, V3, relaxation, alpha_std=1.0).double()
     architect = Architect(supernet, penalty=_penalty(costs, weight=1.0))
-    full = architect._penalty_gradient(SampledPath([0] * 3, [range(6)] * 3, supernet.probs()))
-    mean = torch.zeros_like(full)
-    pairs = [(a, b) for a in range(6) for b in range(a)]
-    for pair in pairs:
-        gates = supernet.logits()[:, list(pair)].softmax(-1)
-        mean += architect._penalty_gradient(SampledPath([0] * 3, [pair] * 3, gates)) / len(pairs)
+    num_rows, num_options = supernet.alpha.shape
+    nowhere = [0] * num_rows
+    full = architect._penalty_gradient(SampledPath(nowhere, [range(num_options)] * num_rows, supernet.probs()))
+    mean, p = torch.zeros_like(full), supernet.probs().detach()
+    for a, b in combinations(range(num_options), 2):
+        drawn = torch.where((p[:, a] > 0) & (p[:, b] > 0), p[:, a] * p[:, b], 0.0)
+        drawn *= (1 / (1 - p[:, a]) + 1 / (1 - p[:, b])).nan_to_num(posinf=0.0)
+        pairs = torch.tensor([[a, b]] * num_rows)
+        gradient = architect._penalty_gradient(SampledPath(nowhere, pairs.tolist(), architect.gates_of(pairs)))
+        mean += drawn[:, None] * gradient
     assert full.abs().max() > 1e-2
-    assert torch.allclose(mean, full * 6 / (2 * 5), rtol=1e-9)
+    assert torch.allclose(mean, full, rtol=1e-9, atol=1e-12)
 
 
 def test_penalty_joins_the_gradient_of_the_loss(tiny: Genotype, costs: Costs) -> None:
@@ -158,7 +172,7 @@ def test_heavier_weight_makes_the_genotype_cheaper(tiny: Genotype, costs: Costs)
             path = architect.sample(generator)
             architect.accumulate(x, y, path)
             architect.update(path)
-        expected.append(float(penalty.expected(supernet.probs())))
+        expected.append(float(penalty.expected(supernet.table())))
     assert expected[0] > expected[1] > expected[2]
 
 
@@ -191,15 +205,20 @@ def test_decoding_within_a_budget_equals_trying_everything(tiny: Genotype, costs
             score, wanted = probability, [choice.nas_op for choice in chosen]
     found = decode_within(tiny, probs.tolist(), V3, tables, limits)
     assert [layer.nas_op for layer in found.cells[0].layers] == wanted
+    assert costs.of(found, V3)["lut"] <= limits["lut"]
     loose = {"lut": 1e6, "dsp": 1e6}
     assert decode_within(tiny, probs.tolist(), V3, tables, loose) == decode(tiny, probs.tolist(), V3)
 
 
 def test_budget_that_nothing_keeps_to_is_refused(tiny: Genotype, costs: Costs) -> None:
-    tables = {"lut": costs.table("lut").numpy()}
+    without = replace(V3, primitives=V3.primitives[1:])
+    tables, probs = {"lut": costs.table("lut")[:, 1:].numpy()}, _probs()[:, 1:].tolist()
     with pytest.raises(CapacityError, match=r"--budget: got lut=223 \(at least 224\)"):
-        decode_within(tiny, _probs().tolist(), V3, tables, {"lut": 223})
-    assert decode_within(tiny, _probs().tolist(), V3, tables, {"lut": 224}).cells[0].layers[0].nas_op.op == "conv_1x1"
+        decode_within(tiny, probs, without, tables, {"lut": 223})
+    assert decode_within(tiny, probs, without, tables, {"lut": 224}).cells[0].layers[0].nas_op.op == "conv_1x1"
+    tables["lut"] = costs.table("lut").numpy()
+    found = decode_within(tiny, _probs().tolist(), V3, tables, {"lut": 10})
+    assert found.cells == tiny.cells  # nothing is free
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,18 @@ def test_heatmap_outlines_what_each_layer_kept(found: Genotype, content: Content
     assert _of_class(_draw(write(content, found.without_nas_ops())), "kept") == []
 
 
+def test_layer_has_one_square_for_nothing(found: Genotype, content: Content, write: Write) -> None:
+    content["relaxation"] = "layer"
+    root = _draw(write(content, replace(found, cells=(found.without_nas_ops().cells[0], *found.cells[1:]))))
+    squares = [square.find(f"{SVG}rect") for square in _of_class(root, "square")]
+    assert len(squares) == 6 * 1 + 9 * 2  # of the three cells the first layer has one edge, the second two
+    assert [rect.get("height") for rect in squares].count("44") == 3
+    kept = [(rect.get("x"), rect.get("y"), rect.get("height")) for rect in _of_class(root, "kept")]
+    assert kept[:2] == [("78", "66", "24"), ("78", "98", "48")]  # nothing, of one edge and of two
+    assert kept[2:] == [("174", "66", "24"), ("174", "122", "24")] * 2
+    assert any("of all of its layer" in text for text in _texts(root))
+
+
 def test_discarded_operation_is_blank(content: Content, write: Write) -> None:
     squares = _of_class(_draw(write(content)), "square")
     seen = [(square.findtext(f"{SVG}text"), square.find(f"{SVG}rect").get("fill")) for square in squares]
@@ -165,6 +177,7 @@ def test_missing_or_changed_alphas_are_refused(found: Genotype, content: Content
         ({"primitives": ["none", "skip_connect", "conv_5x5"]}, r"primitives: misses conv_3x3, which the"),
         ({"edges": []}, r"edges: got a list of 0, expected 9 objects"),
         ({"edges": [3] * 9}, r"edges: got a list of 9, expected 9 objects"),
+        ({"relaxation": "node"}, r"relaxation: got \"node\", expected layer or edge"),
         ({"edges": {"0": 1}}, r"edges: got a dict of 1, expected 9 objects"),
     ],
 )

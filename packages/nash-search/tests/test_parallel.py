@@ -30,21 +30,28 @@ def _run(command: list[str], out: Path, code: int = 0) -> subprocess.CompletedPr
     return done
 
 
+def _layers(found: dict) -> list[dict]:
+    return [layer for cell in found["cells"] for layer in cell["layers"]]
+
+
 def _alphas(folder: Path) -> np.ndarray:
-    return np.array([edge["alphas"] for edge in json.loads((folder / "alphas.json").read_text())["edges"]])
+    rows = [edge["alphas"] for edge in json.loads((folder / "alphas.json").read_text())["edges"]]
+    return np.array([[0.0 if alpha is None else alpha for alpha in row] for row in rows])
 
 
-@pytest.mark.parametrize("gradient", ["two-path", "full"])
-def test_two_processes_search_like_one(gradient: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("relaxation", "gradient"), [("layer", "two-path"), ("layer", "swap"), ("edge", "two-path"), ("edge", "full")]
+)
+def test_two_processes_search_like_one(relaxation: str, gradient: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--gradient", gradient]
+    options = ["--relaxation", relaxation, "--gradient", gradient]
     _run([*COMMAND, *options], one)
     done = _run([*TORCHRUN, *COMMAND, *options, "--json"], two)
     assert json.loads(done.stdout)["search"]["processes"] == 2  # printed once
     assert done.stderr.count("epoch 2/2") == 1
     found = [json.loads((folder / "genotype.json").read_text()) for folder in (one, two)]
     ops = [
-        [(layer["nas_op"]["op"], layer["nas_op"]["input"]) for cell in each["cells"] for layer in cell["layers"]]
+        [layer["nas_op"] and (layer["nas_op"]["op"], layer["nas_op"]["input"]) for layer in _layers(each)]
         for each in found
     ]
     assert ops[0] == ops[1]

@@ -49,15 +49,22 @@ def test_recipe_is_read_from_a_file(tmp_path: Path) -> None:
     assert found.alphas.betas == (0, 0.9)
     assert found.alphas.multiplier_lr == 0.01
     assert found.augmentation_of("digits").cutout == 0
+    assert found.warmup_epochs == 0
 
 
 def test_optional_numbers_of_a_recipe_are_read(tmp_path: Path) -> None:
     content = _content()
     content["alphas"]["multiplier_lr"] = 0.5
+    content |= {"epochs": 4, "warmup_epochs": 3}
     content["augmentation"]["cifar10"] = {"crop_padding": 4, "flip": True, "cutout": 16}
     (tmp_path / "mine.json").write_text(json.dumps(content))
     found = recipe.load(str(tmp_path / "mine.json"))
     assert found.alphas.multiplier_lr == 0.5
+    assert found.warmup_epochs == 3
+    assert [recipe.load(str(tmp_path / "mine.json"), epochs=epochs).warmup_epochs for epochs in (1, 2, 8)] == [0, 1, 6]
+    (tmp_path / "mine.json").write_text(json.dumps(content | {"epochs": 3}))
+    with pytest.raises(UsageError, match=r"mine: warmup_epochs: got 3, expected fewer than the 3 epochs"):
+        recipe.load(str(tmp_path / "mine.json"), epochs=8)
     assert found.augmentation_of("cifar10") == recipe.Augmentation(crop_padding=4, flip=True, cutout=16)
 
 
@@ -67,6 +74,7 @@ def test_optional_numbers_of_a_recipe_are_read(tmp_path: Path) -> None:
         ({"epoch": 3}, r"epoch: unknown key, .*did you mean epochs\?"),
         ({"weights": {"lrate": 1}}, r"weights\.lr: missing .*|weights\.lrate: unknown key"),
         ({"batch_size": 1}, r"batch_size: got 1, expected at least 2"),
+        ({"warmup_epochs": -1}, r"warmup_epochs: got -1, expected at least 0"),
         ({"epochs": "many"}, r'epochs: got "many", expected a JSON integer'),
         ({"augmentation": {}}, r"augmentation\.default: missing"),
         ({"alphas": 3}, r"alphas: got 3, expected a JSON object"),

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import checkpoint, data, genotype, manifest, recipe, search, zoo
+from nash_search import checkpoint, cost, data, genotype, manifest, operations, recipe, search, zoo
 from nash_search.errors import DataError, DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_search.interrupt import Stop
+from nash_search.penalty import Price
 from nash_search.progress import Reporter
 from nash_search.search import Search
 from nash_search.settings import Settings
@@ -51,8 +52,8 @@ def _train(running: Search, stop: Stop | None = None) -> Search:
     return running
 
 
-def _resumed(begin: Begin) -> Search:
-    running = begin()
+def _resumed(begin: Begin, **ways: str) -> Search:
+    running = begin(**ways)
     saved = checkpoint.read(running.out)
     assert saved is not None
     running.restore(saved)
@@ -66,12 +67,21 @@ def _assert_same(one: Search, other: Search) -> None:
         assert torch.equal(tensor, expected), name
 
 
-@pytest.mark.parametrize("looks", [1, 4, 6, 8, 14])
-def test_interrupted_search_ends_like_one_in_one_go(looks: int, begin: Begin, tmp_path: Path) -> None:
-    whole = _train(begin(tmp_path / "whole"))
+@pytest.mark.parametrize(
+    ("looks", "relaxation", "gradient"),
+    [
+        *((1, "layer", "two-path"), (4, "layer", "swap"), (6, "edge", "two-path"), (8, "layer", "full")),
+        *((14, "edge", "swap"), (14, "layer", "two-path")),
+    ],
+)
+def test_interrupted_search_ends_like_one_in_one_go(
+    looks: int, relaxation: str, gradient: str, begin: Begin, tmp_path: Path
+) -> None:
+    ways = {"relaxation": relaxation, "gradient": gradient}
+    whole = _train(begin(tmp_path / "whole", **ways))
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of 10; .*--resume"):
-        _train(begin(), StopAfter(looks))
-    _assert_same(_train(_resumed(begin)), whole)
+        _train(begin(**ways), StopAfter(looks))
+    _assert_same(_train(_resumed(begin, **ways)), whole)
 
 
 def test_search_goes_on_from_a_checkpoint_within_an_epoch(begin: Begin, settings: Settings, tmp_path: Path) -> None:
@@ -99,7 +109,26 @@ def test_alphas_move_and_get_a_gradient_at_every_step(begin: Begin) -> None:
     assert running.history[-1]["weight_loss"] < running.history[0]["weight_loss"]
 
 
-@pytest.mark.parametrize("gradient", ["two-path", "full"])
+def test_alphas_stay_while_the_weights_warm_up(begin: Begin, settings: Settings, tmp_path: Path) -> None:
+    warm = replace(settings.recipe, epochs=3, warmup_epochs=2)
+    whole, running = begin(tmp_path / "whole", recipe=warm), begin(recipe=warm)
+    before = running.supernet.alpha.detach().clone()
+    with pytest.raises(Interrupted):
+        _train(running, StopAfter(8))
+    assert running.step < 2 * running.steps_per_epoch
+    assert torch.equal(running.supernet.alpha, before)
+    again = begin(recipe=warm)
+    again.restore(checkpoint.read(again.out))
+    _assert_same(_train(again), _train(whole))
+    assert [("alpha_loss" in record, "weight_loss" in record) for record in whole.history] == [
+        (False, True),
+        (False, True),
+        (True, True),
+    ]
+    assert not torch.equal(whole.supernet.alpha, before)
+
+
+@pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
 def test_history_has_a_finite_record_an_epoch(gradient: str, begin: Begin) -> None:
     running = _train(begin(gradient=gradient))
     records = [json.loads(line) for line in (running.out / search.HISTORY_FILE).read_text().splitlines()]
@@ -130,16 +159,66 @@ def test_validation_changes_nothing_and_repeats(begin: Begin) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in running._tensors())
 
 
-def test_hopeless_operations_are_discarded_after_their_epoch(begin: Begin, tmp_path: Path) -> None:
-    options = {"discard_below": 0.16, "discard_after": 2, "recipe": recipe.load("quick", epochs=3)}
-    running = _train(begin(**options))
+@pytest.mark.parametrize(("relaxation", "num_options", "below"), [("edge", 9 * 6, 0.16), ("layer", 43, 0.12)])
+def test_hopeless_operations_are_discarded_after_their_epoch(
+    relaxation: str, num_options: int, below: float, begin: Begin
+) -> None:
+    options = {"discard_below": below, "discard_after": 2, "recipe": recipe.load("quick", epochs=3)}
+    running = _train(begin(relaxation=relaxation, **options))
     counts = [record["num_operations"] for record in running.history]
-    assert counts[0] == 9 * 6
+    assert counts[0] == num_options
     assert counts[0] > counts[1] >= counts[2]
-    again = begin(**options)
+    again = begin(relaxation=relaxation, **options)
     again.restore(checkpoint.read(again.out))
     assert torch.equal(again.supernet.probs(), running.supernet.probs())
-    assert (again.supernet.probs() == 0).sum() == 54 - counts[2]
+    assert (again.supernet.probs() > 0).sum() == counts[2]
+
+
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_accuracy_is_that_of_the_genotype(relaxation: str, seed: int, begin: Begin) -> None:
+    running = _train(begin(relaxation=relaxation, seed=seed))
+    found, supernet, num_correct = running.genotype(), running.supernet, 0
+    kept = [layer.nas_op for cell in found.cells for layer in cell.layers]
+    ran: list[list[torch.nn.Module]] = []
+    for layer in supernet.layers:
+        ran.append([])
+        for op in (op for mixed in layer.mixed for op in mixed.ops):
+            if not isinstance(op, operations.Nothing):
+                op.register_forward_hook(lambda op, *_, seen=ran[-1]: seen.append(op))
+    with supernet.frozen(), torch.no_grad():
+        for x, y in running.alpha_half.clean_batches(running.batch_size):
+            num_correct += int((supernet(x, supernet.path_of(found)).argmax(1) == y).sum())
+    assert running.history[-1]["accuracy"] == 100 * num_correct / len(running.alpha_half)
+    for layer, nas_op, seen in zip(
+        supernet.layers, kept, ran, strict=True
+    ):  # one operation a layer, that of the genotype
+        wanted = [] if nas_op is None else [layer.mixed[nas_op.input].ops[supernet.variant.primitives.index(nas_op.op)]]
+        assert list(dict.fromkeys(seen)) == wanted
+
+
+def test_genotype_is_the_most_probable_option_of_each_layer(begin: Begin) -> None:
+    supernet = _train(begin()).supernet
+    winners = supernet.probs().argmax(1).tolist()
+    assert supernet.path_of(supernet.genotype()).active_index == winners
+    kept = [layer.nas_op for cell in supernet.genotype().cells for layer in cell.layers]
+    for row, (nas_op, winner) in enumerate(zip(kept, winners, strict=True)):
+        assert (nas_op is None) == (winner == 0)
+        assert nas_op is None or nas_op.probability == supernet.probs()[row, winner].item()
+
+
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_large_cost_weight_leaves_the_plain_backbone(
+    relaxation: str, settings: Settings, priced: Callable[..., Path], tmp_path: Path
+) -> None:
+    changes = {"costs_file": priced(settings.backbone), "price": Price(weight=100.0, metric="lut")}
+    fast = replace(settings.recipe, epochs=20, alphas=replace(settings.recipe.alphas, lr=0.2))
+    path = search.run(replace(settings, relaxation=relaxation, recipe=fast, **changes), tmp_path / "run")
+    found = genotype.load(path)
+    assert found.cells == settings.backbone.cells
+    assert found.search["costs"]["genotype"] == dict.fromkeys(cost.METRICS, 0)
+    records = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert records[-1]["expected_cost"] < 0.2 * records[0]["expected_cost"]
 
 
 def test_search_begins_with_the_weights_of_another(begin: Begin, tmp_path: Path) -> None:
@@ -174,7 +253,6 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
     path = search.run(settings, tmp_path / "run")
     found = genotype.load(path)
     assert (found.name, found.backbone, found.variant) == ("resnet8-v3", "resnet8", "v3")
-    assert all(layer.nas_op is not None for cell in found.cells for layer in cell.layers)
     record = json.loads((tmp_path / "run/history.jsonl").read_text().splitlines()[-1])
     assert found.search == {
         "dataset": "digits",
@@ -182,6 +260,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "epochs": 2,
         "num_images": 1437,
         "seed": 3,
+        "relaxation": "layer",
         "gradient": "two-path",
         "precision": "mixed",
         "processes": 1,
@@ -194,10 +273,20 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
     }
     alphas = json.loads((tmp_path / "run/alphas.json").read_text())
     assert len(alphas["edges"]) == 9
-    layer = found.cells[1].layers[0]
-    edge = next(edge for edge in alphas["edges"] if (edge["cell"], edge["layer"]) == (1, 1))
-    column = alphas["primitives"].index(layer.nas_op.op)
-    assert edge["probabilities"][column] == layer.nas_op.probability
+    assert alphas["relaxation"] == "layer"
+    for cell, plan in enumerate(found.cells):
+        for number, layer in enumerate(plan.layers, 1):
+            rows = [edge for edge in alphas["edges"] if (edge["cell"], edge["layer"]) == (cell, number)]
+            listed = [row["probabilities"] for row in rows]
+            nothing = {row[0] for row in listed}
+            assert len(nothing) == 1  # one `none` a layer
+            assert sum(sum(row[1:]) for row in listed) + nothing.pop() == pytest.approx(1)
+            assert [[alpha is None for alpha in row["alphas"]] for row in rows] == [
+                [p == 0 for p in row] for row in listed
+            ]
+            kept = max(max(row) for row in listed)
+            assert layer.nas_op is None or layer.nas_op.probability == kept
+            assert layer.nas_op is not None or kept == listed[0][0]
     written = json.loads(path.read_text())
     assert [artifact["role"] for artifact in written["artifacts"]] == ["alphas"]
 
@@ -231,7 +320,7 @@ def test_second_search_in_one_folder_is_refused(settings: Settings, begin: Begin
         ({"seed": 4}, r"seed: got 4, expected 3"),
         ({"variant": "v1"}, r"variant: got 'v1', expected 'v3'"),
         ({"gradient": "full"}, r"gradient: got 'full', expected 'two-path'"),
-        ({"threads": 2}, r"threads: got 2, expected 1"),
+        ({"relaxation": "edge"}, r"relaxation: got 'edge', expected 'layer'"),
         ({"recipe": recipe.load("quick", epochs=3)}, r"recipe\.epochs: got 3, expected 2 .*batch_size: got 64"),
         ({"backbone": zoo.build("resnet8", width=4, input_size=8)}, r"width: got 4, expected 2"),
     ],
@@ -242,6 +331,27 @@ def test_resume_with_other_settings_is_refused(
     begin().save()
     with pytest.raises(UsageError, match=message):
         search.run(replace(settings, **change), tmp_path / "run", resume=True)
+
+
+def test_resume_with_other_threads_goes_on_with_a_warning(begin: Begin, settings: Settings) -> None:
+    begin().save()
+    with pytest.warns(UserWarning, match=r"threads: got 2, expected 1 for bit-identical results"):
+        path = search.run(replace(settings, threads=2), begin().out, resume=True)
+    torch.set_num_threads(1)
+    assert checkpoint.read(path.parent).settings["threads"] == 2
+
+
+def test_checkpoint_without_a_relaxation_is_of_edges(begin: Begin) -> None:
+    running = begin(relaxation="edge")
+    running.save()
+    state = running.out / checkpoint.STATE_FILE
+    content = json.loads(state.read_text())
+    del content["settings"]["relaxation"]
+    state.write_text(json.dumps(content))
+    saved = checkpoint.read(running.out)
+    running.restore(saved)
+    with pytest.raises(UsageError, match=r"relaxation: got 'layer', expected 'edge'"):
+        begin().restore(saved)
 
 
 def test_resume_with_other_pictures_is_refused(begin: Begin, settings: Settings, digits: data.Split) -> None:
@@ -275,20 +385,36 @@ def test_diverging_search_keeps_its_last_good_checkpoint(begin: Begin, settings:
     weights = replace(settings.recipe.weights, lr=1e30)
     running = begin(recipe=replace(settings.recipe, weights=weights))
     running.save()
-    with pytest.raises(DivergedError, match=r"step \d+: .* is (nan|inf); the checkpoint of step 0 in .* is kept"):
+    with pytest.raises(
+        DivergedError, match=r"step \d+: .* is (nan|inf|not finite); the checkpoint of step 0 in .* is kept"
+    ):
         _train(running)
     saved = checkpoint.read(running.out)
     assert saved.state["step"] == 0
     assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
 
 
-def test_nan_in_the_architecture_step_stops_before_the_update(begin: Begin) -> None:
+def test_nan_in_the_architecture_step_stops_before_the_update(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     running = begin()
     before = running.supernet.alpha.detach().clone()
     x, y = running.alpha_half.batch(0, 0, 16)
-    with pytest.raises(DivergedError, match="step 1: the alpha loss is nan"):
-        running.architecture_step(x * float("nan"), y)
+    monkeypatch.setattr(running.alpha_half, "batch", lambda *_: (x * math.nan, y))
+    with pytest.raises(DivergedError, match=r"step 1: (a state is not finite|the alpha loss is nan)"):
+        _train(running)
     assert torch.equal(running.supernet.alpha, before)
+
+
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
+def test_state_without_a_number_stops_the_search(relaxation: str, begin: Begin) -> None:
+    running = begin(variant="v2", relaxation=relaxation)  # v2's layers read signs alone: a NaN would be one of -1
+    for _ in range(running.steps_per_epoch):
+        running._train_step()
+    running.save()
+    with torch.no_grad():
+        running.supernet.stem.weight.fill_(math.nan)
+    with pytest.raises(DivergedError, match=r"step 6: a state is not finite; the checkpoint of step 5 in .* is kept"):
+        _train(running)
+    assert checkpoint.read(running.out).tensors["supernet.stem.weight"].isfinite().all()
 
 
 def test_small_half_is_one_batch(settings: Settings, digits: data.Split, tmp_path: Path) -> None:

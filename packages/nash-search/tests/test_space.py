@@ -64,8 +64,10 @@ def test_each_edge_has_each_operation_of_the_variant(variant: str, count: int) -
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv1", "vgg11", "odd"])
 def test_candidates_are_what_the_supernet_samples(variant: str, name: str, odd_network: Genotype) -> None:
     network = odd_network if name == "odd" else zoo.build(name, width=1, input_size=8)
-    supernet = Supernet(network, VARIANTS[variant])
-    assert len(list(space.candidates(network, VARIANTS[variant]))) == int(supernet.admissible[:, 1:].sum())
+    found = list(space.candidates(network, VARIANTS[variant]))
+    edges, layers = (Supernet(network, VARIANTS[variant], relaxation) for relaxation in ("edge", "layer"))
+    assert len(found) == int(edges.admissible[:, 1:].sum())
+    assert sum(candidate.decodable for candidate in found) == int(layers.admissible[:, 1:].sum())
 
 
 def test_shapes_and_weights_are_those_of_the_primitives(odd_network: Genotype) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from nash_search import genotype, zoo
 from nash_search.binary import BinaryConv2d
+from nash_search.decoding import best
 from nash_search.genotype import Genotype
 from nash_search.supernet import Path, Supernet
 from nash_search.variants import VARIANTS
@@ -17,14 +18,19 @@ from nash_search.variants import VARIANTS
 @pytest.fixture
 def supernet() -> Supernet:
     torch.manual_seed(0)
-    return Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"])
+    return Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], "edge")
+
+
+def _ops(found: Genotype) -> list[tuple[str, int] | None]:
+    return [layer.nas_op and (layer.nas_op.op, layer.nas_op.input) for cell in found.cells for layer in cell.layers]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("relaxation", ["layer", "edge"])
 @pytest.mark.parametrize("name", ["resnet8", "resnet34", "resnet20", "vgg11", "mobilenetv1", "odd"])
-def test_any_network_runs_and_decodes(variant: str, name: str, odd_network: Genotype) -> None:
+def test_any_network_runs_and_decodes(variant: str, relaxation: str, name: str, odd_network: Genotype) -> None:
     network = odd_network if name == "odd" else zoo.build(name, width=2, input_size=8)
-    supernet = Supernet(network, VARIANTS[variant])
+    supernet = Supernet(network, VARIANTS[variant], relaxation)
     generator = torch.Generator().manual_seed(0)
     shape = network.input
     x = torch.rand(3, shape.channels, shape.height, shape.width)
@@ -38,7 +44,7 @@ def test_any_network_runs_and_decodes(variant: str, name: str, odd_network: Geno
 @pytest.mark.parametrize(("name", "width"), [("resnet32", 2), ("resnet50", 1), ("resnet50", 3), ("resnet56", 1)])
 def test_deep_backbone_runs_and_decodes(name: str, width: int) -> None:
     network = zoo.build(name, width=width, input_size=8)
-    supernet = Supernet(network, VARIANTS["v1"])
+    supernet = Supernet(network, VARIANTS["v1"], "edge")
     logits = supernet(torch.rand(2, 3, 8, 8), supernet.sample(torch.Generator().manual_seed(0)))
     logits.sum().backward()
     assert logits.isfinite().all()
@@ -46,7 +52,7 @@ def test_deep_backbone_runs_and_decodes(name: str, width: int) -> None:
 
 
 def test_max_pool_is_left_out_where_a_bottleneck_narrows() -> None:
-    supernet = Supernet(zoo.build("resnet50", width=2, input_size=8), VARIANTS["v1"])
+    supernet = Supernet(zoo.build("resnet50", width=2, input_size=8), VARIANTS["v1"], "edge")
     pool = supernet.variant.primitives.index("max_pool_3x3")
     edges = list(supernet.backbone.edges())
     narrowing = [edge.out_channels < edge.in_channels for edge in edges]
@@ -66,20 +72,20 @@ def test_weights_and_alphas_are_disjoint_and_complete(supernet: Supernet) -> Non
 
 
 def test_alphas_are_in_the_state_dict(supernet: Supernet) -> None:
-    other = Supernet(supernet.backbone, supernet.variant)
+    other = Supernet(supernet.backbone, supernet.variant, "edge")
     assert not torch.equal(other.alpha, supernet.alpha)
     other.load_state_dict(supernet.state_dict())
     assert torch.equal(other.alpha, supernet.alpha)
 
 
 def test_alphas_start_small_with_the_given_deviation() -> None:
-    alpha = Supernet(zoo.build("resnet34", width=1), VARIANTS["v1"], alpha_std=1e-3).alpha
+    alpha = Supernet(zoo.build("resnet34", width=1), VARIANTS["v1"], "edge", alpha_std=1e-3).alpha
     assert alpha.shape == (104, 6)
     assert alpha.std().item() == pytest.approx(1e-3, rel=0.1)
 
 
 def test_inadmissible_primitives_have_no_probability(odd_network: Genotype) -> None:
-    supernet = Supernet(odd_network, VARIANTS["v1"])
+    supernet = Supernet(odd_network, VARIANTS["v1"], "edge")
     probs = supernet.probs()
     assert torch.equal(probs == 0, ~supernet.admissible)
     assert probs[1, 1] == probs[2, 1] == 0  # max-pools from 4 and 8 channels to 6
@@ -89,20 +95,33 @@ def test_inadmissible_primitives_have_no_probability(odd_network: Genotype) -> N
 def test_discarding_keeps_the_best_and_what_decoding_keeps(supernet: Supernet) -> None:
     with torch.no_grad():
         supernet.alpha.copy_(torch.randn(9, 6, generator=torch.Generator().manual_seed(0)))
-    probs, found = supernet.probs().detach(), supernet.genotype()
+    probs = supernet.probs().detach()
+    decoded = [choice.probability for choice in best(supernet.backbone, supernet.table().tolist(), supernet.variant)]
     supernet.discard(0.3)
     after = supernet.probs().detach()
     kept = after > 0
     assert kept.any(1).all()
     assert (kept[probs >= 0.3]).all()
     extra = kept & (probs < 0.3)
-    decoded = [layer.nas_op.probability for cell in found.cells for layer in cell.layers]
     assert all(p == probs[row].max() or p in decoded for row in range(9) for p in probs[row][extra[row]].tolist())
     assert kept.sum() < 20
-    ops = [[(x.nas_op.op, x.nas_op.input) for x in cell.layers] for cell in supernet.genotype().cells]
-    assert {len(cell) for cell in ops} == {2}
+    assert genotype.check(supernet.genotype()) == []
     supernet.discard(0.0)
     assert torch.equal(supernet.probs() > 0, kept)  # for good
+
+
+def test_discarding_leaves_what_layers_choose() -> None:
+    supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS["v3"], "layer")
+    with torch.no_grad():
+        supernet.alpha.copy_(torch.randn(6, 11, generator=torch.Generator().manual_seed(0)))
+    probs, found = supernet.probs().detach(), _ops(supernet.genotype())
+    supernet.discard(0.15)
+    kept = supernet.probs() > 0
+    assert torch.equal(kept, (probs >= 0.15) | (probs == probs.amax(1, keepdim=True)))
+    assert _ops(supernet.genotype()) == found
+    supernet.discard(0.99)
+    assert (supernet.probs() > 0).sum(1).tolist() == [1] * 6
+    assert _ops(supernet.genotype()) == found
 
 
 def test_only_the_sampled_primitives_run(supernet: Supernet) -> None:
@@ -121,7 +140,7 @@ def test_backbone_runs_once(supernet: Supernet) -> None:
     convs += [layer.projection[0] for layer in supernet.layers if layer.projection is not None]
     for conv in convs:
         conv.register_forward_hook(lambda conv, *_: calls.update([conv]))
-    supernet(torch.rand(2, 3, 8, 8), supernet.most_probable())
+    supernet(torch.rand(2, 3, 8, 8), supernet.path_of(supernet.genotype()))
     assert calls == Counter(convs)
 
 
@@ -155,7 +174,7 @@ def test_backbone_is_binary_in_v2_only(variant: str) -> None:
 def test_states_are_bounded_by_tanh_except_in_v2() -> None:
     for variant, is_bounded in (("v1", True), ("v2", False)):
         torch.manual_seed(0)
-        supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS[variant])
+        supernet = Supernet(zoo.build("resnet8", width=2, input_size=8), VARIANTS[variant], "edge")
         seen = []
         supernet.layers[0].register_forward_hook(lambda _, __, state, seen=seen: seen.append(state.x.abs().max()))
         supernet(torch.rand(8, 3, 8, 8), Path([0] * 9))
@@ -167,7 +186,6 @@ def test_sampling_follows_the_probabilities(supernet: Supernet) -> None:
         supernet.alpha.zero_()
         supernet.alpha[:, 2] = 20.0
     assert supernet.sample(torch.Generator().manual_seed(0)).active_index == [2] * 9
-    assert supernet.most_probable().active_index == [2] * 9
 
 
 @pytest.mark.parametrize("max_pool", [False, True])
@@ -179,7 +197,7 @@ def test_signs_of_the_first_state_are_those_before_its_relu(max_pool: bool) -> N
     seen = []
     supernet.layers[0].register_forward_hook(lambda _, args, __: seen.append(args[0][0]))
     x = torch.rand(4, 3, 8, 8)
-    supernet(x, supernet.most_probable())
+    supernet(x, supernet.path_of(supernet.genotype()))
     before = supernet.stem_bn(supernet.stem(x))
     after = F.relu(before)
     if max_pool:

@@ -16,9 +16,9 @@ from nash_search.supernet import Supernet
 from nash_search.variants import VARIANTS
 
 
-def _supernet(backbone: Genotype, seed: int) -> Supernet:
+def _supernet(backbone: Genotype, seed: int, relaxation: str = "layer") -> Supernet:
     torch.manual_seed(seed)
-    supernet = Supernet(backbone, VARIANTS["v3"])
+    supernet = Supernet(backbone, VARIANTS["v3"], relaxation)
     for tensor in supernet.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.randn_like(tensor))
@@ -42,6 +42,18 @@ def test_weights_of_a_search_are_taken_without_its_alphas(source: Supernet, targ
     assert torch.equal(target.alpha, alpha)
     for name, tensor in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], tensor) == (name != "alpha"), name
+
+
+@pytest.mark.parametrize(("one", "other"), [("edge", "layer"), ("layer", "edge")])
+def test_either_relaxation_begins_with_the_weights_of_the_other(one: str, other: str, tmp_path: Path) -> None:
+    backbone = zoo.build("resnet8", width=2, input_size=8)
+    source, target = _supernet(backbone, 0, one), _supernet(backbone, 1, other)
+    save_file({f"supernet.{name}": x.contiguous() for name, x in source.state_dict().items()}, tmp_path / "a")
+    shared = source.state_dict().keys() & target.state_dict().keys() - {"alpha", "admissible"}
+    assert warm.start(target, tmp_path / "a") == len(shared)
+    assert any(".mixed." in name for name in shared)
+    assert all(torch.equal(target.state_dict()[name], source.state_dict()[name]) for name in shared)
+    assert target.alpha.shape != source.alpha.shape
 
 
 def _as_retrained(supernet: Supernet) -> dict[str, torch.Tensor]:

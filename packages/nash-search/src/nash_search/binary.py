@@ -10,6 +10,7 @@ forward pass does that (oneDNN's quantized convolution), and its result is the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -64,8 +65,14 @@ class Signs:
 
     @classmethod
     def of(cls, x: Tensor) -> Signs:
-        """Take the signs of a state, +1 at 0."""
+        """Take the signs of a state, +1 at 0.
+
+        Raises:
+            FloatingPointError: the state holds a NaN or an infinity, of which the signs would tell nothing.
+        """
         carrier, x = SignState.apply(x), x.detach()
+        if not math.isfinite(x.sum()):
+            raise FloatingPointError("a state is not finite")
         # by way of float and int32, which are vectorized: in two thirds of the time of a bool
         return cls(carrier, torch.ge(x, 0, out=torch.empty_like(x)).to(torch.int32).to(torch.uint8).mul_(2))
 

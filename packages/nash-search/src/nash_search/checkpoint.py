@@ -7,6 +7,7 @@ crash interrupts, the pair that it names is whole.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from .supernet import Supernet
 
 STATE_FILE = "checkpoint.json"
 _FORMAT = "nash-search checkpoint 1"
+_ABSENT = {"relaxation": "edge", "recipe.warmup_epochs": 0}  # what settings were before they were written down
+_FREE = ("threads",)  # what may change: sums in another order round differently
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +80,25 @@ def read(folder: Path) -> Checkpoint | None:
 
 
 def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse to go on with a search under other settings than it began with.
+    """Refuse to go on with a search under other settings than it began with; warn of another number of threads.
 
     Raises:
         UsageError: naming each setting that differs, with both values.
     """
-    differences = [
-        f"{key}: got {asked.get(key)!r}, expected {saved.get(key)!r}"
+    saved = _ABSENT | dict(saved)
+    differing = {
+        key: f"{key}: got {asked.get(key)!r}, expected {saved.get(key)!r}"
         for key in dict.fromkeys([*saved, *asked])
         if saved.get(key) != asked.get(key)
-    ]
-    if differences:
-        listed = " | ".join(differences)
+    }
+    refused = [text for key, text in differing.items() if key not in _FREE]
+    if refused:
+        listed = " | ".join(refused)
         raise UsageError(
             f"--resume: {folder / STATE_FILE}: {listed}; pass what the search began with, or another --out"
         )
+    for text in differing.values():
+        warnings.warn(f"--resume: {text} for bit-identical results; sums round differently from here on", stacklevel=2)
 
 
 def tensors_of(

@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
+_GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [default: swap, for edge two-path]"
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
@@ -36,11 +37,19 @@ class VariantName(StrEnum):
     V4 = "v4"
 
 
+class RelaxationName(StrEnum):
+    """What one softmax chooses among."""
+
+    LAYER = "layer"
+    EDGE = "edge"
+
+
 class GradientName(StrEnum):
     """The ways to the alphas' gradient."""
 
     TWO_PATH = "two-path"
     FULL = "full"
+    SWAP = "swap"
 
 
 class Precision(StrEnum):
@@ -102,9 +111,10 @@ def run_command(
     ),
     width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
-    gradient: Annotated[GradientName, typer.Option(help="Of the alphas: of two gates an edge, or all.")] = (
-        GradientName.TWO_PATH
+    relaxation: Annotated[RelaxationName, typer.Option(help="One choice a layer, or one an edge (the paper's).")] = (
+        RelaxationName.LAYER
     ),
+    gradient: Annotated[GradientName | None, typer.Option(help=_GRADIENT_HELP)] = None,
     primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
     costs: Annotated[Path | None, typer.Option(help="What each operation costs (costs.json of nash-hw).")] = None,
     cost_weight: Annotated[float, typer.Option(min=0, help="Of the expected cost beside the loss.")] = 0.0,
@@ -128,6 +138,7 @@ def run_command(
 
     from . import parallel, penalty, search, sweep
     from . import recipe as recipes
+    from .architect import DEFAULTS
     from .errors import UsageError
     from .settings import Settings
 
@@ -143,7 +154,8 @@ def run_command(
         variant=variant.value,
         dataset=dataset,
         recipe=recipes.load(recipe, epochs=epochs),
-        gradient=gradient.value,
+        relaxation=relaxation.value,
+        gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
         seed=seed,
         threads=torch.get_num_threads() if threads is None else threads,
         num_images=num_images,
@@ -280,6 +292,24 @@ def space_command(
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
     count = space.save(found, strategy, out, inputs=inputs)
     console.print_result({"space": str(out), "num_candidates": count}, f"{out}: {count} candidates", as_json=as_json)
+
+
+@app.command("random")
+def random_command(
+    like: Annotated[Path, typer.Option(help="The genotype to compare with: its backbone, space and cost are kept.")],
+    costs: Annotated[Path, typer.Option(help="What each operation costs (costs.json of nash-hw).")],
+    out: Annotated[Path, typer.Option(help="The genotype file (.json).")],
+    cost_resource: Annotated[CostResource, typer.Option(help="The cost; sum: of the shares of the board.")] = (
+        CostResource.SUM
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a genotype at random that costs the same within 5 %."""
+    from . import draw, uniform
+
+    result, found = uniform.write(like, costs, out, metric=cost_resource.value, seed=seed)
+    console.print_result(result, "" if as_json else f"{draw.table(found)}\n{out}", as_json=as_json)
 
 
 @app.command("export")

@@ -1,12 +1,13 @@
 """What the operations cost on a board, and what a genotype is expected to cost.
 
 costs.json (manifest nash.costs, of nash-hw) prices each candidate of the search space. Decoding keeps one (edge,
-operation) a layer; so at each layer the expectation weighs the costs with
+operation) a layer, or nothing, which is free; so at each layer the expectation weighs the costs with
 
-    q(edge, op) = p(edge, op) / sum of p over every (edge, op) that decoding may keep at that layer,
+    q(edge, op) = p(edge, op) / sum of p over all that decoding may keep at that layer,
 
-the probabilities of a genotype drawn layer by layer, each operation as often as p says. `none` and operations that
-the variant never keeps only take weight from the others of their edge. Costs of layers add up.
+the probabilities of a genotype drawn layer by layer, each operation as often as p says. Nothing is in that sum with the
+least p(none) of the layer's edges, as in decoding. Operations that the variant never keeps only take weight from the
+others of their edge. Costs of layers add up.
 
 Shapes: probs and tables are (num_edges, num_primitives).
 """
@@ -27,6 +28,7 @@ from . import manifest, space
 from .decoding import choices
 from .errors import ManifestError
 from .genotype import Genotype
+from .primitives import NONE
 from .variants import Variant
 
 RESOURCES = {"lut": "LUT", "ff": "FF", "bram": "BRAM_18K", "uram": "URAM", "dsp": "DSP"}
@@ -44,7 +46,8 @@ class Costs:
 
     tables: by metric (lut, ff, bram, uram, dsp, cycles), (num_edges, num_primitives) float64; 0 for what is free,
         not known or never kept.
-    keeps: True where decoding may keep the primitive.
+    keeps: True where decoding may keep the primitive, `none` aside.
+    none: the column of `none`; None where nothing cannot be kept.
     layer: (num_edges,), the number of the layer an edge leads to.
     available: by resource, what the board holds.
     num_unknown: how many of the figures are not known, and count as 0.
@@ -53,6 +56,7 @@ class Costs:
     board: str
     tables: Mapping[str, Tensor]
     keeps: Tensor
+    none: int | None
     layer: Tensor
     available: Mapping[str, float]
     num_unknown: int
@@ -66,9 +70,12 @@ class Costs:
         return torch.stack(shares).sum(0)
 
     def chosen(self, probs: Tensor) -> Tensor:
-        """Return q: how likely decoding is to keep each (edge, operation); each layer sums to 1."""
+        """Return q: how likely decoding is to keep each (edge, operation); with nothing, each layer sums to 1."""
         kept = torch.where(self.keeps, probs, 0.0)
         layers = kept.new_zeros(int(self.layer.max()) + 1).index_add(0, self.layer, kept.sum(1))
+        if self.none is not None:
+            edges_of_layers = probs[:, self.none].split(self.layer.bincount().tolist())
+            layers = layers + torch.stack([edges.amin() for edges in edges_of_layers])
         return kept / layers.clamp_min(torch.finfo(kept.dtype).tiny)[self.layer, None]
 
     def expected(self, metric: str, probs: Tensor) -> Tensor:
@@ -82,14 +89,25 @@ class Costs:
 
     def of(self, genotype: Genotype, variant: Variant) -> dict[str, float]:
         """Return what a genotype's operations cost, by metric."""
-        sums = dict.fromkeys(METRICS, 0.0)
+        return {metric: self.total(metric, genotype, variant) for metric in METRICS}
+
+    def total(self, metric: str, genotype: Genotype, variant: Variant) -> float:
+        """Return what a genotype's operations cost by one metric, or with `sum` their share of the board.
+
+        Raises:
+            ManifestError: one of them is not of this space.
+        """
+        total, table = 0.0, self.table(metric)
         for row, edge in enumerate(genotype.edges()):
             nas_op = genotype.cells[edge.cell].layers[edge.layer - 1].nas_op
-            if nas_op is not None and nas_op.input == edge.input:
-                column = variant.primitives.index(nas_op.op)
-                for metric in METRICS:
-                    sums[metric] += float(self.tables[metric][row, column])
-        return sums
+            if nas_op is None or nas_op.input != edge.input:
+                continue
+            column = variant.primitives.index(nas_op.op) if nas_op.op in variant.primitives else None
+            if column is None or not self.keeps[row, column]:
+                place = _named((edge.cell, edge.layer, edge.input, nas_op.op))
+                raise ManifestError(f"{genotype.name}: got {place}, which {variant.name} never keeps there")
+            total += float(table[row, column])
+        return total
 
 
 def load(path: Path, backbone: Genotype, variant: Variant) -> Costs:
@@ -108,6 +126,8 @@ def load(path: Path, backbone: Genotype, variant: Variant) -> Costs:
     keeps = torch.zeros(shape, dtype=torch.bool)
     num_unknown = 0
     for choice in chain(*choices(backbone, torch.ones(shape).tolist(), variant)):
+        if choice.nas_op is None:  # free
+            continue
         place = (choice.cell, choice.layer, choice.nas_op.input, choice.nas_op.op)
         if place not in prices:
             raise ManifestError(f"{path}: candidates: got none for {_named(place)}, expected its price; {_ADVICE}")
@@ -122,6 +142,7 @@ def load(path: Path, backbone: Genotype, variant: Variant) -> Costs:
         board=content["board"],
         tables=tables,
         keeps=keeps,
+        none=variant.primitives.index(NONE) if NONE in variant.primitives else None,
         layer=torch.tensor([places.index((edge.cell, edge.layer)) for edge in edges]),
         available={name: float(content["available"][key]) for name, key in RESOURCES.items()},
         num_unknown=num_unknown,

@@ -1,4 +1,8 @@
-"""From probabilities to a genotype: at each layer one (edge, operation), the most probable that the variant may keep.
+"""From probabilities to a genotype: at each layer nothing, or one (edge, operation): the most probable that may stand.
+
+Where a layer has a choice of its own, its `none` is as probable as on any of its edges. Where each edge has one, a
+layer without an operation is one that has none on any edge: its `none` counts as probable as on the edge where it is
+least.
 
 Under a budget the layers are no longer independent: among the genotypes within it the one with the highest product
 of probabilities is found, exactly, as an integer program.
@@ -16,69 +20,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CapacityError, UsageError
-from .genotype import Genotype, NasOp
-from .primitives import PRIMITIVES
+from .genotype import Edge, Genotype, NasOp
+from .primitives import NONE, PRIMITIVES
 from .variants import Variant
 
 Rows = Sequence[Sequence[float]]
+_Row = tuple[int, Edge, Sequence[float]]  # of an edge: its number, itself, its probabilities
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One (edge, operation) that decoding may keep at a layer; row and column are those of the probabilities."""
+    """What decoding may keep at a layer: an (edge, operation), or nothing.
+
+    row, column: those of the probabilities. nas_op: None for nothing.
+    """
 
     cell: int
     layer: int
     row: int
     column: int
-    nas_op: NasOp
+    probability: float
+    nas_op: NasOp | None
 
 
 def choices(backbone: Genotype, probs: Rows, variant: Variant) -> list[list[Choice]]:
-    """Return what decoding may keep, layer by layer.
+    """Return what decoding may keep, layer by layer; nothing stands first, if `none` is among the primitives.
 
     probs: one row an edge of `backbone.edges()`, one column a primitive of the variant.
 
     Raises:
-        UsageError: no operation of the variant can stand beside some layer.
+        UsageError: neither nothing nor an operation of the variant can stand beside some layer.
     """
-    found = {
-        place: list(group)
-        for place, group in groupby(_choices(backbone, probs, variant), key=lambda choice: (choice.cell, choice.layer))
-    }
-    for cell, plan in enumerate(backbone.cells):
-        for layer in range(1, len(plan.layers) + 1):
-            if (cell, layer) not in found:
-                raise UsageError(
-                    f"--primitives: got {','.join(variant.primitives)}, of which {variant.name} can keep none at "
-                    f"cells[{cell}].layers[{layer - 1}]; add a convolution"
-                )
-    return list(found.values())
+    edges, layers = enumerate(zip(backbone.edges(), probs, strict=True)), []
+    for (cell, layer), group in groupby(edges, key=lambda item: (item[1][0].cell, item[1][0].layer)):
+        rows = [(row, edge, values) for row, (edge, values) in group]
+        layers.append([*_nothing(rows, variant), *_operations(rows, variant)])
+        if not layers[-1]:
+            raise UsageError(
+                f"--primitives: got {','.join(variant.primitives)}, of which {variant.name} can keep none at "
+                f"cells[{cell}].layers[{layer - 1}]; add a convolution, or none"
+            )
+    return layers
 
 
-def _choices(backbone: Genotype, probs: Rows, variant: Variant) -> Iterator[Choice]:
-    for row, (edge, values) in enumerate(zip(backbone.edges(), probs, strict=True)):
+def _nothing(rows: Sequence[_Row], variant: Variant) -> Iterator[Choice]:
+    if NONE in variant.primitives:
+        column = variant.primitives.index(NONE)
+        row, edge, values = min(rows, key=lambda item: item[2][column])
+        yield Choice(edge.cell, edge.layer, row, column, float(values[column]), None)
+
+
+def _operations(rows: Sequence[_Row], variant: Variant) -> Iterator[Choice]:
+    for row, edge, values in rows:
         for column, op in enumerate(variant.primitives):
             if variant.keeps(op, edge.stride) and PRIMITIVES[op].refusal(edge.shape) is None:
-                nas_op = NasOp(op=op, input=edge.input, probability=float(values[column]))
-                yield Choice(edge.cell, edge.layer, row, column, nas_op)
+                probability = float(values[column])
+                nas_op = NasOp(op=op, input=edge.input, probability=probability)
+                yield Choice(edge.cell, edge.layer, row, column, probability, nas_op)
 
 
 def best(backbone: Genotype, probs: Rows, variant: Variant) -> list[Choice]:
     """Return the most probable choice of each layer; of equals the first wins."""
-    return [max(layer, key=lambda choice: choice.nas_op.probability) for layer in choices(backbone, probs, variant)]
+    return [max(layer, key=lambda choice: choice.probability) for layer in choices(backbone, probs, variant)]
 
 
 def decode(backbone: Genotype, probs: Rows, variant: Variant) -> Genotype:
-    """Return the backbone with, at each layer, the most probable operation the variant may keep.
+    """Return the backbone with, at each layer, the most probable that the variant may keep: an operation, or nothing.
 
     probs: one row an edge of `backbone.edges()`, one column a primitive of the variant; an operation that an
     edge cannot carry has probability 0. Of equals the first wins.
     """
-    return _with(backbone, best(backbone, probs, variant), variant)
+    return with_choices(backbone, best(backbone, probs, variant), variant)
 
 
-def _with(backbone: Genotype, chosen: Sequence[Choice], variant: Variant) -> Genotype:
+def with_choices(backbone: Genotype, chosen: Sequence[Choice], variant: Variant) -> Genotype:
+    """Return the backbone with what was chosen for its layers, in order."""
     return replace(backbone.with_nas_ops([choice.nas_op for choice in chosen]), variant=variant.name)
 
 
@@ -107,7 +123,7 @@ def decode_within(
         first += len(layer)
     costs = np.array([[tables[name][choice.row, choice.column] for choice in flat] for name in limits])
     result = milp(
-        [-math.log(max(choice.nas_op.probability, sys.float_info.min)) for choice in flat],
+        [-math.log(max(choice.probability, sys.float_info.min)) for choice in flat],
         integrality=np.ones(len(flat)),
         bounds=Bounds(0, 1),
         constraints=[
@@ -120,4 +136,4 @@ def decode_within(
         least = {name: sum(min(tables[name][c.row, c.column] for c in layer) for layer in layers) for name in limits}
         asked = ", ".join(f"{name}={limit:g} (at least {least[name]:g})" for name, limit in limits.items())
         raise CapacityError(f"--budget: got {asked}; no genotype keeps to it; raise it, or lower the target fps")
-    return _with(backbone, [flat[index] for index in np.flatnonzero(np.rint(result.x))], variant)
+    return with_choices(backbone, [flat[index] for index in np.flatnonzero(np.rint(result.x))], variant)

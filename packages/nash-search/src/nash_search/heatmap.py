@@ -1,9 +1,13 @@
-"""The alphas of a search for the eye: the probability of each primitive on each edge, as a heat map in SVG."""
+"""The alphas of a search for the eye: the probability of each primitive on each edge, as a heat map in SVG.
+
+Where a layer has one choice, its `none` is one square as high as the layer.
+"""
 
 # ruff: noqa: RUF001 - the drawing sets multiplication signs and dashes
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -15,7 +19,7 @@ from . import manifest
 from .draw import _FONT, _text
 from .errors import ManifestError, UsageError
 from .genotype import Edge, Genotype
-from .primitives import PRIMITIVES
+from .primitives import NONE, PRIMITIVES
 
 _COLOURS = ("#edf7f4", "#83cdc0", "#2b9c94", "#006969", "#003840")  # CIELAB lightness falls in even steps
 _COLUMN, _ROW, _LAYER_GAP = 48, 24, 8  # a square with the space around it; the space between two layers
@@ -29,10 +33,14 @@ _Rows = Sequence[tuple[Edge, Sequence[float]]]  # of a cell: its edges with thei
 
 @dataclass(frozen=True, kw_only=True)
 class Alphas:
-    """What a search learned: a row of probabilities an edge of `Genotype.edges()`, a column a primitive."""
+    """What a search learned: a row of probabilities an edge of `Genotype.edges()`, a column a primitive.
+
+    relaxation: whether a row's probabilities sum to 1 (`edge`), or those of a layer with one `none` (`layer`).
+    """
 
     primitives: tuple[str, ...]
     probs: tuple[tuple[float, ...], ...]
+    relaxation: str = "edge"
 
 
 def load(path: Path, found: Genotype) -> Alphas:
@@ -52,11 +60,14 @@ def load(path: Path, found: Genotype) -> Alphas:
     if problems := list(_problems(content, found)):
         raise ManifestError(manifest._join(file, problems, f"restore the one that was written with {path.name}"))
     probs = (tuple(map(float, edge["probabilities"])) for edge in content["edges"])
-    return Alphas(primitives=tuple(content["primitives"]), probs=tuple(probs))
+    relaxation = content.get("relaxation", "edge")  # files of before have none
+    return Alphas(primitives=tuple(content["primitives"]), probs=tuple(probs), relaxation=relaxation)
 
 
 def _problems(content: dict[str, Any], found: Genotype) -> Iterator[str]:
     names, edges, known = content.get("primitives"), content.get("edges"), list(found.edges())
+    if content.get("relaxation", "edge") not in ("layer", "edge"):
+        yield f"relaxation: got {_got(content['relaxation'])}, expected layer or edge"
     if not _is_list(names, str) or not names or len(set(names)) < len(names):
         yield f"primitives: got {_got(names)}, expected a list of names, each once"
     elif not _is_list(edges, dict) or len(edges) != len(known):
@@ -102,14 +113,14 @@ def svg(found: Genotype, alphas: Alphas) -> str:
         height = max(_y(rows[-1][0], len(rows)) for rows in shown) + _PADDING
         ground = f"<rect width='{width}' height='{height}' rx='10' fill='#fff'/>"
         for place, rows in enumerate(shown):
-            panel = _panel(found, alphas.primitives, rows, column, largest)
+            panel = _panel(found, alphas, rows, column, largest)
             panels += [f"<g transform='translate({_MARGIN + place * pitch} {top})'>{ground}", *panel, "</g>"]
         top += height + _MARGIN
-    head = _head(found, max(_MARGIN + num_columns * pitch, _MIN_WIDTH), top, largest)
+    head = _head(found, alphas.relaxation, max(_MARGIN + num_columns * pitch, _MIN_WIDTH), top, largest)
     return "\n".join([*head, *panels, "</svg>\n"])
 
 
-def _head(found: Genotype, width: int, height: int, largest: float) -> Iterator[str]:
+def _head(found: Genotype, relaxation: str, width: int, height: int, largest: float) -> Iterator[str]:
     name = _NOT_XML.sub("\ufffd", found.name)
     stops = "".join(f"<stop offset='{step / 4}' stop-color='{colour}'/>" for step, colour in enumerate(_COLOURS))
     yield f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' {_FONT}>"
@@ -117,7 +128,8 @@ def _head(found: Genotype, width: int, height: int, largest: float) -> Iterator[
     yield "<pattern id='blank' width='6' height='6' patternUnits='userSpaceOnUse' patternTransform='rotate(45)'>"
     yield "<rect width='6' height='6' fill='#f7f8fa'/><rect width='1.5' height='6' fill='#e2e6ea'/></pattern>"
     yield f"<linearGradient id='scale'>{stops}</linearGradient></defs>" + _text(20, 38, name, size=22, weight=700)
-    yield _text(20, 64, "probability of each operation on each edge: state ← earlier state", size=14, fill=_GREY)
+    of_what = "of all of its layer" if relaxation == "layer" else "on each edge"
+    yield _text(20, 64, f"probability of each operation {of_what}: state ← earlier state", size=14, fill=_GREY)
     yield f"<rect x='20' y='80' width='180' height='{_ROW - 8}' rx='3' fill='url(#scale)'/>"
     for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
         yield _text(20 + 180 * share, 109, f"{share * largest:.2f}", size=11, fill=_GREY, anchor=anchor)
@@ -130,8 +142,10 @@ def _y(edge: Edge, index: int) -> int:
     return _ABOVE + index * _ROW + (edge.layer - 1) * _LAYER_GAP
 
 
-def _panel(found: Genotype, names: Sequence[str], rows: _Rows, column: int, largest: float) -> Iterator[str]:
-    index = rows[0][0].cell
+def _panel(found: Genotype, alphas: Alphas, rows: _Rows, column: int, largest: float) -> Iterator[str]:
+    index, names = rows[0][0].cell, alphas.primitives
+    nothing = NONE if alphas.relaxation == "layer" else None
+    heights = Counter(edge.layer for edge, _ in rows)
     cell, sizes = found.cells[index], found.sizes()[index]
     ends = (f"{cell.channels(state)}×{sizes[state][0]}×{sizes[state][1]}" for state in (0, len(cell.layers)))
     yield _text(_PADDING, 26, f"cell {index}", size=13, weight=600)
@@ -143,11 +157,17 @@ def _panel(found: Genotype, names: Sequence[str], rows: _Rows, column: int, larg
         y, kept = _y(edge, index), cell.layers[edge.layer - 1].nas_op
         label = f"{edge.layer} ← {edge.input}" + f" /{edge.stride}" * (edge.stride > 1)
         yield _text(_PADDING, y + 16, label, size=12)
+        is_first = index == 0 or rows[index - 1][0].layer != edge.layer
         for number, (name, prob) in enumerate(zip(names, probs, strict=True)):
-            x, text = _LEFT + number * column, f"{prob:.2f}" if prob else "–"
-            yield f"<g class='square'>{_square(x, y, column, prob / largest, text)}</g>"
-            if kept is not None and (kept.op, kept.input) == (name, edge.input):
-                yield f"<rect class='kept' x='{x}' y='{y}' width='{column}' height='{_ROW}' {_KEPT}/>"
+            if name == nothing and not is_first:
+                continue
+            x, text, height = _LEFT + number * column, f"{prob:.2f}" if prob else "–", _ROW
+            is_kept = kept is not None and (kept.op, kept.input) == (name, edge.input)
+            if name == nothing:
+                height, is_kept = heights[edge.layer] * _ROW, kept is None
+            yield f"<g class='square'>{_square(x, y, column, prob / largest, text, height)}</g>"
+            if is_kept:
+                yield f"<rect class='kept' x='{x}' y='{y}' width='{column}' height='{height}' {_KEPT}/>"
 
 
 def _heading(name: str) -> list[str]:
@@ -155,12 +175,12 @@ def _heading(name: str) -> list[str]:
     return [line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…" for line in lines]
 
 
-def _square(x: float, y: float, width: float, share: float, text: str = "") -> str:
+def _square(x: float, y: float, width: float, share: float, text: str = "", height: float = _ROW) -> str:
     fill, ink = "url(#blank)", _PALE
     if share:
         fill, ink = _colour(share), "#fff" if share > 0.62 else "#000"  # a contrast of 4.5 to 1 on either side
-    square = f"<rect x='{x + 2}' y='{y + 2}' width='{width - 4}' height='{_ROW - 4}' rx='3' fill='{fill}'/>"
-    return square + _text(x + width / 2, y + 16, text, size=11, fill=ink, anchor="middle")
+    square = f"<rect x='{x + 2}' y='{y + 2}' width='{width - 4}' height='{height - 4}' rx='3' fill='{fill}'/>"
+    return square + _text(x + width / 2, y + height / 2 + 4, text, size=11, fill=ink, anchor="middle")
 
 
 def _colour(share: float) -> str:

@@ -53,7 +53,10 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a search trains."""
+    """How a search trains.
+
+    warmup_epochs: so many of the epochs, the first, train the weights alone.
+    """
 
     name: str
     epochs: int
@@ -62,6 +65,7 @@ class Recipe:
     weights: WeightRecipe
     alphas: AlphaRecipe
     augmentation: Mapping[str, Augmentation]
+    warmup_epochs: int = 0
 
     def augmentation_of(self, dataset: str) -> Augmentation:
         """Return the augmentation for a dataset."""
@@ -75,7 +79,9 @@ def names() -> list[str]:
 
 
 def load(name: str, *, epochs: int | None = None) -> Recipe:
-    """Return a recipe by its name, or from a file if the name ends in .json; `epochs` overrides its own.
+    """Return a recipe by its name, or from a file if the name ends in .json.
+
+    epochs: overrides its own; those of warming up follow in proportion, rounded down.
 
     Raises:
         UsageError: there is no such recipe, or it is not valid; every problem is named.
@@ -139,9 +145,15 @@ def _problems(error: Any) -> Iterator[str]:
 
 def _build(name: str, content: Mapping[str, Any], epochs: int | None) -> Recipe:
     alphas = content["alphas"]
+    own, warmup_epochs = int(content["epochs"]), int(content.get("warmup_epochs", 0))
+    if warmup_epochs >= own:
+        raise UsageError(f"{name}: warmup_epochs: got {warmup_epochs}, expected fewer than the {own} epochs")
+    if epochs is None:
+        epochs = own
     return Recipe(
         name=name,
-        epochs=int(content["epochs"]) if epochs is None else epochs,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs * epochs // own,
         batch_size=int(content["batch_size"]),
         checkpoint_steps=int(content["checkpoint_steps"]),
         weights=WeightRecipe(**content["weights"]),

@@ -3,7 +3,7 @@
 One step is an architecture step (Adam on the alphas, on a batch of the alpha half; no weight and no running
 statistic changes) and a weight step (SGD along one sampled path, on a batch of the weight half). Everything random
 follows from the seed and the step, so a search that is interrupted and resumed ends at the same alphas, bit by bit
-(on the same processor and release of torch; the number of threads is a setting).
+(on the same processor and release of torch, with as many threads).
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Search:
         variant, self.dtype = settings.strategy(), _DTYPES[settings.precision]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.supernet = Supernet(settings.backbone, variant, alpha_std=recipe.alphas.std).to(self.dtype)
+            self.supernet = Supernet(settings.backbone, variant, settings.relaxation, alpha_std=recipe.alphas.std).to(
+                self.dtype
+            )
         if settings.precision == "mixed" and multiplies_bfloat16():
             self.supernet.multiply_in(torch.bfloat16)
         if settings.init_weights is not None:
@@ -126,26 +128,37 @@ class Search:
                     f"stopped by {stop.requested} after step {self.step} of {self.num_steps}; "
                     f"go on with the same command and --resume"
                 )
-            if len(self.history) < self.step // self.steps_per_epoch:
-                self._close_epoch(stop, reporter)
-            elif self.step == self.num_steps:
-                return
-            else:
-                reporter.step(self.step + 1, self._train_step())
-                if self.step % self.settings.recipe.checkpoint_steps == 0:
-                    self.save()
+            try:
+                if not self._advance(stop, reporter):
+                    return
+            except FloatingPointError as error:
+                raise self._diverged(str(error)) from error
+
+    def _advance(self, stop: Stop, reporter: Reporter) -> bool:
+        """Close an epoch or train a step; return False if there is nothing left to do."""
+        if len(self.history) < self.step // self.steps_per_epoch:
+            self._close_epoch(stop, reporter)
+        elif self.step == self.num_steps:
+            return False
+        else:
+            reporter.step(self.step + 1, self._train_step())
+            if self.step % self.settings.recipe.checkpoint_steps == 0:
+                self.save()
+        return True
 
     def _train_step(self) -> float:
         epoch, number = divmod(self.step, self.steps_per_epoch)
-        step = self.architecture_step(*self.alpha_half.batch(epoch, number, self.batch_size))
+        step = None
+        if epoch >= self.settings.recipe.warmup_epochs:
+            step = self.architecture_step(*self.alpha_half.batch(epoch, number, self.batch_size))
         weight_loss = self.weight_step(*self.weight_half.batch(epoch, number, self.batch_size))
         self.step += 1
-        sums = self._sums or {"weight_loss": 0.0, "alpha_loss": 0.0, "alpha_gradient_norm": 0.0}
-        sums["weight_loss"] += weight_loss
-        sums["alpha_loss"] += step.loss
-        sums["alpha_gradient_norm"] += step.gradient_norm
-        sums["alpha_gradient_norm_min"] = min(sums.get("alpha_gradient_norm_min", math.inf), step.gradient_norm)
-        self._sums = sums
+        sums = self._sums
+        sums["weight_loss"] = sums.get("weight_loss", 0.0) + weight_loss
+        if step is not None:
+            sums["alpha_loss"] = sums.get("alpha_loss", 0.0) + step.loss
+            sums["alpha_gradient_norm"] = sums.get("alpha_gradient_norm", 0.0) + step.gradient_norm
+            sums["alpha_gradient_norm_min"] = min(sums.get("alpha_gradient_norm_min", math.inf), step.gradient_norm)
         return weight_loss
 
     def architecture_step(self, x: Tensor, y: Tensor) -> ArchitectureStep:
@@ -177,10 +190,13 @@ class Search:
 
     def _refuse_unless_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            raise DivergedError(
-                f"step {self.step + 1}: the {what} is {value}; the checkpoint of step {self._saved_step} in "
-                f"{self.out} is kept; lower the learning rates in the recipe"
-            )
+            raise self._diverged(f"the {what} is {value}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"step {self.step + 1}: {what}; the checkpoint of step {self._saved_step} in "
+            f"{self.out} is kept; lower the learning rates in the recipe"
+        )
 
     def _generator(self, stream: int) -> torch.Generator:
         key = np.random.SeedSequence([self.settings.seed, stream, self.step]).generate_state(1, np.uint64)
@@ -190,17 +206,17 @@ class Search:
         validation = self.validate(stop)
         if validation is None:
             return
-        minimum = self._sums.pop("alpha_gradient_norm_min")
+        minimum = {key: self._sums.pop(key) for key in ("alpha_gradient_norm_min",) if key in self._sums}
         means = {key: value / self.steps_per_epoch for key, value in self._sums.items()}
         probs = self.supernet.probs().detach()
         record = {
             "epoch": len(self.history) + 1,
             "step": self.step,
             **means,
-            "alpha_gradient_norm_min": minimum,
+            **minimum,
             **validation,
             "alpha_entropy": float(torch.special.entr(probs).sum(-1).mean()),
-            **({} if self.penalty is None else self.penalty.record(probs)),
+            **({} if self.penalty is None else self.penalty.record(self.supernet.table())),
         }
         if self.settings.discard_below is not None:
             if record["epoch"] >= self.settings.discard_after:
@@ -213,11 +229,11 @@ class Search:
 
     @torch.no_grad()
     def validate(self, stop: Stop) -> dict[str, float] | None:
-        """Return loss and accuracy (percent) of the most probable path on the clean alpha half; None if stopped.
+        """Return loss and accuracy (percent) of the genotype as it is now on the clean alpha half; None if stopped.
 
         It normalizes by the batch: running statistics mix those of all sampled paths and fit no single one.
         """
-        path = self.supernet.most_probable()
+        path = self.supernet.path_of(self.genotype())
         loss, num_correct = 0.0, 0
         with self.supernet.frozen():
             for x, y in self.alpha_half.clean_batches(self.batch_size):
@@ -239,7 +255,7 @@ class Search:
         if self.penalty is None or not self.penalty.limits:
             return self.supernet.genotype()
         tables = {name: self.penalty.costs.table(name).numpy() for name in self.penalty.limits}
-        probs = self.supernet.probs().tolist()
+        probs = self.supernet.table().tolist()
         return decode_within(self.supernet.backbone, probs, self.supernet.variant, tables, self.penalty.limits)
 
     def write_genotype(self, inputs: list[dict[str, Any]]) -> Path:
@@ -254,6 +270,7 @@ class Search:
             "epochs": self.settings.recipe.epochs,
             "num_images": len(self.weight_half) + len(self.alpha_half),
             "seed": self.settings.seed,
+            "relaxation": self.settings.relaxation,
             "gradient": self.settings.gradient,
             "precision": self.settings.precision,
             "processes": parallel.size(),
@@ -265,7 +282,7 @@ class Search:
             "discard_after": self.settings.discard_after,
         }
         if self.penalty is not None:
-            search["costs"] = self.penalty.summary(found, self.supernet.variant, self.supernet.probs())
+            search["costs"] = self.penalty.summary(found, self.supernet.variant, self.supernet.table())
             inputs = [*inputs, self.penalty.costs.record]
         found = replace(found, name=f"{found.backbone or found.name}-{found.variant}", search=search)
         path = self.out / GENOTYPE_FILE
@@ -273,11 +290,20 @@ class Search:
         return path
 
     def _alphas(self) -> dict[str, Any]:
-        rows = zip(
-            self.supernet.backbone.edges(), self.supernet.alpha.tolist(), self.supernet.probs().tolist(), strict=True
-        )
-        edges = [asdict(edge) | {"alphas": alphas, "probabilities": probs} for edge, alphas, probs in rows]
-        return {"primitives": list(self.supernet.variant.primitives), "edges": edges}
+        """Return a row an edge; the alpha is null where the layer's choice does not list the primitive."""
+        supernet = self.supernet
+        alphas = supernet.layout.table(supernet.alpha.detach(), math.nan).tolist()
+        rows = zip(supernet.backbone.edges(), alphas, supernet.table().tolist(), strict=True)
+        edges = [
+            asdict(edge)
+            | {"alphas": [None if math.isnan(alpha) else alpha for alpha in alphas], "probabilities": probs}
+            for edge, alphas, probs in rows
+        ]
+        return {
+            "relaxation": supernet.relaxation,
+            "primitives": list(supernet.variant.primitives),
+            "edges": edges,
+        }
 
 
 def _sgd(supernet: Supernet, recipe: Recipe) -> torch.optim.SGD:

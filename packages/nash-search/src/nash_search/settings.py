@@ -14,6 +14,7 @@ from .architect import Gradient
 from .genotype import Genotype
 from .penalty import Price
 from .recipe import Recipe
+from .relaxation import Relaxation
 from .variants import VARIANTS, Variant, narrow
 
 
@@ -28,6 +29,7 @@ class Settings:
     gradient: Gradient
     seed: int
     threads: int
+    relaxation: Relaxation = "layer"
     num_images: int | None = None  # at most so many of the training pictures
     precision: str = "mixed"
     primitives: tuple[str, ...] | None = None  # None: the variant's own
@@ -57,6 +59,7 @@ class Settings:
             "width": self.backbone.stem.channels,
             "input": f"{shape.channels}x{shape.height}x{shape.width}",
             "seed": self.seed,
+            "relaxation": self.relaxation,
             "gradient": self.gradient,
             "threads": self.threads,
             "processes": parallel.size(),

@@ -1,9 +1,9 @@
-"""The supernet: a backbone with a mixed operation on every edge that a NAS operation may take.
+"""The supernet: a backbone with every operation that the variant samples beside its layers.
 
-Shapes: pictures (B, C, H, W) in [0, 1]; alphas, probs and gates have a row an edge, in the order of
-`Genotype.edges()`; a column of alphas and probs is a primitive of the variant.
+Shapes: pictures (B, C, H, W) in [0, 1]; alphas, probs and gates have a row a choice, which is one of a layer or one of
+an edge (`relaxation.py`); a column of alphas and probs is an option of it.
 
-A mixed operation is sum_k g_k o_k(x). Its gates g are one-hot in the forward pass: only the operation of
+A choice is a mixed operation, sum_k g_k o_k(x). Its gates g are one-hot in the forward pass: only the operation of
 `active_index` runs (path binarization, ProxylessNAS, arXiv 1812.00332). In the architecture step the backward
 pass adds the gates' gradients dL/dg_k = <dL/dy, o_k(x)> (see `sums.py`), and the softmax they come from takes them
 on to the alphas (eq. 4 there): dL/dalpha_i = sum_k dL/dg_k p_k (delta_ik - p_i).
@@ -11,11 +11,11 @@ on to the alphas (eq. 4 there): dL/dalpha_i = sum_k dL/dg_k p_k (delta_ik - p_i)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from .decoding import best, decode
 from .genotype import Cell, Edge, Genotype
 from .operations import State
 from .primitives import NONE, PRIMITIVES
+from .relaxation import Layout, Menu, Relaxation
 from .sums import BatchNorm, Gating, Term, normalized_sum
 from .variants import VARIANTS, Variant
 
@@ -38,36 +39,47 @@ __all__ = ["VARIANTS", "MixedOperation", "Path", "Supernet", "Variant"]
 class Path:
     """A sampled path through the supernet.
 
-    active_index: the primitive that runs, one an edge.
-    wanted: the primitives whose gates get a gradient, a row an edge; needed with gates only.
-    gates: (num_edges, num_wanted), differentiable in the alphas; None in a weight step.
+    active_index: the option that runs, one a choice; None where nothing does.
+    wanted: the options whose gates get a gradient, a row a choice; needed with gates only.
+    gates: (num_choices, num_wanted), differentiable in the alphas; None in a weight step.
+    rows: the choices whose alphas may move; None for all.
     """
 
-    active_index: Sequence[int]
+    active_index: Sequence[int | None]
     wanted: Sequence[Sequence[int]] = ()
     gates: Tensor | None = None
+    rows: Sequence[int] | None = None
 
 
 class Supernet(nn.Module):
     """Every network that a variant can find around a backbone, with shared weights."""
 
-    def __init__(self, backbone: Genotype, variant: Variant, *, alpha_std: float = 1e-3) -> None:
+    def __init__(
+        self, backbone: Genotype, variant: Variant, relaxation: Relaxation = "layer", *, alpha_std: float = 1e-3
+    ) -> None:
         super().__init__()
         self.backbone = backbone.without_nas_ops()
         self.variant = variant
-        edges = list(backbone.edges())
+        self.relaxation = relaxation
+        self.layout = Layout(backbone, variant, relaxation)
         stem = backbone.stem
         self.stem = Conv2d(backbone.input.channels, stem.channels, stem.kernel, stem.stride)
         self.stem_bn = BatchNorm(stem.channels)
         self.layers = nn.ModuleList(
-            SearchLayer(backbone.cells[cell], list(group), variant)
-            for (cell, _), group in groupby(edges, key=lambda edge: (edge.cell, edge.layer))
+            SearchLayer(backbone.cells[cell], list(group), variant, self.layout)
+            for (cell, _), group in groupby(
+                enumerate(backbone.edges()), key=lambda numbered: (numbered[1].cell, numbered[1].layer)
+            )
         )
         self.classifier = nn.Linear(backbone.cells[-1].layers[-1].channels, backbone.num_classes, bias=False)
-        self.alpha = nn.Parameter(alpha_std * torch.randn(len(edges), len(variant.primitives)))
-        self.register_buffer("admissible", _admissible(edges, variant))
+        self.alpha = nn.Parameter(alpha_std * torch.randn(self.layout.shape))
+        self.register_buffer("admissible", self.layout.admissible.clone())
         self.to(memory_format=torch.channels_last)
         # listed once: to walk through all modules at every step takes as long as a tenth of a small network
+        self._edges = list(backbone.edges())
+        self._layer_of = [number for number, layer in enumerate(self.layers) for _ in layer.menus]
+        lengths = [len(cell.layers) for cell in backbone.cells]
+        self._first_layers = set(accumulate(lengths[:-1], initial=0))
         self._weights = [weight for name, weight in self.named_parameters() if name != "alpha"]
 
     def alphas(self) -> Iterator[nn.Parameter]:
@@ -85,40 +97,75 @@ class Supernet(nn.Module):
                 module.low = dtype
 
     def logits(self) -> Tensor:
-        """Return the alphas, (num_edges, num_primitives), minus infinity where a primitive is out.
+        """Return the alphas, (num_choices, num_options), minus infinity where an option is out.
 
-        That is where it does not fit the shapes, or was discarded.
+        That is where it does not fit the shapes, was discarded, or only fills up the row.
         """
         return self.alpha.masked_fill(~self.admissible, float("-inf"))
 
     def probs(self) -> Tensor:
-        """Return the probability of each primitive on each edge: (num_edges, num_primitives)."""
+        """Return the probability of each option of each choice: (num_choices, num_options)."""
         return self.logits().softmax(-1)
 
+    def table(self) -> Tensor:
+        """Return the probability of each primitive on each edge: (num_edges, num_primitives).
+
+        A layer's choice has one `none`, which stands on each of its edges.
+        """
+        return self.layout.table(self.probs())
+
     def sample(self, generator: torch.Generator) -> Path:
-        """Sample one primitive an edge, for a weight step."""
+        """Sample one option a choice, for a weight step."""
         active = torch.multinomial(self.probs().detach(), 1, generator=generator)
         return Path(active[:, 0].tolist())
 
-    def most_probable(self) -> Path:
-        """Return the path of the most probable primitive on each edge."""
-        return Path(self.logits().detach().argmax(-1).tolist())
+    def path_of(self, found: Genotype) -> Path:
+        """Return the path of a network that decoding may find: at each layer its operation alone, or nothing."""
+        return Path([self._chosen(menu, found) for menu in self.layout.menus])
+
+    def _chosen(self, menu: Menu, found: Genotype) -> int | None:
+        edges, nothing = self._edges, None
+        for index, (row, column) in enumerate(menu):
+            op, kept = self.variant.primitives[column], found.cells[edges[row].cell].layers[edges[row].layer - 1].nas_op
+            if op == NONE:
+                nothing = index
+            elif kept is not None and (kept.op, kept.input) == (op, edges[row].input):
+                return index
+        return nothing
 
     def forward(self, x: Tensor, path: Path) -> Tensor:
         """Return the logits of the classes, (B, num_classes), along a path."""
+        return self._finish([self._begin(x)], 0, path)
+
+    def swapped(self, x: Tensor, path: Path, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the logits of the classes along a path, then with one of its options swapped for another.
+
+        rows: the choices to swap at, one after the other; each time all others are the path's. `path.wanted` tells,
+            for such a row, the active option and the other one. What lies before the choice is not run again.
+        """
+        seen: list[list[State]] = []
+        yield self._finish([self._begin(x)], 0, path, seen)
+        for row in rows:
+            active = list(path.active_index)
+            active[row] = path.wanted[row][1]
+            number = self._layer_of[row]
+            yield self._finish(seen[number], number, replace(path, active_index=active))
+
+    def _begin(self, x: Tensor) -> State:
         x = self.stem_bn(self.stem(x))
         if self.backbone.stem.max_pool:
             x = F.max_pool2d(x, 3, 2, 1)  # before the ReLU, which gives the same
-        state = State(F.relu(x), before=x)
-        layers, first_edge = iter(self.layers), 0
-        for cell in self.backbone.cells:
-            states = [state]
-            for _ in cell.layers:
-                layer = next(layers)
-                states.append(layer(states, path, first_edge))
-                first_edge += len(layer.mixed)
-            state = states[-1]
-        return self.classifier(state.x.mean((2, 3)))
+        return State(F.relu(x), before=x)
+
+    def _finish(self, states: list[State], first: int, path: Path, seen: list[list[State]] | None = None) -> Tensor:
+        """Run the layers from number `first` on, whose cell has these states before it; `seen` gets those of each."""
+        for number in range(first, len(self.layers)):
+            if number in self._first_layers:
+                states = states[-1:]
+            if seen is not None:
+                seen.append(states)
+            states = [*states, self.layers[number](states, path, self._layer_of.index(number))]
+        return self.classifier(states[-1].x.mean((2, 3)))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -135,38 +182,31 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def discard(self, below: float) -> None:
-        """Discard the primitives less probable than that, for good.
+        """Discard the options less probable than that, for good.
 
-        The most probable one of an edge stays, and so does what decoding would keep.
+        The most probable one of a choice stays, and so does what decoding would keep.
         """
         probs = self.probs()
         stays = probs >= below
         stays.scatter_(1, probs.argmax(1, keepdim=True), value=True)
-        for choice in best(self.backbone, probs.tolist(), self.variant):
-            stays[choice.row, choice.column] = True
+        for choice in best(self.backbone, self.table().tolist(), self.variant):
+            stays[self.layout.place(choice.row, choice.column)] = True
         self.admissible &= stays
 
     def genotype(self) -> Genotype:
         """Return the most probable genotype that the variant's decoding rule admits."""
-        return decode(self.backbone, self.probs().tolist(), self.variant)
-
-
-def _admissible(edges: list[Edge], variant: Variant) -> Tensor:
-    return torch.tensor([[_admits(edge, name) for name in variant.primitives] for edge in edges])
-
-
-def _admits(edge: Edge, primitive: str) -> bool:
-    return PRIMITIVES[primitive].refusal(edge.shape) is None
+        return decode(self.backbone, self.table().tolist(), self.variant)
 
 
 class MixedOperation(nn.Module):
-    """The primitives of one edge, of which one runs; nothing stands in for those that the edge cannot carry."""
+    """The primitives of one edge, of which one runs; nothing stands in for those that no choice lists there."""
 
-    def __init__(self, edge: Edge, variant: Variant) -> None:
+    def __init__(self, edge: Edge, variant: Variant, listed: Set[int]) -> None:
         super().__init__()
         self.input = edge.input
         self.ops = nn.ModuleList(
-            PRIMITIVES[name if _admits(edge, name) else NONE].searched(edge.shape) for name in variant.primitives
+            PRIMITIVES[name if column in listed else NONE].searched(edge.shape)
+            for column, name in enumerate(variant.primitives)
         )
 
     def forward(self, states: Sequence[State], index: int) -> Term | None:
@@ -175,11 +215,14 @@ class MixedOperation(nn.Module):
 
 
 class SearchLayer(nn.Module):
-    """One layer of the backbone, its residual, and a mixed operation an earlier state."""
+    """One layer of the backbone, its residual, and a mixed operation an earlier state.
 
-    def __init__(self, cell: Cell, edges: list[Edge], variant: Variant) -> None:
+    menus: of each choice of the layer, the options: which mixed operation, and which of its primitives.
+    """
+
+    def __init__(self, cell: Cell, edges: list[tuple[int, Edge]], variant: Variant, layout: Layout) -> None:
         super().__init__()
-        target = edges[0].layer
+        first, target = edges[0][0], edges[0][1].layer
         layer = cell.layers[target - 1]
         self.residual_from = layer.residual_from
         self.is_binary = variant.binary_backbone
@@ -189,22 +232,28 @@ class SearchLayer(nn.Module):
         self.conv = kind(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
         self.bn = BatchNorm(layer.channels)
         self.projection = _projection(cell, target) if layer.projection else None
-        self.mixed = nn.ModuleList(MixedOperation(edge, variant) for edge in edges)
-
-    def forward(self, states: Sequence[State], path: Path, first_edge: int) -> State:
-        """Return the state behind this layer; its edges are the rows of the path from `first_edge` on."""
-        rows = slice(first_edge, first_edge + len(self.mixed))
-        active = [
-            (index, mixed(states, index)) for mixed, index in zip(self.mixed, path.active_index[rows], strict=True)
+        self.mixed = nn.ModuleList(MixedOperation(edge, variant, layout.listed(row)) for row, edge in edges)
+        self.menus = [
+            [(row - first, column) for row, column in menu]
+            for menu in layout.menus
+            if first <= menu[0].edge < first + len(edges)
         ]
+
+    def forward(self, states: Sequence[State], path: Path, first_row: int) -> State:
+        """Return the state behind this layer; its choices are the rows of the path from `first_row` on."""
+        rows = slice(first_row, first_row + len(self.menus))
+        active = [(index, self._run(states, row, index)) for row, index in enumerate(path.active_index[rows])]
         gating = None
         if path.gates is not None:
             gating = Gating(path.gates[rows], path.wanted[rows], active, partial(self._run, states))
         y = normalized_sum([*self._backbone(states), *(term for _, term in active if term is not None)], gating)
         return State(Tanh.apply(y) if self.has_tanh else y)
 
-    def _run(self, states: Sequence[State], edge: int, index: int) -> Term | None:
-        return self.mixed[edge](states, index)
+    def _run(self, states: Sequence[State], row: int, index: int | None) -> Term | None:
+        if index is None:
+            return None
+        mixed, primitive = self.menus[row][index]
+        return self.mixed[mixed](states, primitive)
 
     def _backbone(self, states: Sequence[State]) -> list[Term]:
         if self.is_binary:

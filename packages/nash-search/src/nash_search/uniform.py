@@ -1,0 +1,133 @@
+"""A random genotype of a given cost, to hold a found one against.
+
+Drawn uniformly from all genotypes of the space whose cost differs from that of another one by at most a share of it.
+Costs are rounded to bins so fine that all rounding together is a small part of that share; counted are, layer by layer
+from the last, the genotypes of the layers from there on by their bin, and drawn is from the first layer on, each
+option as often as it has genotypes behind it that end within the limits. What rounding alone let in is drawn anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import cost, genotype, manifest
+from .cost import Costs
+from .decoding import choices
+from .draw import nas_ops
+from .errors import CapacityError, UsageError
+from .genotype import Genotype
+from .variants import VARIANTS, Variant, narrow
+
+TOLERANCE = 0.05
+_BINS_A_LAYER = 20  # within the tolerance
+_MOST_DRAWS = 1000
+
+
+def variant_of(found: Genotype) -> Variant:
+    """Return the variant that a genotype was found with, with the primitives of its search.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if found.variant is None:
+        raise UsageError(f"--like: got {found.name}, which is of no variant, expected a genotype that a search found")
+    primitives = (found.search or {}).get("primitives")
+    return VARIANTS[found.variant] if primitives is None else narrow(VARIANTS[found.variant], primitives)
+
+
+def write(like_path: Path, costs_path: Path, out: Path, *, metric: str, seed: int) -> tuple[dict[str, Any], Genotype]:
+    """Draw a genotype, write it, and return what was drawn, as JSON and as a genotype.
+
+    Raises:
+        CapacityError, UsageError: see `draw` and `variant_of`.
+        ManifestError: a file is not valid, or the costs are of another space.
+        OutputError: the file cannot be written.
+    """
+    like = genotype.load(like_path)
+    variant = variant_of(like)
+    costs = cost.load(costs_path, like, variant)
+    drawn = draw(like, variant, costs, metric, seed)
+    both = {name: costs.total(metric, one, variant) for name, one in (("cost", drawn), ("cost_of_like", like))}
+    search = {"random": {"seed": seed, "like": like.name, "resource": metric, **both}}
+    drawn = replace(drawn, name=f"{like.name}-random{seed}", search=search | {"primitives": list(variant.primitives)})
+    inputs = [manifest.input_record(like_path, manifest.load(like_path, "genotype")), costs.record]
+    genotype.save(drawn, out, inputs=inputs)
+    result = {"genotype": str(out), "name": drawn.name, "resource": metric, **both, "costs": costs.of(drawn, variant)}
+    return result | {"nas_ops": nas_ops(drawn)}, drawn
+
+
+def draw(like: Genotype, variant: Variant, costs: Costs, metric: str, seed: int) -> Genotype:
+    """Return a genotype of the same backbone and space that costs the same within 5 %, and is another one.
+
+    metric: what is compared, one of `cost.METRICS`, or `sum`, the summed shares of the board.
+
+    Raises:
+        CapacityError: there is none, or it is too rare to be drawn.
+        UsageError: what it is like costs nothing.
+    """
+    layers = choices(like, np.zeros(costs.keeps.shape).tolist(), variant)
+    table = costs.table(metric).numpy()
+    prices = [np.array([table[choice.row, choice.column] for choice in layer]) for layer in layers]
+    target = costs.total(metric, like, variant)
+    if not target > 0:
+        raise UsageError(f"--like: got {like.name}, whose operations cost no {metric}, expected one that costs some")
+    bins, window = _bins(prices, target)
+    counts = _counts(bins, window)
+    rng = np.random.default_rng(seed)
+    for _ in range(_MOST_DRAWS if counts[0].any() else 0):
+        picked = _drawn(rng, bins, counts)
+        cost = sum(price[index] for price, index in zip(prices, picked, strict=True))
+        ops = [layer[index].nas_op for layer, index in zip(layers, picked, strict=True)]
+        found = like.with_nas_ops([op and replace(op, probability=None) for op in ops])
+        if abs(cost - target) <= TOLERANCE * target and _ops(found) != _ops(like):
+            return found
+    raise CapacityError(
+        f"--like: got {like.name} at {metric}={target:g}; no other genotype found within {TOLERANCE:.0%} of that; "
+        f"take another --cost-resource"
+    )
+
+
+def _bins(prices: Sequence[NDArray[np.float64]], target: float) -> tuple[list[NDArray[np.int64]], slice]:
+    """Return the options' costs in bins, and the bins within the tolerance, rounding included."""
+    unit = TOLERANCE * target / (_BINS_A_LAYER * len(prices))
+    slack = len(prices) / 2 + 1
+    low, high = ((1 + sign * TOLERANCE) * target / unit + sign * slack for sign in (-1, 1))
+    limit = int(high) + 1  # what costs more than all together may is as good as this
+    return [np.minimum(np.rint(price / unit), limit).astype(np.int64) for price in prices], slice(int(low), limit)
+
+
+def _counts(bins: Sequence[NDArray[np.int64]], window: slice) -> list[NDArray[np.float64]]:
+    """Return, a layer, by the bins spent before it, how many ways there are to end within the window."""
+    ends = np.zeros(window.stop)
+    ends[window] = 1
+    counts = [ends]
+    for layer in reversed(bins):
+        before = np.zeros_like(ends)
+        for spent in layer.tolist():
+            if spent < window.stop:
+                before[: window.stop - spent] += counts[0][spent:]
+        counts.insert(0, before)
+    return counts
+
+
+def _drawn(
+    rng: np.random.Generator, bins: Sequence[NDArray[np.int64]], counts: Sequence[NDArray[np.float64]]
+) -> list[int]:
+    spent, picked = 0, []
+    for layer, behind in zip(bins, counts[1:], strict=True):
+        after = spent + layer
+        ways = np.where(after < len(behind), behind[np.minimum(after, len(behind) - 1)], 0.0)
+        picked.append(int(rng.choice(len(layer), p=ways / ways.sum())))
+        spent = int(after[picked[-1]])
+    return picked
+
+
+def _ops(found: Genotype) -> list[tuple[str, int] | None]:
+    ops = (layer.nas_op for cell in found.cells for layer in cell.layers)
+    return [None if nas_op is None else (nas_op.op, nas_op.input) for nas_op in ops]
