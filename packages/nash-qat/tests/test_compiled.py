@@ -72,9 +72,9 @@ def test_traced_step_has_the_bits_of_the_plain_one(name: str, bits: str) -> None
 @needs_compiler
 def test_compiled_quantizers_have_the_gradients_of_the_plain_ones() -> None:
     def sums(x: Tensor, other: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        joined = quantizers.fused.joined((x, other), scale, -8, 7)
+        joined = quantizers.fused.joined((x, other), scale, 32.0, -8, 7, is_short=True)
         weights = [quantizers.fused.quantized_weight(weight, bits, per_channel=True) for bits in (1, 2, 4)]
-        return quantizers.fused.activation(joined, scale, 0, 15).sum(dim=(2, 3)) @ torch.cat(weights, 1).T
+        return quantizers.fused.activation(joined, scale, 15.0, 0, 15).sum(dim=(2, 3)) @ torch.cat(weights, 1).T
 
     results = []
     for function in (sums, torch.compile(sums, fullgraph=True, dynamic=False)):
