@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import onnx
 
 from .figures import clog2
 from .firings import Actor, Input, Output
+from .model import Model, custom_op
 from .steps import is_layer
-from .windows import geometry_of, window, window_cycles
+from .windows import converted_window_cycles, geometry_of, window, window_cycles
 
 
 def actor_of(node: onnx.NodeProto, instance: Any) -> Actor:
@@ -39,11 +40,42 @@ def cycles_of(node: onnx.NodeProto, instance: Any) -> int:
     return int(instance.get_exp_cycles())
 
 
+def pace_of(model: Model) -> tuple[int, str]:
+    """Return the cycles from one frame to the next that a folded model can keep, and the layer that needs them.
+
+    That is the slowest layer, or one with a converter behind it that takes its words more slowly than it gives them.
+    """
+    instances = {node.name: custom_op(node) for node in model.graph.node}
+    cycles = {node.name: cycles_of(node, instances[node.name]) for node in model.graph.node}
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            producer = model.find_producer(name)
+            if producer is None:
+                continue
+            source = instances[producer.name]
+            width = source.get_outstream_width(list(producer.output).index(name))
+            if is_uneven(width, read := instances[node.name].get_instream_width(position)):
+                cycles[producer.name] = max(cycles[producer.name], _converted_cycles(producer, source, width, read))
+    slowest = max(cycles, key=cycles.__getitem__)
+    return cycles[slowest], slowest
+
+
+def _converted_cycles(node: onnx.NodeProto, instance: Any, width: int, read: int) -> int:
+    """Return the cycles of a frame of a layer with an uneven converter behind it."""
+    words = _words(instance.get_folded_output_shape())
+    between = converter(width, read, words)
+    if node.op_type == "ConvolutionInputGenerator_rtl":
+        return converted_window_cycles(geometry_of(instance), between)
+    element = gcd(width, read)
+    return -(-words * (width + read - element) // read)
+
+
 @cache
 def converter(in_width: int, out_width: int, num_in: int) -> Actor:
     """Return what a data width converter does with words of `in_width` bits (vpc.sv).
 
-    It holds as many bits as a word of each side.
+    It holds as many bits as a word of each side. Where neither width divides the other, it mostly takes a word or gives
+    one, not both at once: of 8 bits and 12 it takes three in four cycles.
     """
     num_out = num_in * in_width // out_width
     out, taken = np.arange(num_out), np.arange(num_in)
@@ -57,7 +89,14 @@ def converter(in_width: int, out_width: int, num_in: int) -> Actor:
             ),
         ),
         outputs=(Output(fires=out, lag=0),),
+        is_coupled=is_uneven(in_width, out_width),
+        reset=0,
     )
+
+
+def is_uneven(in_width: int, out_width: int) -> bool:
+    """Tell whether neither width divides the other."""
+    return bool(in_width % out_width and out_width % in_width)
 
 
 def _words(shape: Any) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from . import hls_models, rtl_models
-from .actors import cycles_of
+from .actors import cycles_of, pace_of
 from .boards import RESOURCES, Board
 from .figures import Figures, sum_known
 from .model import Model, custom_op, tensor_title
@@ -92,19 +92,19 @@ class Estimate:
 def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
     layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
-    slowest = max(layers, key=lambda layer: layer.cycles)
     from .finn_config import fifo_depths
 
+    ii_cycles, bottleneck = pace_of(model)
     schedule = Schedule(model)
-    depths = fifo_depths(model) or schedule.depths(slowest.cycles)
+    depths = fifo_depths(model) or schedule.depths(ii_cycles)
     between = tuple(streams(model, depths, board.fpga_part))
     parts = [part.figures.resources for part in (*layers, *between)]
     totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
     return Estimate(
         layers=layers,
         streams=between,
-        ii_cycles=slowest.cycles,
-        bottleneck=slowest.name,
+        ii_cycles=ii_cycles,
+        bottleneck=bottleneck,
         latency_cycles=schedule.latency(),
         latency_bound_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
         resources={resource: sum_known(values) for resource, values in totals.items()},

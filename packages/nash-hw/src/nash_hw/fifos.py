@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .actors import cycles_of
+from .actors import pace_of
 from .boards import RESOURCES, Board
 from .estimate import sum_known
 from .finn_config import Settings, fold
-from .model import Model, custom_op, skeleton
+from .model import Model, skeleton
 from .options import Group, Option, price_of
 from .schedule import Schedule
 from .streams import LEAST_DEPTH, fifo_figures, streams
@@ -27,8 +27,7 @@ class Fifos:
 def fifos_of(model: Model, settings: Settings, fpga_part: str) -> Fifos:
     """Return the FIFOs a specialized model needs with a folding; the model stays as it is."""
     folded, _ = fold(Model(skeleton(model.model)), settings)
-    period = max(cycles_of(node, custom_op(node)) for node in folded.graph.node)
-    found = list(streams(folded, Schedule(folded).depths(period), fpga_part))
+    found = list(streams(folded, Schedule(folded).depths(pace_of(folded)[0]), fpga_part))
     fifos = [stream for stream in found if stream.kind == "fifo"]
     parts = [_beyond(fifo.out_width, fifo.depth, fpga_part) for fifo in fifos]
     parts += [stream.figures.resources for stream in found if stream.kind == "port_fifo"]

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .actors import actor_of, converter
-from .firings import NEVER, Actor
+from .firings import FIFO_CYCLES, NEVER, Actor
 from .model import Model, custom_op
 from .streams import LEAST_DEPTH
 from .timing import earliest, latest, taken, wanted
 
-FIFO_CYCLES = 2  # from a word's entering an empty FIFO to its leaving it (fifo.sv)
 _SPARE, _SPARE_PART = 2, 16  # words, and one of so many, that a FIFO is deeper than the model says
+_ROUNDS = 8  # in which a layer and an uneven converter behind it find their pace
 _AHEAD = LEAST_DEPTH  # words that a layer is ahead of its reader at most, unless the reader would wait
 
 
@@ -112,9 +112,8 @@ class Schedule:
             if not step.inputs:
                 step.arrivals = [np.arange(len(step.actor.inputs[0].frees))]
             step.fires, step.lower = earliest(step.actor, step.arrivals, period), None
-            if any(name in self._links and self._links[name].converter for name in step.outputs):
-                step.lower = self._room(step, period)
-                step.fires = earliest(step.actor, step.arrivals, period, step.lower)
+            if between := [self._links[name].converter for name in step.outputs if name in self._links]:
+                self._wait(step, period, _ROUNDS if any(one and one.is_coupled for one in between) else 1)
             self._send(step, period)
         return [
             step.fires[given.fires] + given.lag
@@ -122,6 +121,14 @@ class Schedule:
             for name, given in zip(step.outputs, step.actor.outputs, strict=True)
             if name not in self._links
         ]
+
+    def _wait(self, step: _Step, period: int | None, rounds: int) -> None:
+        """Let a layer wait for the converters behind it."""
+        for _ in range(rounds):
+            step.lower = self._room(step, period)
+            if (step.lower <= step.fires).all():
+                break
+            step.fires = earliest(step.actor, step.arrivals, period, step.lower)
 
     def _send(self, step: _Step, period: int | None) -> None:
         for name, given in zip(step.outputs, step.actor.outputs, strict=True):
