@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from genotypes import Case
 from networks import Network, residual_network
-from test_steps import lowered, specialized
+from test_steps import specialized
 
 BOARD, CLOCK_MHZ = "ZCU104", 100.0
 
@@ -60,17 +60,15 @@ def make_accelerator(source: onnx.ModelProto, folder: Path, fps: float):
 
 
 def case_model(case: Case):
-    """Return the folded model of a case with the FIFO depths of `build`, step by step as flow.py has them, and its board."""
+    """Return the folded model of a case with the FIFO depths of `build`, and its board."""
     from nash_hw.boards import find_board
     from nash_hw.folding import FoldingSpace
-    from nash_hw.quantizers import infer_requants
-    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.specialized import specialized
 
     board, size = find_board(case.board), case.genotype["input"]
-    model = to_hardware(infer_requants(lowered(case.network()), board, size["height"] * size["width"]))
-    space = FoldingSpace(specialize(minimize_bit_widths(partition(model)), board.fpga_part), board)
+    space = FoldingSpace(specialized(case.network(), board, size["height"] * size["width"]), board)
     cycles = case.cycles or case.slowdown * space.fastest_cycles
-    return folded(space, CLOCK_MHZ * 1e6 / cycles, CLOCK_MHZ), board
+    return folded(space, CLOCK_MHZ * 1e6 / (cycles + 0.5), CLOCK_MHZ), board
 
 
 def folded(space, fps: float, clock_mhz: float):

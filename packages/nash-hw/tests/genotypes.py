@@ -25,7 +25,7 @@ class Case:
     act_bits: int
     board: str
     seed: int
-    slowdown: int = 1  # cycles a frame, of the fewest that any folding reaches
+    slowdown: float = 1  # cycles a frame, of the fewest that any folding reaches
     cycles: int | None = None  # a frame; instead of that
 
     @property
@@ -61,7 +61,7 @@ def draw_case(seed: int) -> Case:
         weight_bits=weight_bits,
         act_bits=act_bits,
         board=draw.choice(BOARDS),
-        slowdown=draw.choice([1, 1, 2, 4]),
+        slowdown=draw.choice([1.2, 1.5, 2, 4]),
         seed=seed,
     )
 
@@ -75,7 +75,7 @@ def _drawn_layer(draw: random.Random, position: int, channels: int, stride: int)
         "stride": stride if position == 0 else 1,
         "groups": 1,
         "residual_from": residual,
-        "projection": residual is not None and (stride == 2 and residual == 0 or draw.random() < 0.3),
+        "projection": residual is not None and ((stride == 2 and residual == 0) or draw.random() < 0.3),
         "nas_op": nas_op,
     }
 

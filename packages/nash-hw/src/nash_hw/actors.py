@@ -43,31 +43,33 @@ def cycles_of(node: onnx.NodeProto, instance: Any) -> int:
 def pace_of(model: Model) -> tuple[int, str]:
     """Return the cycles from one frame to the next that a folded model can keep, and the layer that needs them.
 
-    That is the slowest layer, or one with a converter behind it that takes its words more slowly than it gives them.
+    That is the slowest layer, or one that waits for the converter behind it.
     """
     instances = {node.name: custom_op(node) for node in model.graph.node}
     cycles = {node.name: cycles_of(node, instances[node.name]) for node in model.graph.node}
     for node in model.graph.node:
         for position, name in enumerate(node.input):
             producer = model.find_producer(name)
-            if producer is None:
-                continue
-            source = instances[producer.name]
-            width = source.get_outstream_width(list(producer.output).index(name))
-            if is_uneven(width, read := instances[node.name].get_instream_width(position)):
-                cycles[producer.name] = max(cycles[producer.name], _converted_cycles(producer, source, width, read))
+            if producer is not None:
+                source, read = instances[producer.name], instances[node.name].get_instream_width(position)
+                width = source.get_outstream_width(list(producer.output).index(name))
+                converted = _converted_cycles(producer, source, width, read)
+                cycles[producer.name] = max(cycles[producer.name], converted)
     slowest = max(cycles, key=cycles.__getitem__)
     return cycles[slowest], slowest
 
 
 def _converted_cycles(node: onnx.NodeProto, instance: Any, width: int, read: int) -> int:
-    """Return the cycles of a frame of a layer with an uneven converter behind it."""
+    """Return the cycles of a frame of a layer whose words are converted; 0 if that takes no longer than sending them."""
     words = _words(instance.get_folded_output_shape())
-    between = converter(width, read, words)
+    cycles = -(-words * (width + read - gcd(width, read)) // read)
+    if width == read or cycles == words:
+        return 0
     if node.op_type == "ConvolutionInputGenerator_rtl":
-        return converted_window_cycles(geometry_of(instance), between)
-    element = gcd(width, read)
-    return -(-words * (width + read - element) // read)
+        return converted_window_cycles(geometry_of(instance), converter(width, read, words))
+    if is_layer(node, "GlobalAccPool"):
+        return int(instance.get_exp_cycles()) + cycles - words
+    return cycles
 
 
 @cache

@@ -77,7 +77,7 @@ class FoldingSpace:
                 f"as far unfolded as {self._board.name} has room for it"
             )
         for limit in (_ROUTABLE, 1.0):
-            first, choice = self._with_fifos(limit, lambda left: self._chooser.within(max_cycles, left))
+            first, choice = self._with_fifos(limit, lambda left: self._at_pace(max_cycles, left))
             if choice.options is None and first.options is not None:
                 choice = self._with_priced_fifos(first.options, max_cycles, limit)
             if choice.options is not None:
@@ -112,7 +112,30 @@ class FoldingSpace:
                 f"{self._needs(candidates[-1], max_utilization)}; "
                 "choose a larger --board, fewer bits or a narrower network"
             )
-        return self._folding(choice, max_utilization, _ii_cycles(choice.options) / search.unrefuted - 1)
+        return self._folding(choice, max_utilization, self._ii_cycles(choice.options) / search.unrefuted - 1)
+
+    def _at_pace(self, max_cycles: int, limits: Mapping[str, float]) -> Choice:
+        """Return the cheapest choice of at most so many cycles, faster where converters would make a layer wait longer.
+
+        Raises:
+            CapacityError: only such a layer keeps the network from its pace.
+        """
+        first = choice = self._chooser.within(max_cycles, limits)
+        cycles, paces = max_cycles, []
+        while choice.options is not None:
+            paces.append(self._fifos(choice.options).pace)
+            if paces[-1][0] <= max_cycles:
+                gap = 1 - first.price * (1 - first.gap) / choice.price
+                return choice if choice is first else replace(choice, gap=max(gap, choice.gap))
+            cycles = min(cycles * max_cycles // paces[-1][0], cycles - 1)
+            choice = self._chooser.within(cycles, limits) if cycles >= self.fastest_cycles else Choice(options=None)
+        if paces:
+            pace, name = min(paces)
+            raise CapacityError(
+                f"--target-fps: got one frame every {max_cycles:,} cycles, expected at least {pace:,}: {name} waits for "
+                "the width converter behind it; lower --target-fps"
+            )
+        return choice
 
     def _with_fifos(self, limit: float, choose: Callable[[Mapping[str, float]], Choice]) -> tuple[Choice, Choice]:
         """Return the choice as if FIFOs were nothing, and the one that leaves room for its own, if any is found."""
@@ -164,6 +187,9 @@ class FoldingSpace:
             self._known = options, fifos_of(self._model, self._settings(options), self._board.fpga_part)
         return self._known[1]
 
+    def _ii_cycles(self, options: tuple[Option, ...]) -> int:
+        return max(self._fifos(options).pace[0], *(option.cycles for option in options))
+
     def _limits(self, limit: float) -> dict[str, float]:
         return {name: self._board.resources[name] * limit for name in RESOURCES}
 
@@ -180,7 +206,7 @@ class FoldingSpace:
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=self._settings(choice.options),
-            ii_cycles=_ii_cycles(choice.options),
+            ii_cycles=self._ii_cycles(choice.options),
             fifo_depths=found.depths,
             resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
             limit=limit,
@@ -247,10 +273,6 @@ class _Search:
 
     def _at(self, position: int, limits: Mapping[str, float]) -> Choice:
         return self._chooser.within(self._candidates[position], limits, max_gap=_PRICE_GAP)
-
-
-def _ii_cycles(options: tuple[Option, ...]) -> int:
-    return max(option.cycles for option in options)
 
 
 def _fastest(group: Group) -> int:
