@@ -60,7 +60,7 @@ def pace_of(model: Model) -> tuple[int, str]:
 
 
 def _converted_cycles(node: onnx.NodeProto, instance: Any, width: int, read: int) -> int:
-    """Return the cycles of a frame of a layer whose words are converted; 0 if that takes no longer than sending them."""
+    """Return the cycles of a frame of a layer whose words are converted; 0 if that is no slower than sending them."""
     words = _words(instance.get_folded_output_shape())
     cycles = -(-words * (width + read - gcd(width, read)) // read)
     if width == read or cycles == words:

@@ -112,11 +112,11 @@ def estimate(model: Model, board: Board) -> Estimate:
     )
 
 
-def utilization(resources: Mapping[str, float | None], board: Board) -> dict[str, float | None]:
+def utilization(resources: Mapping[str, float | None], board_resources: Mapping[str, float]) -> dict[str, float | None]:
     """Return what part of a board's resources is used; None where unknown, or where the board has none to use."""
     result: dict[str, float | None] = {}
     for resource in RESOURCES:
-        used, available = resources[resource], board.resources[resource]
+        used, available = resources[resource], board_resources[resource]
         result[resource] = None if used is None or (not available and used) else used / max(available, 1)
     return result
 

@@ -132,7 +132,7 @@ class FoldingSpace:
         if paces:
             pace, name = min(paces)
             raise CapacityError(
-                f"--target-fps: got one frame every {max_cycles:,} cycles, expected at least {pace:,}: {name} waits for "
+                f"--target-fps: got one frame every {max_cycles:,} cycles, expected {pace:,} or more: {name} waits for "
                 "the width converter behind it; lower --target-fps"
             )
         return choice

@@ -87,7 +87,7 @@ class Schedule:
             ends |= {name: (number, output) for output, name in enumerate(node.output)}
 
     def latency(self) -> int:
-        """Return the cycles in which the first frame after a reset passes, from its first word in to its last one out."""
+        """Return the cycles in which the first frame after a reset passes, from its first word in to its last out."""
         return 1 + FIFO_CYCLES + max(int(times[-1]) for times in self._run(None))
 
     def depths(self, period: int) -> dict[str, int]:

@@ -99,7 +99,7 @@ def _alone(geometry: Geometry) -> int:
 
 
 def converted_window_cycles(geometry: Geometry, converter: Actor) -> int:
-    """Return the cycles of a frame whose words are all there, with a converter behind the window that keeps it waiting."""
+    """Return the cycles of a frame whose words are all there, the window waiting for a converter behind it."""
     actor, given = window(geometry), converter.inputs[0]
     lag = actor.outputs[0].lag
     lower = np.full(actor.num_firings, -NEVER)

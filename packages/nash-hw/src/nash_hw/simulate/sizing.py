@@ -77,7 +77,7 @@ class Sizer:
         return Sizes(depths=tuple(self._high), fills=fills, every=self._every, num_trials=self._num_trials)
 
     def _start(self, peaks: list[int]) -> list[int]:
-        """Return depths that keep the pace: the lesser of the peaks and what the build wrote, or the cheaper of both."""
+        """Return depths that keep the pace: the lesser of the peaks and the written ones, or the cheaper of both."""
         written = [as_depth(stream.depth) for stream in self._design.streams]
         candidates = [[min(pair) for pair in zip(peaks, written, strict=True)], peaks, written]
         for depths in sorted(candidates, key=lambda depths: bits(self._design, depths)):
