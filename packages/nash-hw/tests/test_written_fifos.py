@@ -91,3 +91,17 @@ def test_demo_does_not_lock(tmp_path, compiled_layers):
     assert (result.is_exact, result.is_stuck) == (True, False)
     assert result.interval == estimated["ii_cycles"] <= 40_000
     assert estimated["latency_us"] * CLOCK_MHZ == pytest.approx(result.latency, rel=0.05)
+
+
+def test_rtl_unit_of_whole_rows_loses_words(tmp_path, compiled_layers):
+    """Why no folding has one: where its reader stops, the queue of mvu_vvu_axi.sv runs over."""
+    from nash_hw.model import custom_op
+    from nash_hw.simulate.run import Pace
+
+    model, board = case_model(draw_case(37))
+    instances = [custom_op(node) for node in model.graph.node if node.op_type == "MVAU_rtl"]
+    assert all(instance.get_nodeattr("SIMD") < instance.get_nodeattr("MW") for instance in instances)
+    instances[0].set_nodeattr("SIMD", instances[0].get_nodeattr("MW"))
+    simulation = make_simulation(make_design(model, board, tmp_path), tmp_path / "work", compiled_layers)
+    result = simulation.run(written(simulation), Pace(frames=60, max_frames=60))
+    assert (result.is_stuck, result.is_exact) == (True, False)
