@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -381,3 +382,13 @@ def test_unusual_channel_counts_fold_by_their_divisors(channels, board):
                 used |= {config[node.name]["PE"], config[node.name]["SIMD"]}
         assert run(folded, images).tolist() == before.tolist()
     assert any(value & (value - 1) for value in used)  # not only powers of two
+
+
+def test_frame_rate_that_converters_deny_is_refused_by_name(board):
+    """All layers are fast enough, whatever the widths; the windows wait for their converters."""
+    from accelerators import case_model
+    from genotypes import draw_case
+
+    case = dataclasses.replace(draw_case(18), slowdown=1)
+    with pytest.raises(CapacityError, match=r"ConvolutionInputGenerator_rtl_\d waits for the width converter"):
+        case_model(case)

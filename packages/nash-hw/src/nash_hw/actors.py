@@ -19,7 +19,7 @@ from .figures import clog2
 from .firings import Actor, Input, Output
 from .model import Model, custom_op
 from .steps import is_layer
-from .windows import converted_window_cycles, geometry_of, window, window_cycles
+from .windows import Geometry, converted_window_cycles, geometry_of, window, window_cycles
 
 
 def actor_of(node: onnx.NodeProto, instance: Any) -> Actor:
@@ -66,10 +66,16 @@ def _converted_cycles(node: onnx.NodeProto, instance: Any, width: int, read: int
     if width == read or cycles == words:
         return 0
     if node.op_type == "ConvolutionInputGenerator_rtl":
-        return converted_window_cycles(geometry_of(instance), converter(width, read, words))
+        return _converted_window_cycles(geometry_of(instance), width, read)
     if is_layer(node, "GlobalAccPool"):
         return int(instance.get_exp_cycles()) + cycles - words
     return cycles
+
+
+@cache
+def _converted_window_cycles(geometry: Geometry, width: int, read: int) -> int:
+    words = len(window(geometry).outputs[0].fires)
+    return converted_window_cycles(geometry, converter(width, read, words))
 
 
 @cache

@@ -56,6 +56,7 @@ class FoldingSpace:
         self._groups = price_groups(model, board)
         self._chooser = Chooser(self._groups, board)
         self._known: tuple[tuple[Option, ...], Fifos] | None = None  # the FIFOs asked for last
+        self._too_slow: tuple[int, str] | None = None  # the best pace that missed a rate, and the layer that needs it
 
     @property
     def fastest_cycles(self) -> int:
@@ -76,6 +77,7 @@ class FoldingSpace:
                 f"{clock_mhz:g} MHz; the bottleneck is {slow.title} with {self.fastest_cycles:,} cycles a frame, "
                 f"as far unfolded as {self._board.name} has room for it"
             )
+        self._too_slow = None
         for limit in (_ROUTABLE, 1.0):
             first, choice = self._with_fifos(limit, lambda left: self._at_pace(max_cycles, left))
             if choice.options is None and first.options is not None:
@@ -83,6 +85,11 @@ class FoldingSpace:
             if choice.options is not None:
                 cheapest = first.price * (1 - first.gap)  # none is below that, however shallow its FIFOs
                 return self._folding(choice, limit, max(0.0, 1 - cheapest / self._price(choice.options)))
+        if self._too_slow is not None:
+            raise CapacityError(
+                f"--target-fps: got {target_fps:g}, expected at most {clock_mhz * 1e6 / self._too_slow[0]:,.1f} or so: "
+                f"{self._too_slow[1]} waits for the width converter behind it; lower --target-fps"
+            )
         needs = self._needs(max_cycles, 1.0)
         best = self.for_utilization(1.0)
         raise CapacityError(
@@ -117,25 +124,19 @@ class FoldingSpace:
     def _at_pace(self, max_cycles: int, limits: Mapping[str, float]) -> Choice:
         """Return the cheapest choice of at most so many cycles, faster where converters would make a layer wait longer.
 
-        Raises:
-            CapacityError: only such a layer keeps the network from its pace.
+        What is found too slow for them alone is kept, for the message if nothing else is found.
         """
         first = choice = self._chooser.within(max_cycles, limits)
-        cycles, paces = max_cycles, []
+        cycles = max_cycles
         while choice.options is not None:
-            paces.append(self._fifos(choice.options).pace)
-            if paces[-1][0] <= max_cycles:
+            pace = self._fifos(choice.options).pace
+            if pace[0] <= max_cycles:
                 gap = 1 - first.price * (1 - first.gap) / choice.price
                 return choice if choice is first else replace(choice, gap=max(gap, choice.gap))
-            cycles = min(cycles * max_cycles // paces[-1][0], cycles - 1)
+            self._too_slow = min(self._too_slow or pace, pace)
+            cycles = min(cycles * max_cycles // pace[0], cycles - 1)
             choice = self._chooser.within(cycles, limits) if cycles >= self.fastest_cycles else Choice(options=None)
-        if paces:
-            pace, name = min(paces)
-            raise CapacityError(
-                f"--target-fps: got one frame every {max_cycles:,} cycles, expected {pace:,} or more: {name} waits for "
-                "the width converter behind it; lower --target-fps"
-            )
-        return choice
+        return Choice(options=None, is_refuted=choice.is_refuted and choice is first)
 
     def _with_fifos(self, limit: float, choose: Callable[[Mapping[str, float]], Choice]) -> tuple[Choice, Choice]:
         """Return the choice as if FIFOs were nothing, and the one that leaves room for its own, if any is found."""
@@ -171,7 +172,8 @@ class FoldingSpace:
                 for group, chosen in zip(self._groups, choice.options, strict=True)
             )
             fifos, used = self._fifos(options), self._chooser.used(options)
-            if fits({name: used[name] + fifos.resources[name] for name in RESOURCES}, limits):
+            is_small = fits({name: used[name] + fifos.resources[name] for name in RESOURCES}, limits)
+            if is_small and fifos.pace[0] <= max_cycles:
                 return replace(choice, options=options)
             waiting = {name: max(waiting.get(name, 0), bits) for name, bits in (waiting | fifos.waiting_bits).items()}
         return Choice(options=None)
