@@ -123,7 +123,7 @@ def test_sizing_begins_with_no_more_than_what_is_written(simulations, name):
 def test_stopped_sizing_goes_on_to_the_same_depths(tmp_path, simulations, compiled_layers):
     from nash_hw.simulate.sizing import Sizer
 
-    whole = simulations("bottleneck")
+    whole = simulations("residual")
     expected = Sizer(whole, max_trials=12).size(ii_cycles(whole))
     work = tmp_path / "work"
     stopped = make_simulation(whole.design, work, compiled_layers)
