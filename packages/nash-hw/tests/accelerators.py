@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+from genotypes import Case
 from networks import Network, aligned_network, residual_network
 from test_steps import specialized
 
@@ -65,22 +66,54 @@ FPS = dict.fromkeys(NETWORKS, 20_000) | {"pooled": 190_000}
 def make_accelerator(source: onnx.ModelProto, folder: Path, fps: float):
     """Return the design of a network, folded to a frame rate, whose RTL is written to a folder."""
     from nash_hw.boards import find_board
-    from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace, fold
-    from nash_hw.hdl import write_hdl
-    from nash_hw.simulate.design import make_design
+    from nash_hw.folding import FoldingSpace
 
     board = find_board(BOARD)
-    model = specialized(source)
-    model = fold(model, FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ).settings)[0]
-    hdl = write_hdl(model, folder / "hdl", board.fpga_part, CLOCK_MHZ)
+    space = FoldingSpace(specialized(source, board.fpga_part), board)
+    return make_design(folded(space, fps, CLOCK_MHZ), board, folder)
+
+
+def case_model(case: Case):
+    """Return the folded model of a case with the FIFO depths of `build`, and its board."""
+    from nash_hw.boards import find_board
+    from nash_hw.folding import FoldingSpace
+    from nash_hw.specialized import specialized
+
+    board, size = find_board(case.board), case.genotype["input"]
+    space = FoldingSpace(specialized(case.network(), board, size["height"] * size["width"]), board)
+    cycles = case.cycles or case.slowdown * space.fastest_cycles
+    return folded(space, CLOCK_MHZ * 1e6 / (cycles + 0.5), CLOCK_MHZ), board
+
+
+def folded(space, fps: float, clock_mhz: float):
+    """Return the model of a folding space, folded to a frame rate."""
+    from nash_hw.finn_config import set_fifo_depths
+    from nash_hw.folding import fold
+    from nash_hw.steps import name_tensors
+
+    folding = space.for_fps(fps, clock_mhz)
+    model, config = fold(space._model, folding.settings)
+    model = name_tensors(model)
+    set_fifo_depths(model, config, folding.fifo_depths)
+    return model
+
+
+def make_design(model, board, folder: Path):
+    """Return the design of a folded model, as `build --until hdl` writes it."""
+    from nash_hw import describe
+    from nash_hw.estimate import estimate
+    from nash_hw.hdl import write_hdl
+    from nash_hw.simulate import design
+
+    hdl, result = write_hdl(model, folder / "hdl", board.fpga_part, CLOCK_MHZ), estimate(model, board)
     content = {
         "name": folder.name,
         "hdl": hdl.as_json(),
-        "estimated": {"ii_cycles": estimate(model, board).ii_cycles},
+        "estimated": {"ii_cycles": result.ii_cycles, "latency_us": result.latency_cycles / CLOCK_MHZ},
+        "streams": [describe.stream(stream) for stream in result.streams],
         "clock_mhz": CLOCK_MHZ,
     }
-    return make_design(content, model, folder / "hdl")
+    return design.make_design(content, model, folder / "hdl")
 
 
 def make_simulation(design, folder: Path, cache: Path):

@@ -38,8 +38,8 @@ class Network:
         inputs = [x, *(self.constant(value) for value in (scale, zero_point, bits))]
         return self.node("Quant", inputs, QONNX, signed=int(signed), narrow=int(narrow), rounding_mode="ROUND")
 
-    def weights(self, shape: Sequence[int], bits: int) -> str:
-        values = self.constant(self.random.normal(size=shape))
+    def weights(self, shape: Sequence[int], bits: int, mask: np.ndarray | None = None) -> str:
+        values = self.constant(self.random.normal(size=shape) * (1 if mask is None else mask))
         scale = self.random.uniform(0.5, 1.5, (shape[0], *(1,) * (len(shape) - 1))) / 2 ** (bits - 1)
         if bits == 1:
             return self.node("BipolarQuant", [values, self.constant(scale * 0.3)], QONNX)
@@ -54,12 +54,13 @@ class Network:
         stride: int = 1,
         pads: Sequence[int] | None = None,
         group: int = 1,
+        mask: np.ndarray | None = None,
     ) -> str:
         kernel = list(shape[2:])
         pads = list(pads) if pads is not None else [size // 2 for size in kernel] * 2
         return self.node(
             "Conv",
-            [x, self.weights(shape, bits)],
+            [x, self.weights(shape, bits, mask)],
             kernel_shape=kernel,
             strides=[stride] * 2,
             pads=pads,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from nash_hw.actors import actor_of, converter
+from nash_hw.firings import FIFO_CYCLES
 from nash_hw.model import custom_op
+from nash_hw.streams import LEAST_DEPTH
 
 _FRAMES = 5
 _LONG = 1 << 40
@@ -21,8 +23,8 @@ class Locked(Exception):
 class _Unit:
     """A layer or a converter over all frames."""
 
-    def __init__(self, actor, has_fifo):
-        self.actor, self.has_fifo = actor, has_fifo
+    def __init__(self, actor):
+        self.actor = actor
         self.fires = np.zeros(_FRAMES * actor.num_firings, np.int64)
         self.taken = [np.zeros(_FRAMES * len(given.frees), np.int64) for given in actor.inputs]
         self.gaps = np.tile(np.ones(actor.num_firings, np.int64) * actor.gaps, _FRAMES)
@@ -94,12 +96,12 @@ def _connect(model):
             writer, output, width = writers[name]
             read = instances[node.name].get_instream_width(position)
             if read != width:
-                between = _Unit(converter(width, read, len(writer.actor.outputs[output].fires)), False)
+                between = _Unit(converter(width, read, len(writer.actor.outputs[output].fires)))
                 units.append((between, [f"{name} unconverted"]))
                 links[f"{name} unconverted"] = (writer, output, between, 0)
                 writer, output = between, 0
             links[name] = [writer, output, None, position]
-        unit = _Unit(actor_of(node, instances[node.name]), True)
+        unit = _Unit(actor_of(node, instances[node.name]))
         for name in inputs:
             links[name][2] = unit
         units.append((unit, inputs))
@@ -115,7 +117,7 @@ def _step(unit, inputs, links, depths):
         lower = _at(unit.fires, unit.frees[position], given.room)
         if inputs:
             writer, output, *_ = links[inputs[position]]
-            lower = np.maximum(lower, writer.sent[output] + (2 if unit.has_fifo else 0))
+            lower = np.maximum(lower, writer.sent[output] + FIFO_CYCLES)
         if actor.is_coupled:
             ends = np.maximum(unit.sent[0].reshape(_FRAMES, -1)[:, -1], taken.reshape(_FRAMES, -1)[:, -1])
             starts = lower.reshape(_FRAMES, -1)[1:, 0]
@@ -123,9 +125,9 @@ def _step(unit, inputs, links, depths):
         moved |= _raise(taken, _spaced(np.maximum(lower, taken), np.ones(len(taken), np.int64)))
         moved |= _raise(unit.fires, _at(taken, unit.reads[position], given.lag))
         if inputs:
-            depth = depths[inputs[position]] if unit.has_fifo else 0
+            depth = depths.get(inputs[position], LEAST_DEPTH)  # of one before a converter
             room = np.full(len(taken), -_LONG)
-            room[depth:] = taken[: len(taken) - depth] + int(unit.has_fifo)
+            room[depth:] = taken[: len(taken) - depth] + 1
             moved |= writer.send(output, room)
     moved |= _raise(unit.fires, _spaced(unit.fires, unit.gaps))
     for output in range(len(actor.outputs)):

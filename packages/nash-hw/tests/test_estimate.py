@@ -130,7 +130,7 @@ def test_utilization_of_a_resource_the_board_lacks():
     from nash_hw.estimate import utilization
 
     resources = {"LUT": 53200.0, "FF": None, "BRAM_18K": 70.0, "URAM": 1.0, "DSP": 0.0}
-    parts = utilization(resources, find_board("Pynq-Z1"))
+    parts = utilization(resources, find_board("Pynq-Z1").resources)
     assert parts == {"LUT": 1.0, "FF": None, "BRAM_18K": 0.25, "URAM": None, "DSP": 0.0}
 
 

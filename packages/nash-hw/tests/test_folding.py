@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -64,6 +65,8 @@ def test_options_of_each_group_equal_brute_force(board):
     for pe, simd, style, arithmetic in itertools.product(
         [1, 2, 3, 6], [1, 2, 3, 6, 9, 18], ["block", "distributed", "ultra"], variants
     ):
+        if arithmetic == "dsp" and simd == 18:
+            continue  # FINN's RTL loses words there, see test_written_fifos.py
         node = variants[arithmetic]
         instance = custom_op(node)
         for name, value in (("PE", pe), ("SIMD", simd), ("ram_style", style), ("resType", arithmetic)):
@@ -81,15 +84,14 @@ def test_options_of_each_group_equal_brute_force(board):
 
 @pytest.mark.parametrize("target_fps", [100, 3_000, 200_000])
 def test_target_is_reached_and_divisors_divide(model, board, target_fps):
-    from nash_hw.actors import cycles_of
+    from nash_hw.actors import pace_of
     from nash_hw.estimate import estimate
     from nash_hw.folding import FoldingSpace, fold
 
     folding = FoldingSpace(model, board).for_fps(target_fps, 200.0)
     model, config = fold(model, folding.settings)
     instances = attributes_of(model)
-    cycles = [cycles_of(node, instances[node.name]) for node in model.graph.node]
-    assert max(cycles) == folding.ii_cycles <= 200e6 / target_fps
+    assert pace_of(model)[0] == folding.ii_cycles <= 200e6 / target_fps
     for name, instance in instances.items():
         for attribute, value in config[name].items():
             assert instance.get_nodeattr(attribute) == value
@@ -126,7 +128,7 @@ def test_a_depthwise_unit_works_on_as_many_channels_as_its_window(board, target_
     unit, window = custom_op(unit), custom_op(model.find_producer(unit.input[0]))
     assert window.get_nodeattr("SIMD") == unit.get_nodeattr("PE")
     assert window.get_nodeattr("parallel_window") == (unit.get_nodeattr("SIMD") > 1)
-    assert (unit.get_nodeattr("PE"), unit.get_nodeattr("SIMD")) == ((1, 1) if target_fps == 10_000 else (6, 3))
+    assert (unit.get_nodeattr("PE"), unit.get_nodeattr("SIMD")) == ((1, 1) if target_fps == 10_000 else (6, 9))
     np.testing.assert_array_equal(run(model, images), expected)
 
 
@@ -381,3 +383,13 @@ def test_unusual_channel_counts_fold_by_their_divisors(channels, board):
                 used |= {config[node.name]["PE"], config[node.name]["SIMD"]}
         assert run(folded, images).tolist() == before.tolist()
     assert any(value & (value - 1) for value in used)  # not only powers of two
+
+
+def test_frame_rate_that_converters_deny_is_refused_by_name(board):
+    """All layers are fast enough, whatever the widths; the windows wait for their converters."""
+    from accelerators import case_model
+    from genotypes import draw_case
+
+    case = dataclasses.replace(draw_case(18), slowdown=1)
+    with pytest.raises(CapacityError, match=r"ConvolutionInputGenerator_rtl_\d waits for the width converter"):
+        case_model(case)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from accelerators import FPS, NETWORKS, make_accelerator, make_simulation
+from accelerators import CLOCK_MHZ, FPS, NETWORKS, make_accelerator, make_simulation
 
 from nash_hw.errors import Interrupted, UnsupportedError, VerificationError
 
@@ -42,7 +42,9 @@ def test_integers_are_those_of_python(simulations, name):
     result = simulation.run(unbounded(simulation), Pace(frames=3, every=ii_cycles(simulation)))
     assert result.is_exact
     assert result.num_frames >= 3
-    assert result.interval == pytest.approx(ii_cycles(simulation), rel=0.02)
+    assert result.interval == pytest.approx(ii_cycles(simulation), rel=0.01)
+    latency = simulation.design.manifest["estimated"]["latency_us"] * CLOCK_MHZ
+    assert latency == pytest.approx(result.latency, rel=0.05)
 
 
 def test_pools_that_were_too_slow_are_simulated_in_two(simulations):
@@ -102,7 +104,7 @@ def test_sized_fifos_keep_the_pace_and_smaller_ones_do_not(simulations):
     simulation = simulations("residual")
     design = simulation.design
     sizes = Sizer(simulation, max_trials=60).size(ii_cycles(simulation))
-    assert sizes.every == pytest.approx(ii_cycles(simulation), rel=0.02)
+    assert sizes.every == pytest.approx(ii_cycles(simulation), rel=0.01)
     assert bits(design, sizes.depths) < bits(design, [as_depth(fill) for fill in sizes.fills])
     sized = simulation.run(sizes.depths, Pace(frames=6))
     assert sized.is_exact
@@ -114,10 +116,21 @@ def test_sized_fifos_keep_the_pace_and_smaller_ones_do_not(simulations):
     assert result.is_stuck or result.interval > sizes.every
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sizing_begins_with_no_more_than_what_is_written(simulations, name):
+    from nash_hw.simulate.sizing import Sizer, bits
+
+    simulation = simulations(name)
+    sizes = Sizer(simulation, max_trials=0).size(ii_cycles(simulation))
+    written = [stream.depth for stream in simulation.design.streams]
+    assert bits(simulation.design, sizes.depths) <= bits(simulation.design, written)
+    assert bits(simulation.design, sizes.depths) <= bits(simulation.design, sizes.fills)
+
+
 def test_stopped_sizing_goes_on_to_the_same_depths(tmp_path, simulations, compiled_layers):
     from nash_hw.simulate.sizing import Sizer
 
-    whole = simulations("bottleneck")
+    whole = simulations("residual")
     expected = Sizer(whole, max_trials=12).size(ii_cycles(whole))
     work = tmp_path / "work"
     stopped = make_simulation(whole.design, work, compiled_layers)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -70,6 +73,31 @@ def test_depths_are_where_finn_reads_them(simulated):
         assert folding[fifo["consumer"]]["inFIFODepths"][fifo["input"]] == fifo["depth"]
 
 
+def test_resources_are_of_the_depths(simulated):
+    """Those of the streams, their sums, and what of the board they are."""
+    from nash_hw.streams import fifo_figures
+
+    _, result = simulated
+    fifos = [stream for stream in result["streams"] if stream["kind"] == "fifo"]
+    found = result["simulated"]["fifos"]
+    assert {(one["origin"]) for one in fifos} == {"simulated"}
+    assert sorted(one["depth"] for one in fifos) == sorted(max(one["depth"], 5) for one in found)
+    assert any(one["depth"] < one["written_depth"] for one in found)
+    for one in fifos:
+        figures = fifo_figures(one["out_width_bits"], one["depth"], result["fpga_part"])
+        assert one["resources"] == figures.resources
+    for name, total in result["estimated"]["resources"].items():
+        parts = [part["resources"][name] for part in (*result["layers"], *result["streams"])]
+        assert total == pytest.approx(sum(part for part in parts if part is not None))
+        used = result["estimated"]["utilization"][name]
+        assert used == pytest.approx(total / max(result["board_resources"][name], 1))
+
+
+def test_depths_are_never_dearer_than_written(simulated):
+    _, result = simulated
+    assert result["simulated"]["fifo_bits"] <= result["simulated"]["as_written"]["fifo_bits"]
+
+
 def test_timeline_has_a_row_for_each_layer(simulated):
     out, result = simulated
     text = (out / "simulation" / "timeline.svg").read_text()
@@ -126,6 +154,7 @@ def test_bitfile_goes_on_with_the_depths(simulated, tmp_path):
     for name in ("fifos.json", "finn/fifos.json"):
         assert (tmp_path / "hw" / name).read_bytes() == (out / "fifos.json").read_bytes()
     assert after["simulated"] == result["simulated"]
+    assert (after["streams"], after["estimated"]) == (result["streams"], result["estimated"])
     assert (tmp_path / "hw" / "folding.json").read_bytes() == (out / "folding.json").read_bytes()
     for artifact in after["artifacts"]:
         manifest.resolve(tmp_path / "hw" / "hardware.json", artifact["path"], artifact["sha256"])
@@ -140,3 +169,32 @@ def test_another_folding_forgets_the_simulation(simulated, tmp_path):
     assert "simulated" not in after
     assert {fifo["origin"] for fifo in after["streams"] if "depth" in fifo} == {"estimated"}
     assert "fifos.json" not in [artifact["path"] for artifact in after["artifacts"]]
+    assert not (tmp_path / "hw" / "fifos.json").exists()
+    assert not (tmp_path / "hw" / "simulation").exists()
+
+
+def test_killed_simulation_goes_on(simulated, compiled_layers, tmp_path):
+    """Killed in a run of the kernel, its leftovers are swept, and it ends as an uninterrupted one."""
+    folder, result = simulated
+    out = tmp_path / "hw"
+    build(MODEL / "model.json", out, target_fps=5000, until="hdl")
+    options = ["--golden", MODEL / "golden.npz", "--frames", "3", "--trials", "4", "--cache", compiled_layers]
+    command = [sys.executable, "-c", "from nash_hw.cli import main; main()", "simulate", out, *options]
+    runs = out / ".simulate" / "runs"
+    before = (out / "hardware.json").read_bytes()
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(list(runs.glob("[!.]*.json"))) < 2:
+            pass
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert (out / "hardware.json").read_bytes() == before
+    kept = {path.name: path.stat().st_mtime_ns for path in runs.glob("[!.]*.json")}
+    for name in (".left.json.x.run", ".left.json.x.out", ".left.json.x.json"):
+        (runs / name).write_text("")
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    assert {path.suffix for path in runs.iterdir()} == {".json"}
+    assert {path.name for path in runs.iterdir() if path.name.startswith(".")} == set()
+    assert {name: (runs / name).stat().st_mtime_ns for name in kept} == kept
+    again = manifest.load(out / "hardware.json", "hardware")
+    assert (again["simulated"], again["streams"]) == (result["simulated"], result["streams"])
+    assert (out / "fifos.json").read_bytes() == (folder / "fifos.json").read_bytes()

@@ -25,10 +25,10 @@ def hardware(source):
     return to_hardware(lowered(source))
 
 
-def specialized(source):
+def specialized(source, fpga_part=U250):
     from nash_hw.steps import minimize_bit_widths, partition, specialize
 
-    return specialize(minimize_bit_widths(partition(hardware(source))), U250)
+    return specialize(minimize_bit_widths(partition(hardware(source))), fpga_part)
 
 
 @pytest.mark.parametrize("weight_bits", [1, 4])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import onnx
 
 from .figures import clog2
 from .firings import Actor, Input, Output
+from .model import Model, custom_op
 from .steps import is_layer
-from .windows import geometry_of, window, window_cycles
+from .windows import Geometry, converted_window_cycles, geometry_of, window, window_cycles
 
 
 def actor_of(node: onnx.NodeProto, instance: Any) -> Actor:
@@ -39,11 +40,50 @@ def cycles_of(node: onnx.NodeProto, instance: Any) -> int:
     return int(instance.get_exp_cycles())
 
 
+def pace_of(model: Model) -> tuple[int, str]:
+    """Return the cycles from one frame to the next that a folded model can keep, and the layer that needs them.
+
+    That is the slowest layer, or one that waits for the converter behind it.
+    """
+    instances = {node.name: custom_op(node) for node in model.graph.node}
+    cycles = {node.name: cycles_of(node, instances[node.name]) for node in model.graph.node}
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            producer = model.find_producer(name)
+            if producer is not None:
+                source, read = instances[producer.name], instances[node.name].get_instream_width(position)
+                width = source.get_outstream_width(list(producer.output).index(name))
+                converted = _converted_cycles(producer, source, width, read)
+                cycles[producer.name] = max(cycles[producer.name], converted)
+    slowest = max(cycles, key=cycles.__getitem__)
+    return cycles[slowest], slowest
+
+
+def _converted_cycles(node: onnx.NodeProto, instance: Any, width: int, read: int) -> int:
+    """Return the cycles of a frame of a layer whose words are converted; 0 if that is no slower than sending them."""
+    words = _words(instance.get_folded_output_shape())
+    cycles = -(-words * (width + read - gcd(width, read)) // read)
+    if width == read or cycles == words:
+        return 0
+    if node.op_type == "ConvolutionInputGenerator_rtl":
+        return _converted_window_cycles(geometry_of(instance), width, read)
+    if is_layer(node, "GlobalAccPool"):
+        return int(instance.get_exp_cycles()) + cycles - words
+    return cycles
+
+
+@cache
+def _converted_window_cycles(geometry: Geometry, width: int, read: int) -> int:
+    words = len(window(geometry).outputs[0].fires)
+    return converted_window_cycles(geometry, converter(width, read, words))
+
+
 @cache
 def converter(in_width: int, out_width: int, num_in: int) -> Actor:
     """Return what a data width converter does with words of `in_width` bits (vpc.sv).
 
-    It holds as many bits as a word of each side.
+    It holds as many bits as a word of each side. Where neither width divides the other, it mostly takes a word or gives
+    one, not both at once: of 8 bits and 12 it takes three in four cycles.
     """
     num_out = num_in * in_width // out_width
     out, taken = np.arange(num_out), np.arange(num_in)
@@ -57,7 +97,14 @@ def converter(in_width: int, out_width: int, num_in: int) -> Actor:
             ),
         ),
         outputs=(Output(fires=out, lag=0),),
+        is_coupled=is_uneven(in_width, out_width),
+        reset=0,
     )
+
+
+def is_uneven(in_width: int, out_width: int) -> bool:
+    """Tell whether neither width divides the other."""
+    return bool(in_width % out_width and out_width % in_width)
 
 
 def _words(shape: Any) -> int:

@@ -24,8 +24,8 @@ from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
 from .progress import Steps
-from .simulate.finn_fifos import FILE as FIFOS_FILE
-from .simulate.finn_fifos import with_depths
+from .simulate import FILES as SIMULATION_FILES
+from .simulate.finn_fifos import with_depths, with_resources
 
 DEFAULT_MAX_UTILIZATION = 0.7
 _WITH_HDL = ("hdl", "simulate")
@@ -145,8 +145,8 @@ class _Build:
         with self._steps.step("write"):
             roles = self._write_files(folder, state, result)
             simulated = self._kept_simulation(folder, state)
-            if simulated is not None and FIFOS_FILE in simulated["files"]:
-                roles[FIFOS_FILE] = "fifos"
+            if simulated is not None and finn_build.FIFOS in simulated["files"]:
+                roles[finn_build.FIFOS] = "fifos"
             if self._config.until == "bitfile":
                 roles |= self._write_finn(folder, devices)
         if hdl is not None:
@@ -160,11 +160,20 @@ class _Build:
             written["hdl"] = hdl.as_json()
         if simulated is not None:
             written["simulated"] = simulated["entry"]
+            if simulated["files"]:
+                written = with_resources(written, simulated["entry"]["fifos"])
             written["artifacts"] += simulated["artifacts"]
         manifest.save(folder / "hardware.json", written, "hardware")
         move_in(folder, self._config.out, [*self._changed(folder, roles), "hardware.json"])
+        if simulated is None:
+            self._forget_simulation()
         self._checkpoint.finish(state.as_json(), self._config.out / "dataflow.onnx")
         return written
+
+    def _forget_simulation(self) -> None:
+        """Remove what a simulation of an earlier build wrote."""
+        (self._config.out / finn_build.FIFOS).unlink(missing_ok=True)
+        shutil.rmtree(self._config.out / SIMULATION_FILES, ignore_errors=True)
 
     def _changed(self, folder: Path, roles: dict[str, str]) -> list[str]:
         """Return what to move: all, but what FINN has done so far stays if going on asks it for the same."""
@@ -189,10 +198,10 @@ class _Build:
         files = []
         if "fifos" in hashes:
             fifos = before["simulated"]["fifos"]
-            shutil.copyfile(manifest.resolve(path, FIFOS_FILE, hashes["fifos"]), folder / FIFOS_FILE)
+            shutil.copyfile(manifest.resolve(path, finn_build.FIFOS, hashes["fifos"]), folder / finn_build.FIFOS)
             folding = json.dumps(with_depths(state.folding, fifos), indent=2) + "\n"
             (folder / "folding.json").write_text(folding, "utf-8")
-            files.append(FIFOS_FILE)
+            files.append(finn_build.FIFOS)
         artifacts = [one for one in before["artifacts"] if one["role"] == "simulation"]
         return {"entry": before["simulated"], "artifacts": artifacts, "files": files}
 

@@ -23,7 +23,7 @@ def estimated(result: Estimate, board: Board, clock_mhz: float) -> dict[str, Any
         "ii_cycles": result.ii_cycles,
         "bottleneck": result.bottleneck,
         "resources": dict(result.resources),
-        "utilization": utilization(result.resources, board),
+        "utilization": utilization(result.resources, board.resources),
         "num_unknown": dict(result.num_unknown),
         "not_counted": list(NOT_COUNTED),
     }

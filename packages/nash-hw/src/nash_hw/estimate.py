@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from . import hls_models, rtl_models
-from .actors import cycles_of
+from .actors import cycles_of, pace_of
 from .boards import RESOURCES, Board
 from .facts import NO_FACTS, Facts, facts_of
 from .figures import Figures, sum_known
@@ -94,19 +94,19 @@ class Estimate:
 def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
     layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
-    slowest = max(layers, key=lambda layer: layer.cycles)
     from .finn_config import fifo_depths
 
+    ii_cycles, bottleneck = pace_of(model)
     schedule = Schedule(model)
-    depths = fifo_depths(model) or schedule.depths(slowest.cycles)
+    depths = fifo_depths(model) or schedule.depths(ii_cycles)
     between = tuple(streams(model, depths, board.fpga_part))
     parts = [part.figures.resources for part in (*layers, *between)]
     totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
     return Estimate(
         layers=layers,
         streams=between,
-        ii_cycles=slowest.cycles,
-        bottleneck=slowest.name,
+        ii_cycles=ii_cycles,
+        bottleneck=bottleneck,
         latency_cycles=schedule.latency(),
         latency_bound_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
         resources={resource: sum_known(values) for resource, values in totals.items()},
@@ -114,11 +114,11 @@ def estimate(model: Model, board: Board) -> Estimate:
     )
 
 
-def utilization(resources: Mapping[str, float | None], board: Board) -> dict[str, float | None]:
+def utilization(resources: Mapping[str, float | None], board_resources: Mapping[str, float]) -> dict[str, float | None]:
     """Return what part of a board's resources is used; None where unknown, or where the board has none to use."""
     result: dict[str, float | None] = {}
     for resource in RESOURCES:
-        used, available = resources[resource], board.resources[resource]
+        used, available = resources[resource], board_resources[resource]
         result[resource] = None if used is None or (not available and used) else used / max(available, 1)
     return result
 

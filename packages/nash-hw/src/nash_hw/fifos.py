@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .actors import cycles_of
+from .actors import pace_of
 from .boards import RESOURCES, Board
 from .estimate import sum_known
 from .finn_config import Settings, fold
-from .model import Model, custom_op, skeleton
+from .model import Model, skeleton
 from .options import Group, Option, price_of
 from .schedule import Schedule
 from .streams import LEAST_DEPTH, fifo_figures, streams
@@ -22,17 +22,19 @@ class Fifos:
     resources: Mapping[str, float]  # beyond those of the shallowest FIFO in every stream between layers
     waiting_bits: Mapping[str, int]  # of each tensor whose FIFO is deeper than that: the most that waits in it
     depths: tuple[int, ...] = ()  # of all, in the order of the layers and their inputs
+    pace: tuple[int, str] = (0, "")  # the cycles of a frame that they keep, and the layer that needs them
 
 
 def fifos_of(model: Model, settings: Settings, fpga_part: str) -> Fifos:
     """Return the FIFOs a specialized model needs with a folding; the model stays as it is."""
     folded, _ = fold(Model(skeleton(model.model)), settings)
-    period = max(cycles_of(node, custom_op(node)) for node in folded.graph.node)
-    found = list(streams(folded, Schedule(folded).depths(period), fpga_part))
+    pace = pace_of(folded)
+    found = list(streams(folded, Schedule(folded).depths(pace[0]), fpga_part))
     fifos = [stream for stream in found if stream.kind == "fifo"]
     parts = [_beyond(fifo.out_width, fifo.depth, fpga_part) for fifo in fifos]
     parts += [stream.figures.resources for stream in found if stream.kind == "port_fifo"]
     return Fifos(
+        pace=pace,
         resources={name: sum(part[name] or 0.0 for part in parts) for name in RESOURCES},
         waiting_bits={fifo.tensor: fifo.depth * fifo.out_width for fifo in fifos if fifo.depth > LEAST_DEPTH},
         depths=tuple(fifo.depth for fifo in fifos),

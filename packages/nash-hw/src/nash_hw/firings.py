@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 NEVER = 1 << 40  # cycles
+FIFO_CYCLES = 2  # from a word's entering an empty FIFO to its leaving it (fifo.sv)
 Index = np.ndarray  # of whole numbers, never falling
 
 

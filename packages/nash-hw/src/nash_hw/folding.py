@@ -56,6 +56,7 @@ class FoldingSpace:
         self._groups = price_groups(model, board)
         self._chooser = Chooser(self._groups, board)
         self._known: tuple[tuple[Option, ...], Fifos] | None = None  # the FIFOs asked for last
+        self._too_slow: tuple[int, str] | None = None  # the best pace that missed a rate, and the layer that needs it
 
     @property
     def fastest_cycles(self) -> int:
@@ -76,13 +77,19 @@ class FoldingSpace:
                 f"{clock_mhz:g} MHz; the bottleneck is {slow.title} with {self.fastest_cycles:,} cycles a frame, "
                 f"as far unfolded as {self._board.name} has room for it"
             )
+        self._too_slow = None
         for limit in (_ROUTABLE, 1.0):
-            first, choice = self._with_fifos(limit, lambda left: self._chooser.within(max_cycles, left))
+            first, choice = self._with_fifos(limit, lambda left: self._at_pace(max_cycles, left))
             if choice.options is None and first.options is not None:
                 choice = self._with_priced_fifos(first.options, max_cycles, limit)
             if choice.options is not None:
                 cheapest = first.price * (1 - first.gap)  # none is below that, however shallow its FIFOs
                 return self._folding(choice, limit, max(0.0, 1 - cheapest / self._price(choice.options)))
+        if self._too_slow is not None:
+            raise CapacityError(
+                f"--target-fps: got {target_fps:g}, expected at most {clock_mhz * 1e6 / self._too_slow[0]:,.1f} or so: "
+                f"{self._too_slow[1]} waits for the width converter behind it; lower --target-fps"
+            )
         needs = self._needs(max_cycles, 1.0)
         best = self.for_utilization(1.0)
         raise CapacityError(
@@ -112,7 +119,24 @@ class FoldingSpace:
                 f"{self._needs(candidates[-1], max_utilization)}; "
                 "choose a larger --board, fewer bits or a narrower network"
             )
-        return self._folding(choice, max_utilization, _ii_cycles(choice.options) / search.unrefuted - 1)
+        return self._folding(choice, max_utilization, self._ii_cycles(choice.options) / search.unrefuted - 1)
+
+    def _at_pace(self, max_cycles: int, limits: Mapping[str, float]) -> Choice:
+        """Return the cheapest choice of at most so many cycles, faster where converters would make a layer wait longer.
+
+        What is found too slow for them alone is kept, for the message if nothing else is found.
+        """
+        first = choice = self._chooser.within(max_cycles, limits)
+        cycles = max_cycles
+        while choice.options is not None:
+            pace = self._fifos(choice.options).pace
+            if pace[0] <= max_cycles:
+                gap = 1 - first.price * (1 - first.gap) / choice.price
+                return choice if choice is first else replace(choice, gap=max(gap, choice.gap))
+            self._too_slow = min(self._too_slow or pace, pace)
+            cycles = min(cycles * max_cycles // pace[0], cycles - 1)
+            choice = self._chooser.within(cycles, limits) if cycles >= self.fastest_cycles else Choice(options=None)
+        return Choice(options=None, is_refuted=choice.is_refuted and choice is first)
 
     def _with_fifos(self, limit: float, choose: Callable[[Mapping[str, float]], Choice]) -> tuple[Choice, Choice]:
         """Return the choice as if FIFOs were nothing, and the one that leaves room for its own, if any is found."""
@@ -148,7 +172,8 @@ class FoldingSpace:
                 for group, chosen in zip(self._groups, choice.options, strict=True)
             )
             fifos, used = self._fifos(options), self._chooser.used(options)
-            if fits({name: used[name] + fifos.resources[name] for name in RESOURCES}, limits):
+            is_small = fits({name: used[name] + fifos.resources[name] for name in RESOURCES}, limits)
+            if is_small and fifos.pace[0] <= max_cycles:
                 return replace(choice, options=options)
             waiting = {name: max(waiting.get(name, 0), bits) for name, bits in (waiting | fifos.waiting_bits).items()}
         return Choice(options=None)
@@ -163,6 +188,9 @@ class FoldingSpace:
         if self._known is None or self._known[0] != options:
             self._known = options, fifos_of(self._model, self._settings(options), self._board.fpga_part)
         return self._known[1]
+
+    def _ii_cycles(self, options: tuple[Option, ...]) -> int:
+        return max(self._fifos(options).pace[0], *(option.cycles for option in options))
 
     def _limits(self, limit: float) -> dict[str, float]:
         return {name: self._board.resources[name] * limit for name in RESOURCES}
@@ -180,7 +208,7 @@ class FoldingSpace:
         is_known = {name: any(option.resources[name] is not None for option in choice.options) for name in RESOURCES}
         return Folding(
             settings=self._settings(choice.options),
-            ii_cycles=_ii_cycles(choice.options),
+            ii_cycles=self._ii_cycles(choice.options),
             fifo_depths=found.depths,
             resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
             limit=limit,
@@ -247,10 +275,6 @@ class _Search:
 
     def _at(self, position: int, limits: Mapping[str, float]) -> Choice:
         return self._chooser.within(self._candidates[position], limits, max_gap=_PRICE_GAP)
-
-
-def _ii_cycles(options: tuple[Option, ...]) -> int:
-    return max(option.cycles for option in options)
 
 
 def _fastest(group: Group) -> int:

@@ -6,6 +6,7 @@ Most resources are what FINN's own layer answers; settings.py says which folding
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -279,10 +280,21 @@ def _price_of_width(instances: Sequence[Any]) -> float:
 
 
 def _is_buildable(layer: _Layer) -> bool:
-    """Tell whether HLS can take the streams of a folding; RTL has no such limit."""
+    """Tell whether HLS can take the streams of a folding, and RTL keeps all of its words.
+
+    FINN's RTL matrix-vector unit (mvu_vvu_axi.sv) has a queue for what is under way when its reader stops, short by one
+    word where it makes a word in each cycle: then all that is in it is lost.
+    """
     if not layer.node.op_type.endswith("_hls"):
-        return True
+        return not (is_layer(layer.node, "MVAU", "VVAU") and _makes_a_word_each_cycle(layer.instance))
     widths = [layer.instance.get_instream_width(), layer.instance.get_outstream_width()]
     if is_layer(layer.node, "MVAU"):
         widths.append(layer.instance.get_instream_width(1))
     return max(widths) <= _MAX_HLS_BITS
+
+
+def _makes_a_word_each_cycle(instance: Any) -> bool:
+    """Tell whether a matrix-vector or vector-vector unit multiplies a whole row at once."""
+    get = instance.get_nodeattr
+    length = get("MW") if "MW" in instance.get_nodeattr_types() else math.prod(get("Kernel"))
+    return get("SIMD") == length

@@ -18,20 +18,22 @@ import numpy as np
 import onnx
 
 from .actors import actor_of, converter
-from .firings import NEVER, Actor
+from .firings import FIFO_CYCLES, NEVER, Actor
 from .model import Model, custom_op
 from .steps import is_layer
 from .streams import LEAST_DEPTH
 from .timing import earliest, latest, taken, wanted
 
-FIFO_CYCLES = 2  # from a word's entering an empty FIFO to its leaving it (fifo.sv)
 _SPARE, _SPARE_PART = 2, 16  # words, and one of so many, that a FIFO is deeper than the model says
-_AHEAD = LEAST_DEPTH  # words that a layer is ahead of its reader at most, unless the reader would wait
+_ROUNDS = 8  # in which a layer and an uneven converter behind it find their pace
 
 
 @dataclass(kw_only=True)
 class _Link:
-    """A stream between two layers: a converter where their widths differ, then a FIFO. Times of its words, (w,)."""
+    """A stream between two layers: where their widths differ a small FIFO and a converter, then a FIFO.
+
+    Times of its words, (w,).
+    """
 
     converter: Actor | None
     consumer: int  # a step
@@ -43,7 +45,7 @@ class _Link:
 
     def converted(self, times: np.ndarray, period: int | None) -> np.ndarray:
         """Return when words enter the FIFO, given when the layer before it sends its own."""
-        return times if self.converter is None else earliest(self.converter, [times], period)
+        return times if self.converter is None else earliest(self.converter, [times + FIFO_CYCLES], period)
 
 
 @dataclass(kw_only=True)
@@ -90,8 +92,8 @@ class Schedule:
             ends |= {name: (number, output) for output, name in enumerate(node.output)}
 
     def latency(self) -> int:
-        """Return the cycles in which a frame passes an idle accelerator, from its first word in to its last one out."""
-        return 1 + max(int(times[-1]) for times in self._run(None))
+        """Return the cycles in which the first frame after a reset passes, from its first word in to its last out."""
+        return 1 + FIFO_CYCLES + max(int(times[-1]) for times in self._run(None))
 
     def depths(self, period: int) -> dict[str, int]:
         """Return how many words the FIFO of each stream has to hold for a frame to leave every `period` cycles.
@@ -115,11 +117,11 @@ class Schedule:
         for step in self._steps:
             step.arrivals = [self._links[name].enters + FIFO_CYCLES for name in step.inputs]
             if not step.inputs:
-                step.arrivals = [np.arange(len(step.actor.inputs[0].frees))]
-            step.fires, step.lower = earliest(step.actor, step.arrivals, period), None
-            if any(name in self._links and self._links[name].converter for name in step.outputs):
-                step.lower = self._room(step, period)
-                step.fires = earliest(step.actor, step.arrivals, period, step.lower)
+                step.arrivals = [np.arange(len(step.actor.inputs[0].frees)) + FIFO_CYCLES]
+            step.fires = earliest(step.actor, step.arrivals, period, _begin(step.actor, period))
+            step.lower = None
+            if between := [self._links[name].converter for name in step.outputs if name in self._links]:
+                self._wait(step, period, _ROUNDS if any(one and one.is_coupled for one in between) else 1)
             self._send(step, period)
         return [
             step.fires[given.fires] + given.lag
@@ -128,6 +130,14 @@ class Schedule:
             if name not in self._links
         ]
 
+    def _wait(self, step: _Step, period: int | None, rounds: int) -> None:
+        """Let a layer wait for the converters behind it."""
+        for _ in range(rounds):
+            step.lower = self._room(step, period)
+            if (step.lower <= step.fires).all():
+                break
+            step.fires = earliest(step.actor, step.arrivals, period, step.lower)
+
     def _send(self, step: _Step, period: int | None) -> None:
         for name, given in zip(step.outputs, step.actor.outputs, strict=True):
             if name in self._links:
@@ -135,13 +145,13 @@ class Schedule:
                 link.enters = link.converted(step.fires[given.fires] + given.lag, period)
 
     def _room(self, step: _Step, period: int | None) -> np.ndarray:
-        """Return before when a layer must not fire, as the converters behind it cannot take its words."""
-        lower = np.full(step.actor.num_firings, -NEVER)
+        """Return before when a layer must not fire, as the converters behind it, and FIFOs before them, are full."""
+        lower = _begin(step.actor, period)
         for name, given in zip(step.outputs, step.actor.outputs, strict=True):
             if name in self._links and (between := self._links[name].converter) is not None:
-                times = step.fires[given.fires] + given.lag
-                room = taken(between, 0, times, earliest(between, [times], period), period)
-                np.maximum.at(lower, given.fires, room - given.lag)
+                times = step.fires[given.fires] + given.lag + FIFO_CYCLES
+                leaves = taken(between, 0, times, earliest(between, [times], period), period)
+                np.maximum.at(lower, given.fires, _room_after(leaves, period) - given.lag)
         return lower
 
     def _delay(self, step: _Step, period: int) -> None:
@@ -157,8 +167,8 @@ class Schedule:
                 continue
             due, full = link.due, link.full
             if (between := link.converter) is not None:
-                due = wanted(between, 0, latest(between, [due], period), period)
-                full = full[between.inputs[0].first_reader] - between.inputs[0].lag
+                due = wanted(between, 0, latest(between, [due], period), period) - FIFO_CYCLES
+                full = full[between.inputs[0].first_reader] - between.inputs[0].lag - FIFO_CYCLES
             dues.append(due)
             np.maximum.at(lower, given.fires, full - given.lag)
         if not step.is_prompt:
@@ -177,7 +187,18 @@ class Schedule:
             link = self._links[name]
             link.due = wanted(step.actor, position, step.fires, period) - FIFO_CYCLES
             leaves = taken(step.actor, position, step.arrivals[position], step.fires, period)
-            link.full = np.concatenate([leaves[-_AHEAD:] - period, leaves[:-_AHEAD]])[-len(leaves) :] + 1
+            link.full = _room_after(leaves, period)
+
+
+def _begin(actor: Actor, period: int | None) -> np.ndarray:
+    """Return before when no firing is (n,): cycle 0 for a first frame, else none such."""
+    return np.full(actor.num_firings, 0 if period is None else -NEVER)
+
+
+def _room_after(leaves: np.ndarray, period: int | None) -> np.ndarray:
+    """Return when there is room for each word in a FIFO of the least depth (w,), given when words leave it."""
+    before = np.full(min(LEAST_DEPTH, len(leaves)), -NEVER) if period is None else leaves[-LEAST_DEPTH:] - period
+    return np.concatenate([before, leaves[:-LEAST_DEPTH]]) + 1
 
 
 def _follows_shared_windows(model: Model, node: onnx.NodeProto) -> bool:

@@ -96,7 +96,7 @@ def wanted(actor: Actor, position: int, fires: np.ndarray, period: int) -> np.nd
     """Return when an actor takes the words of an input (w,) at the latest, given when it fires."""
     given = actor.inputs[position]
     upper = np.append(fires - given.lag, NEVER)[given.first_reader]
-    gap = actor.reset if actor.is_coupled else 1
+    gap = max(actor.reset, 1) if actor.is_coupled else 1
     times = before(upper, 1)
     if (again := times[0] + period - gap) < times[-1]:
         upper[-1] = again

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .firings import NEVER, Actor, Input, Output
+from .firings import FIFO_CYCLES, NEVER, Actor, Input, Output
+from .streams import LEAST_DEPTH
 from .timing import alternate
 
 _Pair = tuple[int, int]  # rows, columns
 _ROWS = 3  # of windows, after which each further row takes as long as the one before
+_CONVERTED_ROUNDS = 8  # in which a window and the converter behind it find their pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +95,36 @@ def _with_rows(geometry: Geometry, rows: int) -> Geometry:
 def _alone(geometry: Geometry) -> int:
     """Return the cycles of a frame whose words are all there."""
     actor = window(geometry)
-    given, out = actor.inputs[0], actor.outputs[0]
-    there = np.full(geometry.num_words, -NEVER)
+    return _cycles(actor, *_at_once(actor, np.full(actor.num_firings, -NEVER)))
+
+
+def converted_window_cycles(geometry: Geometry, converter: Actor) -> int:
+    """Return the cycles of a frame whose words are all there, the window waiting for a converter behind it."""
+    actor, given = window(geometry), converter.inputs[0]
+    lag = actor.outputs[0].lag
+    lower = np.full(actor.num_firings, -NEVER)
+    for _ in range(_CONVERTED_ROUNDS):
+        fires, words = _at_once(actor, lower)
+        arrivals = fires + lag + FIFO_CYCLES
+        none = np.full(converter.num_firings, -NEVER)
+        _, taken = alternate(given.reads, given.frees, given.lag, given.room, none, arrivals)
+        lower = np.full(actor.num_firings, -NEVER)
+        lower[LEAST_DEPTH:] = taken[:-LEAST_DEPTH] + 1 - lag
+        if (lower <= fires).all():
+            break
+    return _cycles(actor, fires, words)
+
+
+def _at_once(actor: Actor, lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the firings of a window, none before its bound, and when it takes its words, which are all there."""
+    given = actor.inputs[0]
+    there = np.full(len(given.frees), -NEVER)
     there[0] = 0
-    fires, words = alternate(given.reads, given.frees, given.lag, given.room, np.full(actor.num_firings, -NEVER), there)
-    return int(max(fires[-1] + out.lag, words[-1]) + actor.reset - words[0])
+    return alternate(given.reads, given.frees, given.lag, given.room, lower, there)
+
+
+def _cycles(actor: Actor, fires: np.ndarray, words: np.ndarray) -> int:
+    return int(max(fires[-1] + actor.outputs[0].lag, words[-1]) + actor.reset - words[0])
 
 
 def _word_by_word(geometry: Geometry) -> Actor:

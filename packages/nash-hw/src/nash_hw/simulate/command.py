@@ -14,15 +14,17 @@ import onnx
 
 from .. import manifest
 from ..errors import OutputError, UsageError, VerificationError
+from ..finn_build import FIFOS
 from ..finn_env import contained_finn
 from ..model import Model
 from ..output import WORK as STEPS
 from ..output import move_in
 from ..progress import Steps
-from . import describe, finn_fifos
+from . import FILES, describe
 from .compiler import Compiler, default_cache
 from .deadlock import told
 from .design import Design, read_design
+from .finn_fifos import finn_fifo_config, with_depths, with_resources
 from .frames import expected_integers, golden_pictures, random_pictures
 from .run import Pace, Result, Simulation
 from .sizing import Sizer, Sizes
@@ -30,7 +32,6 @@ from .timeline import timeline
 from .tools import Tools, find_tools
 
 WORK = ".simulate"
-FILES = "simulation"
 _STALL, _BUBBLE = 30, 30  # percent of cycles
 _MAX_FRAMES = 40
 _TRACED_FRAMES = 2
@@ -209,6 +210,7 @@ class _Simulate:
         roles = {f"{FILES}/{path.name}": "simulation" for path in sorted((staged / FILES).iterdir())}
         if simulated.are_depths_simulated:
             roles |= self._write_depths(staged, content)
+            content = with_resources(content, content["simulated"]["fifos"])
         kept = [one for one in content["artifacts"] if one["role"] not in ("simulation", *roles.values())]
         made = [manifest.artifact_record(staged / name, staged, role) for name, role in roles.items()]
         content["artifacts"] = kept + made
@@ -223,8 +225,8 @@ class _Simulate:
         fifos = content["simulated"]["fifos"]
         model = Model(onnx.load(str(self._config.folder / "dataflow.onnx")))
         for name, values in (
-            ("folding.json", finn_fifos.with_depths(folding, fifos)),
-            (finn_fifos.FILE, finn_fifos.finn_fifo_config(model, fifos, content["fpga_part"])),
+            ("folding.json", with_depths(folding, fifos)),
+            (FIFOS, finn_fifo_config(model, fifos, content["fpga_part"])),
         ):
             (staged / name).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-        return {"folding.json": "folding", finn_fifos.FILE: "fifos"}
+        return {"folding.json": "folding", FIFOS: "fifos"}

@@ -96,6 +96,7 @@ def _fifo(simulated: Simulated, i: int) -> dict[str, Any]:
         "input": stream.port,
         "width_bits": stream.bits,
         "depth": simulated.depths[i],
+        "written_depth": stream.depth,
         "fill": simulated.main.raw["streams"][stream.hop]["peak"],
         "origin": "simulated" if simulated.are_depths_simulated else "written",
     }

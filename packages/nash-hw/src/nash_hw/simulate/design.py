@@ -132,6 +132,8 @@ class _Designer:
         self._instances = {node.name: custom_op(node) for node in self._nodes}
         self._numbers = {node.name: 2 + i for i, node in enumerate(self._nodes)}
         self._rtl = {layer["name"]: layer for layer in content["hdl"]["rtl"]}
+        simulated = (content.get("simulated") or {}).get("fifos", ())
+        self._written = {(one["consumer"], one["input"]): one.get("written_depth") for one in simulated}
         self._fifos = [stream for stream in content.get("streams", ()) if stream["kind"] == "fifo"]
         ends = (Layer(name=name, module=None, memories={}) for name in ("input", "output"))
         self._layers: list[Layer] = [*ends, *(self._layer(node) for node in self._nodes)]
@@ -206,7 +208,7 @@ class _Designer:
                 hop=len(self._hops),
                 bits=out_bits,
                 words=words,
-                depth=self._depth(producer.name, consumer.name),
+                depth=self._written.get((consumer.name, port)) or self._depth(producer.name, consumer.name),
             )
         )
         self._add_hop((start, start_port, self._numbers[consumer.name], port), out_bits, words)

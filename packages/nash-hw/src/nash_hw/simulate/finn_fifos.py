@@ -2,7 +2,7 @@
 
 FINN reads them from a file (`fifo_config_file` of its build configuration, `auto_fifo_depths: false`), by the names
 that FIFOs get when FINN has put one into every stream and numbered them; so that is what is done here, on a copy.
-`folding.json` has them as well, as `inFIFODepths` of the layers.
+`folding.json` has them as well, as `inFIFODepths` of the layers, and `hardware.json` what they take.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..boards import RESOURCES
 from ..errors import IntegrityError
+from ..estimate import utilization
 from ..model import Model, custom_op
+from ..streams import LEAST_DEPTH, fifo_figures
 from .design import MIN_DEPTH
-
-FILE = "fifos.json"
 
 Fifos = Sequence[Mapping[str, Any]]  # `simulated.fifos` of hardware.json
 
@@ -58,3 +59,28 @@ def with_depths(folding: Mapping[str, Any], fifos: Fifos) -> dict[str, Any]:
         given += [MIN_DEPTH] * (fifo["input"] + 1 - len(given))
         given[fifo["input"]] = fifo["depth"]
     return result
+
+
+def with_resources(content: Mapping[str, Any], fifos: Fifos) -> dict[str, Any]:
+    """Return a hardware manifest in which `streams` and the sums in `estimated` are of FIFOs of these depths."""
+    depths: dict[tuple[str, str], list[int]] = {}
+    for fifo in fifos:
+        depths.setdefault((fifo["producer"], fifo["consumer"]), []).append(max(fifo["depth"], LEAST_DEPTH))
+    totals = dict(content["estimated"]["resources"])
+    streams = []
+    for stream in content["streams"]:
+        if stream["kind"] == "fifo":
+            depth = depths[stream["producer"], stream["consumer"]].pop(0)  # several are in the order of the streams
+            figures = fifo_figures(stream["out_width_bits"], depth, content["fpga_part"])
+            for name in RESOURCES:
+                totals[name] += (figures.resources[name] or 0.0) - (stream["resources"][name] or 0.0)
+            changes = {"resources": dict(figures.resources), "origins": dict(figures.origins)}
+            stream = {**stream, "depth": depth, "origin": "simulated", **changes}
+        streams.append(stream)
+    num_fpgas = content.get("devices", {}).get("num_fpgas", 1)
+    used = utilization(totals, {name: amount * num_fpgas for name, amount in content["board_resources"].items()})
+    return {
+        **content,
+        "streams": streams,
+        "estimated": {**content["estimated"], "resources": totals, "utilization": used},
+    }

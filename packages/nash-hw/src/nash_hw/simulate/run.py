@@ -100,6 +100,9 @@ class Simulation:
         self._folder = folder.resolve()
         self._expected = expected
         (self._folder / "runs").mkdir(parents=True, exist_ok=True)
+        for path in (self._folder / "runs").iterdir():
+            if path.suffix != ".json" or path.name.startswith("."):  # of a run that was killed
+                path.unlink()
         (self._folder / "inputs").write_bytes(to_words(design, pictures))
         (self._folder / "netlist").write_text(self._netlist(), "utf-8")
 

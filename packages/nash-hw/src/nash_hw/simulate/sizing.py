@@ -1,9 +1,11 @@
 """Find FIFO depths that cost no throughput, and few bits.
 
 Frames are sent at the pace of the slowest layer. If FIFOs without bound keep it, the most words that wait in each
-are depths that do too. From there every depth is searched for at once, each between the smallest there is and the
-one known to do: all go to the middle of their bounds; where the pace is lost, halves of them do, and halves of those,
-until those are found that must not. The pace is kept if the steady state repeats in it exactly (see `run`).
+are depths that do too, and so, mostly, are the depths that the build wrote. The search begins with the fewest bits
+that do: the lesser of both in each stream, or else the cheaper of the two. From there every depth is searched for at
+once, each between the smallest there is and the one known to do: all go to the middle of their bounds; where the pace
+is lost, halves of them do, and halves of those, until those are found that must not. The pace is kept if the steady
+state repeats in it exactly (see `run`).
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Sizes:
 
 def bits(design: Design, depths: Sequence[int]) -> int:
     """Return the bits of the FIFOs that are larger than FINN's smallest, which every stream has anyway."""
-    return sum(depth * stream.bits for depth, stream in zip(depths, design.streams, strict=True) if depth > MIN_DEPTH)
+    pairs = zip(depths, design.streams, strict=True)
+    return sum(depth * stream.bits for depth, stream in pairs if depth > HOLDS_ANYWAY)
 
 
 def as_depth(words: int) -> int:
@@ -66,16 +69,23 @@ class Sizer:
         """
         deep = self._deep(every)
         fills = tuple(deep.raw["streams"][stream.hop]["peak"] for stream in self._design.streams)
-        self._high = [as_depth(fill) for fill in fills]
+        self._high = self._start([as_depth(fill) for fill in fills])
         self._low = [MIN_DEPTH] * len(fills)
-        if not self._holds(self._high):
-            raise VerificationError(
-                "simulation: the fill of FIFOs without bound does not do as depth; report this as a bug"
-            )
         order = sorted(range(len(fills)), key=lambda i: -self._high[i] * self._design.streams[i].bits)
         while self._num_trials < self._max_trials and (open_ones := [i for i in order if self._is_open(i)]):
             self._narrow(open_ones)
         return Sizes(depths=tuple(self._high), fills=fills, every=self._every, num_trials=self._num_trials)
+
+    def _start(self, peaks: list[int]) -> list[int]:
+        """Return depths that keep the pace: the lesser of the peaks and the written ones, or the cheaper of both."""
+        written = [as_depth(stream.depth) for stream in self._design.streams]
+        candidates = [[min(pair) for pair in zip(peaks, written, strict=True)], peaks, written]
+        for depths in sorted(candidates, key=lambda depths: bits(self._design, depths)):
+            if self._holds(depths):
+                return depths
+        raise VerificationError(
+            "simulation: the fill of FIFOs without bound does not do as depth; report this as a bug"
+        )
 
     def _deep(self, every: int) -> Result:
         """Return a run with FIFOs without bound in its steady state at the best pace."""
