@@ -390,6 +390,6 @@ def test_frame_rate_that_converters_deny_is_refused_by_name(board):
     from accelerators import case_model
     from genotypes import draw_case
 
-    case = dataclasses.replace(draw_case(18), slowdown=1)
+    case = dataclasses.replace(draw_case(57), slowdown=1)
     with pytest.raises(CapacityError, match=r"ConvolutionInputGenerator_rtl_\d waits for the width converter"):
         case_model(case)

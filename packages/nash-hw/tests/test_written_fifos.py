@@ -14,7 +14,7 @@ from genotypes import DEMO, OPERATIONS, draw_case
 pytestmark = pytest.mark.usefixtures("finn")
 
 SEEDS = range(50)
-IN_RTL = (7, 24)  # FIFOs of the least depth slow the second one down
+IN_RTL = (7, 20)  # FIFOs of the least depth slow the second one down
 
 
 def simulate(case, folder, cache):
@@ -33,7 +33,7 @@ def test_no_genotype_locks_or_slows_down(seed):
     model, _ = case_model(draw_case(seed))
     pace, _ = pace_of(model)
     found = self_timed.intervals(model, fifo_depths(model), 30 * pace)
-    assert 0.99 * pace <= found[-1] <= pace
+    assert pace - max(2, 0.01 * pace) <= found[-1] <= pace  # a cycle or two where a frame takes a hundred
 
 
 def test_genotypes_have_everything():
@@ -62,7 +62,7 @@ def test_self_timed_words_pass_as_in_the_rtl(seed, tmp_path, compiled_layers):
     assert estimated["latency_us"] * CLOCK_MHZ == pytest.approx(result.latency, rel=0.05)
     shallow = simulation.run([2] * len(depths), Pace(frames=4))
     expected = self_timed.intervals(model, dict.fromkeys(depths, 5), limit)[-1]
-    assert (expected > estimated["ii_cycles"]) == (seed == 24)
+    assert (expected > estimated["ii_cycles"]) == (seed == 20)
     assert shallow.interval == pytest.approx(expected, rel=0.01)
 
 
