@@ -33,6 +33,7 @@ class Figure:
     value: Callable[[Record], float | None]
     num_decimals: int = 0
     is_percentage: bool = False
+    resources: tuple[str, ...] = ()  # that it is made of
 
     def text(self, value: float | None, *, is_lower_bound: bool = False) -> str:
         """Return a value to read, 'n/a' for one that is not known."""
@@ -41,8 +42,7 @@ class Figure:
 
     def is_lower_bound(self, record: Record) -> bool:
         """Return whether the record's value is a sum that leaves out layers of which nobody knows a figure."""
-        keys = RESOURCES if self in COSTS_OF_BOARD else (self.key,)
-        return record.hardware is not None and any(record.hardware.is_lower_bound(key) for key in keys)
+        return record.hardware is not None and any(record.hardware.is_lower_bound(key) for key in self.resources)
 
     def text_of(self, record: Record) -> str:
         """Return a record's value to read, marked if it is a lower bound, or of a network chosen on the test split."""
@@ -66,13 +66,25 @@ def _of_hardware(key: str) -> Callable[[Record], float | None]:
     return lambda record: None if record.hardware is None else getattr(record.hardware, key)
 
 
-def _percent_of_board(record: Record, combine: Callable[[list[float]], float]) -> float | None:
-    """Return the shares of the board's resources in one figure, None if a share is not known."""
-    hardware = record.hardware
-    if hardware is None:
-        return None
-    shares = [0.0 if getattr(hardware, key) == 0 else (hardware.utilization or {}).get(key) for key in RESOURCES]
-    return None if None in shares else 100 * combine(shares)
+def _share_of_board(key: str, label: str, combine: Callable[[list[float]], float]) -> Figure:
+    """Return the shares of the board's resources as one figure, not known if one share is not."""
+
+    def value(record: Record) -> float | None:
+        hardware = record.hardware
+        if hardware is None:
+            return None
+        shares = [0.0 if getattr(hardware, name) == 0 else (hardware.utilization or {}).get(name) for name in RESOURCES]
+        return None if None in shares else 100 * combine(shares)
+
+    return Figure(
+        key=key,
+        label=label,
+        unit="% of the board",
+        is_high_good=False,
+        value=value,
+        num_decimals=1,
+        resources=RESOURCES,
+    )
 
 
 def _weight_memory(record: Record) -> float | None:
@@ -107,28 +119,17 @@ FIGURES: tuple[Figure, ...] = (
         value=_of_hardware("latency_us"),
         num_decimals=1,
     ),
-    *(Figure(key=key, label=key, unit="", is_high_good=False, value=_of_hardware(key)) for key in RESOURCES),
+    *(
+        Figure(key=key, label=key, unit="", is_high_good=False, value=_of_hardware(key), resources=(key,))
+        for key in RESOURCES
+    ),
     Figure(key="power_w", label="power", unit="W", is_high_good=False, value=_of_hardware("power_w"), num_decimals=2),
     Figure(key="weight_memory_bits", label="weights", unit="bit", is_high_good=False, value=_weight_memory),
     Figure(key="cpu_fps", label="CPU fps", unit="frames/s", is_high_good=True, value=_cpu_throughput),
 )
 COSTS_OF_BOARD: tuple[Figure, ...] = (
-    Figure(
-        key="scarcest",
-        label="scarcest resource",
-        unit="% of the board",
-        is_high_good=False,
-        value=lambda record: _percent_of_board(record, max),
-        num_decimals=1,
-    ),
-    Figure(
-        key="price",
-        label="sum of shares",
-        unit="% of the board",
-        is_high_good=False,
-        value=lambda record: _percent_of_board(record, sum),
-        num_decimals=1,
-    ),
+    _share_of_board("scarcest", "scarcest resource", max),
+    _share_of_board("price", "sum of shares", sum),
 )
 BY_KEY = {figure.key: figure for figure in (*FIGURES, *COSTS_OF_BOARD)}
 COMPARED = ("top1", "top5", "throughput_fps", "latency_us", "LUT", "BRAM_18K", "URAM", "DSP", "weight_memory_bits")

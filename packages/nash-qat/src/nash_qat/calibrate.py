@@ -63,7 +63,7 @@ def _best_scales(network: Network, pictures: Tensor, *, fixed: Collection[nn.Mod
     with ExitStack() as stack:
         stack.enter_context(_momentum(network, 1.0))
         for module in network.modules():
-            if (quantizers.is_learned(module) or quantizers.is_state(module)) and module not in fixed:
+            if (quantizers.is_learned(module) or quantizers.is_relu(module)) and module not in fixed:
                 stack.callback(module.register_forward_pre_hook(measure).remove)
         network(to_input(pictures))
     return best

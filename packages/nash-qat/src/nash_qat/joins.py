@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from . import bits as table
-from .genotype import Cell, Genotype, Layer
+from .genotype import Genotype
 from .presets import QuantizationSpec
 
 _HEADROOM_BITS = 2  # a sign, and twice the largest state
@@ -51,20 +51,17 @@ def plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) ->
     if spec.join == "quantized":
         joins = {name: Join(bits=number) for name, number in bits.items() if name.endswith(".join")}
         return Plan(joins=joins, leaders={})
-    direct = dict(_direct_terms(genotype))
+    direct = dict(_direct_terms(genotype, bits))
     states = [name for name, tensor in table.tensors(genotype).items() if tensor.kind == "state"]
     leaders = _leaders(states, [set(terms.values()) for terms in direct.values() if terms])
     joins = {}
     for name, terms in direct.items():
-        joins[name] = Join(bits=bits[name])
-        if terms:
-            state_bits = max(bits[state] for state in terms.values())
-            first = next(iter(terms.values()))
-            joins[name] = replace(
-                _aligned(bits[name], state_bits, spec.join_shift),
-                direct=tuple(terms),
-                leader=leaders.get(first, first),
-            )
+        if not terms:
+            joins[name] = Join(bits=bits[name])
+            continue
+        join = _aligned(bits[name], max(bits[state] for state in terms.values()), spec.join_shift)
+        first = next(iter(terms.values()))
+        joins[name] = replace(join, direct=tuple(terms), leader=leaders.get(first, first))
     return Plan(joins=joins, leaders=leaders)
 
 
@@ -74,24 +71,20 @@ def _aligned(join_bits: int, state_bits: int, shift: int) -> Join:
     return Join(bits=min(join_bits, shift + state_bits + _HEADROOM_BITS), shift=shift)
 
 
-def _direct_terms(genotype: Genotype) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield every sum's name, and the terms of it that are states, pooled or not, with the name of the state."""
-    prefixes = table.state_prefixes(genotype)
-    for c, cell in enumerate(genotype.cells):
-        for number, layer in enumerate(cell.layers, start=1):
-            if layer.residual_from is not None or layer.nas_op is not None:
-                states = {term: f"{prefixes[c][source]}state" for term, source in _sources(cell, number, layer)}
-                yield f"{prefixes[c][number]}join", states
-
-
-def _sources(cell: Cell, number: int, layer: Layer) -> Iterator[tuple[str, int]]:
-    if layer.residual_from is not None and not layer.projection:
-        yield "residual", layer.residual_from
-    if layer.nas_op is not None:
-        source, op = layer.nas_op.input, layer.nas_op.op
-        has_weights = cell.stride_between(source, number) != 1 or cell.state_channels[source] != layer.channels
-        if op == "max_pool_3x3" or (op == "skip_connect" and not has_weights):
-            yield "nas_op", source
+def _direct_terms(genotype: Genotype, bits: Mapping[str, int]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield every sum's name, and its terms that have no weights, states, pooled or not, with the state's name."""
+    for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True):
+        for layer, own in zip(cell.layers, prefixes[1:], strict=True):
+            if f"{own}join" in bits:
+                sources = {"residual": layer.residual_from, "nas_op": layer.nas_op and layer.nas_op.input}
+                yield (
+                    f"{own}join",
+                    {
+                        term: f"{prefixes[source]}state"
+                        for term, source in sources.items()
+                        if source is not None and f"{own}{term}" not in bits
+                    },
+                )
 
 
 def _leaders(states: list[str], sums: list[set[str]]) -> dict[str, str]:
@@ -100,11 +93,8 @@ def _leaders(states: list[str], sums: list[set[str]]) -> dict[str, str]:
     for meeting in sums:
         touched = [group for group in groups if group & meeting]
         groups = [group for group in groups if not group & meeting] + [set().union(*touched)]
-    order = {state: position for position, state in enumerate(states)}
-    return {
-        state: leader
-        for group in groups
-        if group
-        for leader in [min(group, key=order.__getitem__)]
-        for state in group - {leader}
-    }
+    leaders = {}
+    for group in groups:
+        first, *others = sorted(group, key=states.index)
+        leaders |= dict.fromkeys(others, first)
+    return leaders

@@ -281,7 +281,7 @@ def is_learned(module: nn.Module) -> bool:
     return is_activation(module) and module.leader is None
 
 
-def is_state(module: nn.Module) -> bool:
+def is_relu(module: nn.Module) -> bool:
     """Say whether a module is a ReLU with a quantizer behind it."""
     return isinstance(module, layers.ReLU)
 

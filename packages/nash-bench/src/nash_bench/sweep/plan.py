@@ -83,7 +83,7 @@ class Cell:
     def _space(self) -> str:
         return f"{self.backbone}-{self.variant}-width{self.width}"
 
-    @property
+    @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """Return the jobs that this cell needs, each behind those whose files it reads."""
         genotype = f"runs/{self.network}/genotype.json"
