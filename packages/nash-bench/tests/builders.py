@@ -271,6 +271,34 @@ def write_hardware(
     )
 
 
+Built = tuple[str | None, int, int, float, float | None]  # variant, width, seed, top-1, LUT
+
+
+def write_networks(
+    root: Path,
+    networks: list[Built],
+    *,
+    accuracy: dict[str, Any] | None = None,
+    resources: dict[str, float] | None = None,
+    **hardware: Any,
+) -> list[Path]:
+    """Write models with accelerators, each in a folder of its own; return the paths of the models."""
+    paths = []
+    for index, (variant, width, seed, top1, luts) in enumerate(networks):
+        model = write_model(
+            root / str(index) / "qat",
+            name=f"net-{variant}",
+            variant=variant,
+            width=width,
+            seed=seed,
+            accuracy=ACCURACY | (accuracy or {}) | {"top1": top1},
+            has_files=False,
+        )
+        write_hardware(root / str(index) / "hw", model, resources=(resources or {}) | {"LUT": luts}, **hardware)
+        paths.append(model)
+    return paths
+
+
 def write_runs(root: Path) -> Path:
     """Write a baseline and a NASH network at two bit widths, built for one board; return the folder."""
     accuracies = {(None, "w2a2"): 88.0, ("v3", "w2a2"): 90.0, (None, "w4a4"): 94.0, ("v3", "w4a4"): 95.5}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import ACCURACY, write_hardware, write_model
+from builders import Built, write_hardware, write_networks
 
 from nash_bench.collect import collect
 from nash_bench.compare import compare
@@ -20,28 +20,10 @@ from nash_bench.report import write_report
 from nash_bench.rivals import Point, rival_at
 from nash_bench.seeds import seeds_table
 
-Network = tuple[str | None, int, int, float, float | None]  # variant, width, seed, top-1, LUT
-FAMILY: list[Network] = [(None, 4, 0, 80.0, 100), (None, 6, 0, 86.0, 200), (None, 8, 0, 90.0, 400)]
+FAMILY: list[Built] = [(None, 4, 0, 80.0, 100), (None, 6, 0, 86.0, 200), (None, 8, 0, 90.0, 400)]
 
 
-def write_networks(root: Path, networks: list[Network], **hardware: object) -> list[Path]:
-    paths = []
-    for index, (variant, width, seed, top1, luts) in enumerate(networks):
-        model = write_model(
-            root / str(index) / "qat",
-            name=f"net-{variant}",
-            variant=variant,
-            width=width,
-            seed=seed,
-            accuracy=ACCURACY | {"top1": top1},
-            has_files=False,
-        )
-        write_hardware(root / str(index) / "hw", model, resources={"LUT": luts}, **hardware)
-        paths.append(model)
-    return paths
-
-
-def gains_of(root: Path, networks: list[Network]) -> Gains:
+def gains_of(root: Path, networks: list[Built]) -> Gains:
     write_networks(root, networks)
     (found,) = find_gains(configurations([row.record for row in collect([root]).rows]))
     return found
@@ -111,7 +93,7 @@ def test_spread_is_of_both_sides(tmp_path: Path) -> None:
         ([*FAMILY, ("v3", 4, 0, 89.0, None)], "n/a"),
     ],
 )
-def test_nothing_is_extrapolated(tmp_path: Path, networks: list[Network], text: str) -> None:
+def test_nothing_is_extrapolated(tmp_path: Path, networks: list[Built], text: str) -> None:
     assert equal_cost_text(lut(gains_of(tmp_path, networks))) == text
 
 

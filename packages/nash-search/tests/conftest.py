@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +19,15 @@ from nash_search.settings import Settings
 from nash_search.variants import VARIANTS, narrow
 
 torch.set_num_threads(1)  # the tensors are tiny
+
+
+def benchmark(name: str) -> ModuleType:
+    """Return a script of benchmarks/ as a module."""
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

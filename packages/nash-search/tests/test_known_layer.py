@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "known_layer.py"
+from conftest import benchmark
 
 
 @pytest.fixture(scope="module")
 def task() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("known_layer", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("known_layer")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
