@@ -123,8 +123,12 @@ def genotype(
     num_cells: int = 2,
     num_classes: int = 10,
     side: int = 8,
+    search: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a genotype manifest of four-layer cells; a variant gives each layer a NAS operation."""
+    """Return a genotype manifest of four-layer cells; a variant gives each layer a NAS operation.
+
+    search: what it says of its search; by default that one was there where the variant is.
+    """
     cells = []
     for cell in range(num_cells):
         channels = width * 2**cell
@@ -156,6 +160,7 @@ def genotype(
         "num_classes": num_classes,
         "input": {"channels": 1, "height": side, "width": side},
         "stem": {"channels": width, "kernel": 3, "stride": 1, "max_pool": False},
+        "search": ({"gradient": "swap"} if variant else None) if search is None else search,
         "cells": cells,
         "head": {"pool": "global_avg"},
     }
@@ -280,6 +285,7 @@ def write_networks(
     *,
     accuracy: dict[str, Any] | None = None,
     resources: dict[str, float] | None = None,
+    search: dict[str, Any] | None = None,
     **hardware: Any,
 ) -> list[Path]:
     """Write models with accelerators, each in a folder of its own; return the paths of the models."""
@@ -292,6 +298,7 @@ def write_networks(
             width=width,
             seed=seed,
             accuracy=ACCURACY | (accuracy or {}) | {"top1": top1},
+            search=search,
             has_files=False,
         )
         write_hardware(root / str(index) / "hw", model, resources=(resources or {}) | {"LUT": luts}, **hardware)

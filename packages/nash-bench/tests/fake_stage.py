@@ -46,6 +46,10 @@ def _is_told(name, call):
 
 def write_genotype(out, arguments):
     path = out if out.suffix == ".json" else out / "genotype.json"
+    if arguments[0] == "random":
+        found = json.loads(Path(_value(arguments, "--like")).read_text())
+        _write(path, found | {"name": path.parent.name, "search": {"random": {"seed": 0}}})
+        return
     width = int(_value(arguments, "--width"))
     variant = _value(arguments, "--variant") if "--variant" in arguments else None
     template = json.loads((FOLDER / "model.json").read_text())["genotype"]["copy"]

@@ -128,6 +128,28 @@ def test_several_networks_are_judged_by_their_mean(tmp_path: Path) -> None:
     assert found.gain.value == pytest.approx((3.0 - 4.0) / 2)
 
 
+def test_networks_drawn_at_random_are_a_control(tmp_path: Path) -> None:
+    """The best of them is no win of NASH's, and their mean is what a search has to beat."""
+    for number, top1 in enumerate((82.0, 99.0)):
+        drawn: list[Built] = [("v3", 4, seed, top1 + seed / 5, 0.2 * LUTS) for seed in range(3)]
+        root, search = tmp_path / f"random{number}", {"random": {"seed": number}}
+        write_networks(
+            root, drawn, accuracy={"top5": 100.0, "num_samples": 10_000}, resources={"FF": 50_000}, search=search
+        )
+    given: list[Built] = [("v3", 4, seed, 70.0 + seed / 5, 0.2 * LUTS) for seed in range(3)]
+    write_networks(
+        tmp_path / "given", given, accuracy={"top5": 100.0, "num_samples": 10_000}, resources={"FF": 50_000}, search={}
+    )
+    (found,) = _verdicts(tmp_path, [*PLAIN, *_nash(82.0, 0.2)])
+    assert (found.outcome, found.num_configurations) == ("loses", 2)  # the searched and the given one
+    assert found.gain.value == pytest.approx((-3.0 - 15.0) / 2)
+    assert found.over_random.value == pytest.approx(82.0 - (82.0 + 99.0) / 2)
+    assert found.over_random.low < found.over_random.value < found.over_random.high
+    assert "over random networks of the same cost" in verdict_line(found)
+    labels = {one.candidate.label for one in gains_of(collect([tmp_path]))}
+    assert {label.partition("width 4")[2] for label in labels} == {"", ", as given", ", random 0", ", random 1"}
+
+
 def test_baseline_of_several_gains_counts_once() -> None:
     plain = Part(weight=-1.0, top1=(80.0, 81.0), num_samples=10**9, source=Configuration(label="plain", records=()))
     gains = [(Part(weight=1.0, top1=(90.0, 90.0), num_samples=10**9, source=object()), plain) for _ in range(4)]

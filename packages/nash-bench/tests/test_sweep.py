@@ -87,7 +87,7 @@ def test_sweep_runs_each_job_once_and_reports(
         (variant, preset, "U250") for variant in (None, "v3") for preset in ("w2a2", "w4a4")
     }
     search = next(call for call in calls(stages) if call.startswith("search run"))
-    assert "--backbone resnet8 --variant v3 --width 4 --seed 0 --dataset digits" in search
+    assert "--backbone resnet8 --variant v3 --width 4 --input-size 32 --seed 0 --dataset digits" in search
 
     assert run_cli("sweep", grid(), "--out", out, "--jobs", 4).exit_code == 0
     assert sum(JOBS.values()) == len(calls(stages)), "a finished sweep was run again"
@@ -110,10 +110,35 @@ def test_prices_are_shared_by_cost_weights(
     said = "\n".join(calls(stages))
     assert "search space --backbone resnet8 --variant v3 --width 4 --input-size 32 --num-classes 10" in said
     assert "hw costs costs/resnet8-v3-width4/space.json --board U250 --weight-bits 4 --act-bits 4" in said
-    assert "--costs costs/resnet8-v3-width4/w4a4_U250.json --cost-weight 0.1 --dataset digits" in said
-    assert "--cost-resource sum" in said
+    assert (
+        "--cost-weight 0.1 --costs costs/resnet8-v3-width4/w4a4_U250.json --cost-resource sum --dataset digits" in said
+    )
     assert said.count("--preset w4a4 --join aligned") == 4
     assert run_cli("sweep", grid(**axes), "--out", tmp_path / "out", "--dry-run").stdout.startswith("8 cells; 0 of 30")
+
+
+def test_rivals_of_a_search_are_drawn_and_trained(
+    run_cli: Run, stages: Path, grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps(json.loads((stages / "model.json").read_text())["genotype"]["copy"]))
+    axes = {
+        "preset": "w4a4",
+        "target_fps": 1000,
+        "random": 2,
+        "genotype": ["resnet8-v3", "given.json"],
+        "variant": "v3",
+    }
+    outcome = run_cli("sweep", grid(**axes), "--out", tmp_path / "out", "--jobs", 4)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert kinds(calls(stages)) == {
+        "search space": 1, "hw costs": 1, "search run": 1, "search random": 2, "search zoo": 1, "qat train": 5,
+        "hw build": 5, "bench evaluate": 5,
+    }  # fmt: skip
+    said = "\n".join(calls(stages))
+    found = "runs/resnet8-v3-width4-seed0/genotype.json"
+    assert f"search random --like {found} --costs costs/resnet8-v3-width4/w4a4_U250.json --cost-resource sum" in said
+    assert f"qat train {given} --preset w4a4" in said
 
 
 def test_other_settings_are_refused_in_a_begun_folder(
@@ -226,7 +251,7 @@ def test_dry_run_says_what_is_left(run_cli: Run, stages: Path, grid: Callable[..
     assert text.splitlines() == [
         "4 cells; 6 of 14 jobs to run",
         "  search         0 of 1 networks searched",
-        "  plain          0 of 1 plain networks written",
+        "  plain          0 of 1 networks of the zoo written",
         "  train          2 of 4 networks trained",
         "  build          2 of 4 accelerators built",
         "  evaluate       2 of 4 networks evaluated",

@@ -41,6 +41,12 @@ _UP = ((0.0, -1.15), (1.05, 0.8), (-1.05, 0.8))
 _DOWN = tuple((x, -y) for x, y in _UP)
 _DIAMOND = ((0.0, -1.25), (1.0, 0.0), (0.0, 1.25), (-1.0, 0.0))
 _PENTAGON = tuple((1.1 * math.sin(k * math.tau / 5), -1.1 * math.cos(k * math.tau / 5)) for k in range(5))
+_CROSS = tuple(
+    (1.2 * math.cos(turn) * radius, 1.2 * math.sin(turn) * radius)
+    for k in range(4)
+    for turn, radius in ((k * math.tau / 4 + math.tau / 8 - 0.35, 1.0), (k * math.tau / 4 + math.tau / 8 + 0.35, 1.0),
+                         ((k + 1) * math.tau / 4, 0.45))
+)  # fmt: skip
 STYLES: dict[str, Style] = {
     style.key: style
     for style in (
@@ -52,6 +58,7 @@ STYLES: dict[str, Style] = {
         Style(
             key="other", label="NASH, other", color="#b8609a", color_on_dark="#d98fbf", marker="p", outline=_PENTAGON
         ),
+        Style(key="random", label="Random", color="#8d7a5b", color_on_dark="#b9a47f", marker="X", outline=_CROSS),
     )
 }
 
@@ -59,7 +66,8 @@ STYLES: dict[str, Style] = {
 def style_of(record: Record) -> Style:
     """Return the look of a network."""
     identity = record.identity
-    return STYLES["baseline"] if identity.is_baseline else STYLES.get(identity.variant or "other", STYLES["other"])
+    key = (identity.variant or "other") if identity.kind == "nash" else identity.kind
+    return STYLES.get(key, STYLES["other"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +158,7 @@ def make_plot(rows: Sequence[Row], axis: str) -> Plot | None:
     x = scale_of([value for _, value, _ in known], may_be_log=True)
     y = scale_of([value for _, _, value in known], may_be_log=False, at_most=100)
     end = x.low if BY_KEY[axis].is_high_good else x.high
-    kinds = {"baseline": True, "nash": False}
-    members = {kind: [p for p in known if p[0].record.identity.is_baseline is flag] for kind, flag in kinds.items()}
+    members = {kind: [p for p in known if p[0].record.identity.kind == kind] for kind in ("baseline", "nash")}
     return Plot(
         axis=axis,
         title=AXIS_TITLES[axis] + (f", lower bounds ({AT_LEAST})" if is_of_bounds else ""),

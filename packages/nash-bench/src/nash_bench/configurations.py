@@ -1,8 +1,8 @@
 """Several seeds of one configuration as one: the mean and spread of each figure.
 
 A configuration is what rows share that differ in their seed alone: backbone, variant, width, bits, kind of additions,
-recipe, the cost weight and budgets of their search, the pictures they were measured on, and the board, origin, clock
-and target of their accelerator.
+recipe, the cost weight and budgets of their search, whether and how their operations were drawn, the pictures they were
+measured on, and the board, origin, clock and target of their accelerator.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from .facts import Kind
 from .figures import BY_KEY
 from .records import Record
 
@@ -45,6 +46,10 @@ class Configuration:
     @property
     def is_baseline(self) -> bool:
         return self.first.identity.is_baseline
+
+    @property
+    def kind(self) -> Kind:
+        return self.first.identity.kind
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
@@ -99,6 +104,12 @@ def family_terms(record: Record) -> Terms | None:
     return identity.backbone, made, None if accuracy is None else accuracy.key, built
 
 
+def network_terms(record: Record) -> Terms:
+    """Return what a searched network and those that were drawn at its cost share, beside their family's terms."""
+    identity = record.identity
+    return identity.variant, identity.is_baseline, identity.width, identity.searched_with
+
+
 def configurations(records: Sequence[Record]) -> list[Configuration]:
     """Put together what differs in its seed alone; records without a seed, or two of one seed, stand alone."""
     found: dict[Terms, list[Record]] = {}
@@ -106,7 +117,7 @@ def configurations(records: Sequence[Record]) -> list[Configuration]:
         terms = family_terms(record)
         if terms is not None and record.accuracy is not None:
             identity = record.identity
-            own = (identity.variant, identity.is_baseline, identity.width, identity.searched_with)
+            own = (identity.is_given, identity.drawn, *network_terms(record))
             found.setdefault((terms, own), []).append(record)
     made = []
     for members in found.values():
@@ -127,4 +138,6 @@ def _label(record: Record) -> str:
     identity = record.identity
     parts = (identity.backbone, identity.variant, identity.preset or identity.bits)
     name = f"{'-'.join(filter(None, parts))}, width {identity.width}"
-    return f"{name}, {identity.searched_with}" if identity.searched_with else name
+    drawn = None if identity.drawn is None else f"random {identity.drawn}"
+    given = "as given" if identity.is_given and not identity.is_baseline else None
+    return ", ".join(filter(None, (name, identity.searched_with, drawn, given)))

@@ -97,7 +97,7 @@ def _gains(candidate: Configuration, family: Sequence[Configuration]) -> Gains:
     width = candidate.first.identity.width
     baseline = next((member for member in family if member.first.identity.width == width), None)
     own = None if baseline is None else baseline.spread("top1")
-    parts = None if baseline is None else [_part(candidate, 1.0), _part(baseline, -1.0)]
+    parts = None if baseline is None else [part_of(candidate, 1.0), part_of(baseline, -1.0)]
     return Gains(
         candidate=candidate,
         top1=top1,
@@ -152,11 +152,12 @@ def _parts(candidate: Configuration, members: Sequence[Configuration], rivals: S
     weights = [math.fsum(column) / len(rivals) for column in zip(*(rival.weights for rival in rivals), strict=True)]
     means = [member.spread("top1").mean for member in members]
     common = math.fsum(weight * mean for weight, mean in zip(weights, means, strict=True))
-    own = _part(candidate, 1.0, shifts=[common - rival.top1 for rival in rivals])
-    return (own, *(_part(member, -weight) for member, weight in zip(members, weights, strict=True) if weight))
+    own = part_of(candidate, 1.0, shifts=[common - rival.top1 for rival in rivals])
+    return (own, *(part_of(member, -weight) for member, weight in zip(members, weights, strict=True) if weight))
 
 
-def _part(found: Configuration, weight: float, *, shifts: Sequence[float] | None = None) -> Part:
+def part_of(found: Configuration, weight: float, *, shifts: Sequence[float] | None = None) -> Part:
+    """Return a configuration as a part of a difference; `shifts` are added to the top-1 of its seeds."""
     top1 = [record.accuracy.top1 for record in found.records if record.accuracy is not None]
     shifted = [value + shift for value, shift in zip(top1, shifts or [0.0] * len(top1), strict=True)]
     count = found.first.accuracy.num_samples

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 RESOURCES = ("LUT", "FF", "BRAM_18K", "URAM", "DSP")
 Origin = Literal["estimated", "simulated", "synthesized", "measured"]
+Kind = Literal["baseline", "nash", "random"]  # random: a control, operations drawn at random
 _ORIGINS = ("estimated", "simulated", "synthesized", "measured")
 
 
@@ -211,7 +212,7 @@ def _recipe(training: Mapping[str, Any]) -> str | None:
 
 
 def _search_terms(search: Mapping[str, Any]) -> str | None:
-    """Return in words what hardware costs a search was told to heed."""
+    """Return in words what hardware costs a search was told to heed, or that of the network that one was drawn like."""
     costs = search.get("costs") or {}
     parts = [f"cost weight {costs['weight']:g} of {costs.get('resource')}"] if costs.get("weight") else []
     parts += [f"{name} <= {limit:g}" for name, limit in sorted((costs.get("budget") or {}).items())]
@@ -251,6 +252,8 @@ class Identity:
     join: str | None = None  # how its additions are formed; None if a file does not say
     recipe: str | None = None  # of its training, with the number of epochs
     searched_with: str | None = None  # the cost weight and the budgets of its search; None if it had neither
+    drawn: int | None = None  # the seed that its operations were drawn at random by; None if they were not
+    is_given: bool | None = None  # whether its operations are neither searched nor drawn; None if a file does not say
 
     def __post_init__(self) -> None:
         _check(bool(self.name), "name", self.name, "a name")
@@ -261,6 +264,13 @@ class Identity:
     def is_baseline(self) -> bool:
         """Return whether the network is its backbone alone, without NAS operations."""
         return self.variant is None and not self.num_nas_ops
+
+    @property
+    def kind(self) -> Kind:
+        """Return what the network stands for in a comparison."""
+        if self.is_baseline:
+            return "baseline"
+        return "nash" if self.drawn is None else "random"
 
     @property
     def bits(self) -> str | None:
@@ -278,7 +288,8 @@ class Identity:
         genotype, quantization, complexity = (manifest[k] for k in ("genotype", "quantization", "complexity"))
         network = genotype["copy"]
         layers = [layer for cell in network["cells"] for layer in cell["layers"]]
-        training = manifest.get("training") or {}
+        training, search = manifest.get("training") or {}, network.get("search") or {}
+        drawn = search.get("random") or {}
         return cls(
             name=manifest["name"],
             model_sha256=sha256,
@@ -298,7 +309,9 @@ class Identity:
             selected_on=(training.get("selection") or {}).get("split"),
             join=quantization.get("join"),
             recipe=_recipe(training),
-            searched_with=_search_terms(network.get("search") or {}),
+            searched_with=_search_terms(drawn or search),
+            drawn=drawn.get("seed"),
+            is_given=not search,
         )
 
     @classmethod

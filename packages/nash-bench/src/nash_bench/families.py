@@ -132,10 +132,9 @@ def dominated(rows: Sequence[Row], axis: str) -> Dominated | None:
     worst, best = (min(values), max(values)) if figure.is_high_good else (max(values), min(values))
     reference = (max(0.0, min(accuracies) - 1), worst * (0.9 if figure.is_high_good else 1.1) or 1.0)
     box = (max(accuracies) - reference[0]) * abs(best - reference[1])
-    kinds = {"baseline": True, "nash": False}
     area = {}
-    for kind, is_baseline in kinds.items():
-        own = [(y, x) for row, x, y in known if row.record.identity.is_baseline is is_baseline]
+    for kind in ("baseline", "nash"):
+        own = [(y, x) for row, x, y in known if row.record.identity.kind == kind]
         if own:
             area[kind] = hypervolume(own, reference=reference, maximize=(True, figure.is_high_good))
     return Dominated(
@@ -152,8 +151,9 @@ def dominated(rows: Sequence[Row], axis: str) -> Dominated | None:
 def _added(known: Sequence[tuple[Row, float, float]], axis: str) -> float | None:
     """Return the volume that NASH networks add to the baselines', as a share of theirs."""
     worst = _whole(known, axis)
-    baselines = [point for point in known if point[0].record.identity.is_baseline]
-    if worst is None or not baselines or len(baselines) == len(known):
+    baselines = [point for point in known if point[0].record.identity.kind == "baseline"]
+    found = [point for point in known if point[0].record.identity.kind == "nash"]
+    if worst is None or not baselines or not found:
         return None
     chance = max((100 / row.genotype["num_classes"] for row, _, _ in known if row.genotype), default=0.0)
     sign = 1 if BY_KEY[axis].is_high_good else -1
@@ -163,7 +163,7 @@ def _added(known: Sequence[tuple[Row, float, float]], axis: str) -> float | None
         return hypervolume(gains, reference=(chance, 0.0), maximize=(True, True))
 
     own = volume(baselines)
-    return volume(known) / own - 1 if own else None
+    return volume([*baselines, *found]) / own - 1 if own else None
 
 
 def _whole(known: Sequence[tuple[Row, float, float]], axis: str) -> float | None:

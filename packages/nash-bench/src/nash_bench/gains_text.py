@@ -78,6 +78,8 @@ def verdict_text(found: Verdict) -> str:
     members = "one NASH configuration" if count == 1 else f"mean of {count} NASH configurations"
     without = f", {found.num_without} more without a rival" if found.num_without else ""
     parts = [bounds, members + without, f"{found.dataset} / {found.split}, {found.board}, {found.origin}"]
+    if found.over_random is not None:
+        parts.append(f"{gain_text(found.over_random.value, found.over_random)} over random networks of the same cost")
     return "; ".join(parts + ([found.why] if found.why else []))
 
 
@@ -142,6 +144,7 @@ def configuration_json(found: Configuration) -> dict[str, Any]:
     return {
         "label": found.label,
         "is_baseline": found.is_baseline,
+        "kind": found.kind,
         "backbone": identity.backbone,
         "variant": identity.variant,
         "width": identity.width,
@@ -205,6 +208,8 @@ def verdict_json(found: Verdict) -> dict[str, Any]:
         "why": found.why,
         "num_configurations": found.num_configurations,
         "num_without_rival": found.num_without,
+        "over_random": found.over_random
+        and {"gain": found.over_random.value, "interval": _interval_json(found.over_random)},
         "dataset": found.dataset,
         "split": found.split,
         "board": found.board,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -193,8 +194,8 @@ def _panel_view(key: tuple[Any, ...], members: list[Row], ids: dict[int, str]) -
             if plot is not None
         ],
         "styles": _styles_used(members),
-        "has_both": len({row.record.identity.is_baseline for row in members}) == 2,
-        "has_nash": any(not row.record.identity.is_baseline for row in members),
+        "has_both": {"baseline", "nash"} <= {row.record.identity.kind for row in members},
+        "has_nash": any(row.record.identity.kind == "nash" for row in members),
     }
 
 
@@ -362,8 +363,9 @@ def _verdict_card(found: Verdict) -> dict[str, str]:
 
 def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Return the few other figures that stand on top of the page."""
-    num_baselines = sum(row.record.identity.is_baseline for row in rows)
-    text = f"{len(rows) - num_baselines} NASH, {num_baselines} baseline"
+    count = Counter(row.record.identity.kind for row in rows)
+    text = f"{count['nash']} NASH, {count['baseline']} baseline"
+    text += f", {count['random']} random" if count["random"] else ""
     cards = [{"title": "Networks", "value": str(len(rows)), "text": text, "kind": ""}]
     keys = {row.record.accuracy.key for row in rows if row.record.accuracy is not None}
     if len(keys) == 1:  # accuracies of several datasets have no best one

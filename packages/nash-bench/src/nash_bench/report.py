@@ -105,6 +105,7 @@ def _row_json(row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
         "label": row.label,
         "name": identity.name,
         "is_baseline": identity.is_baseline,
+        "kind": identity.kind,
         "backbone": identity.backbone,
         "variant": identity.variant,
         **identity.to_json(),

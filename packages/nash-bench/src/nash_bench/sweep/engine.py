@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_STOP = 30
 _PR_SET_PDEATHSIG = 1
 _EXIT_CODE = re.compile(r"^exit code: (\d+)$", re.MULTILINE)
-_JOB_COUNT = re.compile(rf"^({'|'.join(STAGES)})(_with_costs)?\s+(\d+)\s*$", re.MULTILINE)
+_JOB_COUNT = re.compile(rf"^({'|'.join(STAGES)})\s+(\d+)\s*$", re.MULTILINE)
 Progress = Callable[[int, int], None]
 
 
@@ -122,11 +121,7 @@ def dry_run(plan: Plan, out: Path) -> dict[str, int]:
     if done.returncode:
         raise ToolchainError(f"snakemake: cannot plan the sweep ({_last_line(done.stdout + done.stderr)})")
     said = _JOB_COUNT.findall(done.stdout + done.stderr)
-    by_rule = {(stage, suffix): int(count) for stage, suffix, count in said}  # Snakemake says it twice
-    found: Counter[str] = Counter()
-    for (stage, _), count in by_rule.items():
-        found[stage] += count
-    return dict(found)
+    return {stage: int(count) for stage, count in said}  # Snakemake says it twice
 
 
 def run(
@@ -255,7 +250,7 @@ def failed_jobs(plan: Plan, out: Path) -> list[FailedJob]:
     """Return the jobs that had what they need and yet made nothing: those that say why, and those that never could."""
     failed = []
     for job in plan.jobs:
-        if (out / job.target).exists() or (job.source is not None and not (out / job.source).exists()):
+        if (out / job.target).exists() or not all((out / source).exists() for source in job.sources):
             continue
         log = out / job.log
         text = log.read_text("utf-8", errors="replace") if log.exists() else ""

@@ -1,18 +1,10 @@
 """What a sweep is made of: the settings of its file, the cells of its grid, and the jobs that the cells share.
 
-A cell is one network on one board: backbone, variant, width, cost weight, seed, preset, join, board. Its files:
+A cell is one network (see networks.py) with one seed, preset and join on one board. Its files, beside the genotype:
 
-    runs/resnet8-v3-width4-seed0/genotype.json                              of `nash-search run`; shared by all presets
-    runs/resnet8-width4/genotype.json                                       of `nash-search zoo`; shared by all seeds
     runs/resnet8-v3-width4-seed0/w4a4-seed0/model/model.json                of `nash-qat train`; shared by all boards
     runs/resnet8-v3-width4-seed0/w4a4-seed0/benchmark.json                  of `nash-bench evaluate`
     runs/resnet8-v3-width4-seed0/w4a4-seed0/hardware/U250/hardware.json     of `nash-hw build`
-
-A search that heeds what operations cost is one for each preset and board, by prices that all its cost weights share:
-
-    costs/resnet8-v3-width4/space.json                                      of `nash-search space`
-    costs/resnet8-v3-width4/w4a4_U250.json                                  of `nash-hw costs`
-    runs/resnet8-v3-width4-cost0.1_w4a4_U250-seed0/genotype.json            of `nash-search run --costs`
 
 `join` stands behind the preset in the folder of the trained network: `w4a4_aligned-seed0`.
 """
@@ -30,84 +22,46 @@ from typing import Any
 
 from .. import manifest
 from ..errors import ManifestError, UsageError
+from .networks import Job, Network, is_file, networks
 
-AXES = ("backbone", "variant", "width", "baseline_width", "cost_weight", "seed", "preset", "join", "board")
-STAGES = ("space", "costs", "search", "plain", "train", "build", "evaluate")
-_QUICK = ("space", "plain")  # they run where the sweep itself does
+AXES = (
+    "backbone", "variant", "genotype", "width", "baseline_width", "relaxation", "cost_weight", "budget",
+    "total_budget", "seed", "preset", "join", "board",
+)  # fmt: skip
+STAGES = ("space", "costs", "search", "plain", "random", "train", "build", "evaluate")
+_QUICK = ("space", "plain", "random")  # they run where the sweep itself does
 _WEIGHT_ACT = re.compile(r"w([1-8])a([1-8])")
 _NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
-_FILES = ("search_recipe", "qat_recipe")
+_PRICED = ("cost_weight", "budget", "total_budget", "random")
+_RECIPES = ("search_recipe", "qat_recipe")
 _RESOURCES = {"threads": 1, "mem_mb": 4000}
-_BOUND = ("dataset", "num_classes", "input_size", "search_recipe", "search_epochs", "qat_recipe", "qat_epochs",
-          "clock_mhz", "target_fps", "max_utilization", "cost_resource")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One call of a command line: the file it makes, the file it reads, and where its output goes."""
-
-    stage: str
-    target: str
-    source: str | None
-
-    @property
-    def log(self) -> str:
-        """Return the log, relative to the sweep's folder."""
-        made = Path(self.target)
-        name = made.with_suffix("") if made.parts[0] == "costs" else made.parent
-        return f"logs/{self.stage}/{Path(*name.parts[1:])}.log"
+_SCALARS = ("dataset", "num_classes", "input_size", "search_recipe", "search_epochs", "search_images",
+            "quantized_search", "finish", "finish_epochs", "finish_random", "qat_recipe", "qat_epochs",
+            "clock_mhz", "target_fps", "max_utilization", "cost_resource")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One network of the grid on one board; a cost weight of 0 is a search that heeds no costs."""
+    """One network of the grid, trained with one seed and bits, on one board."""
 
-    backbone: str
-    variant: str
-    width: int
+    network: Network
     seed: int
     preset: str
     board: str
-    cost_weight: float = 0.0
     join: str | None = None
-
-    @property
-    def network(self) -> str:
-        """Return the folder of the genotype: a baseline's does not depend on the seed."""
-        if self.variant == "none":
-            return f"{self.backbone}-width{self.width}"
-        costs = f"-cost{self.cost_weight:g}_{self.preset}_{self.board}" if self.cost_weight else ""
-        return f"{self._space}{costs}-seed{self.seed}"
-
-    @property
-    def _space(self) -> str:
-        return f"{self.backbone}-{self.variant}-width{self.width}"
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """Return the jobs that this cell needs, each behind those whose files it reads."""
-        genotype = f"runs/{self.network}/genotype.json"
         bits = self.preset if self.join is None else f"{self.preset}_{self.join}"
-        run = f"runs/{self.network}/{bits}-seed{self.seed}"
+        run = f"runs/{self.network.name}/{bits}-seed{self.seed}"
         model = f"{run}/model/model.json"
+        genotype = (self.network.genotype,) if self.network.jobs else ()
         return (
-            *self._jobs_to(genotype),
-            Job(stage="train", target=model, source=genotype),
-            Job(stage="build", target=f"{run}/hardware/{self.board}/hardware.json", source=model),
-            Job(stage="evaluate", target=f"{run}/benchmark.json", source=model),
-        )
-
-    def _jobs_to(self, genotype: str) -> tuple[Job, ...]:
-        if self.variant == "none":
-            return (Job(stage="plain", target=genotype, source=None),)
-        if not self.cost_weight:
-            return (Job(stage="search", target=genotype, source=None),)
-        space = f"costs/{self._space}/space.json"
-        costs = f"costs/{self._space}/{self.preset}_{self.board}.json"
-        return (
-            Job(stage="space", target=space, source=None),
-            Job(stage="costs", target=costs, source=space),
-            Job(stage="search", target=genotype, source=costs),
+            *self.network.jobs,
+            Job(stage="train", target=model, sources=genotype),
+            Job(stage="build", target=f"{run}/hardware/{self.board}/hardware.json", sources=(model,)),
+            Job(stage="evaluate", target=f"{run}/benchmark.json", sources=(model,)),
         )
 
 
@@ -147,26 +101,39 @@ def read_plan(path: Path) -> Plan:
                 f"{path}: num_classes: missing, expected the number of classes of the {settings['dataset']}"
             )
         settings["num_classes"] = _NUM_CLASSES[settings["dataset"]]
-    folder = path.resolve().parent
-    for key in _FILES:
-        if settings[key].endswith(".json"):
-            settings[key] = str(folder / settings[key])
-            if not Path(settings[key]).is_file():
-                raise UsageError(f"{path}: {key}: {settings[key]} is not there; name a recipe or a file of one")
-    if "data" in settings:
-        settings["data"] = str(folder / settings["data"])
-    if any(settings["cost_weight"]):
-        _require_prices(settings, path)
+    _resolve_files(settings, path)
+    for key in _PRICED:
+        if any(settings[key] if isinstance(settings[key], list) else [settings[key]]):
+            _require_prices(settings, path, key)
     return Plan(settings=settings, cells=tuple(_cells(settings)))
 
 
-def _require_prices(settings: Mapping[str, Any], path: Path) -> None:
+def _resolve_files(settings: dict[str, Any], path: Path) -> None:
+    """Make the files that a sweep names absolute, from the folder of the sweep's own."""
+    folder = path.resolve().parent
+
+    def resolved(key: str, name: str) -> str:
+        if not is_file(name):
+            return name
+        if not (folder / name).is_file():
+            raise UsageError(f"{path}: {key}: {folder / name} is not there; correct the path, or take a name")
+        return str(folder / name)
+
+    for key in _RECIPES:
+        settings[key] = resolved(key, settings[key])
+    for key in ("backbone", "genotype"):
+        settings[key] = [resolved(key, name) for name in settings[key]]
+    if "data" in settings:
+        settings["data"] = str(folder / settings["data"])
+
+
+def _require_prices(settings: Mapping[str, Any], path: Path, key: str) -> None:
     """Check that operations can be priced: at a frame rate, and with bits that a preset's name tells."""
     if "target_fps" not in settings:
-        raise UsageError(f"{path}: cost_weight: got no target_fps, expected the frame rate to price operations at")
+        raise UsageError(f"{path}: {key}: got no target_fps, expected the frame rate to price operations at")
     other = next((preset for preset in settings["preset"] if _WEIGHT_ACT.fullmatch(preset) is None), None)
     if other is not None:
-        raise UsageError(f"{path}: cost_weight: got the preset '{other}', expected wNaM; search that one without costs")
+        raise UsageError(f"{path}: {key}: got the preset '{other}', expected wNaM; search that one without costs")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -206,6 +173,8 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
         key = error.json_path.removeprefix("$").removeprefix(".")
         if error.validator == "not":
             yield "target_fps, max_utilization: got both, expected one"
+        elif error.validator == "anyOf":
+            yield "backbone: got none, expected one to search around, or a genotype"
         elif error.validator != "additionalProperties":
             yield f"{key}: {error.message}" if key else error.message
 
@@ -219,42 +188,43 @@ def _unknown_keys(found: Mapping[Any, Any], known: Mapping[str, Any], prefix: st
 
 
 def _cells(settings: Mapping[str, Any]) -> Iterator[Cell]:
-    for backbone, variant in product(settings["backbone"], settings["variant"]):
-        is_baseline = variant == "none"
-        widths = settings.get("baseline_width", settings["width"]) if is_baseline else settings["width"]
-        weights = [0.0] if is_baseline else settings["cost_weight"]
-        axes = (widths, weights, settings["seed"], settings["preset"], settings.get("join", [None]), settings["board"])
-        for width, weight, seed, preset, join, board in product(*axes):
-            yield Cell(
-                backbone=backbone,
-                variant=variant,
-                width=width,
-                seed=seed,
-                preset=preset,
-                board=board,
-                cost_weight=weight,
-                join=join,
-            )
+    known = {network.name: network for network in networks(settings)}
+    axes = [settings[key] for key in ("seed", "preset", "join", "board")]
+    for network, (seed, preset, join, board) in product(known.values(), product(*axes)):
+        if network.is_for(preset, board, seed):
+            yield Cell(network=network, seed=seed, preset=preset, board=board, join=join)
 
 
 def engine_config(plan: Plan, commands: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Return what the Snakefile reads: targets, commands, their options and the resources of each rule."""
+    """Return what the Snakefile reads: targets, networks, commands, their options and the resources of each rule."""
     settings = plan.settings
     data = {"dataset": settings["dataset"], "data": settings.get("data")}
-    network = {"input-size": settings["input_size"]}
+    folding = {key: settings.get(key) for key in ("clock_mhz", "target_fps", "max_utilization")}
+    finish = {key: settings.get(key) for key in ("finish", "finish_epochs", "finish_random")}
+    searching = {"recipe": settings["search_recipe"], "epochs": settings.get("search_epochs")}
     options = {
-        "search": data | network | {"recipe": settings["search_recipe"], "epochs": settings.get("search_epochs")},
-        "search_with_costs": {"cost-resource": settings["cost_resource"]},
-        "space": network | {"num-classes": settings["num_classes"]},
-        "costs": {key.replace("_", "-"): settings.get(key) for key in ("clock_mhz", "target_fps")},
-        "plain": network | {"num-classes": settings["num_classes"]},
+        "search": data | searching | {"num-images": settings.get("search_images")} | finish,
+        "costs": {key: folding[key] for key in ("clock_mhz", "target_fps")},
         "train": data | {"recipe": settings["qat_recipe"], "epochs": settings.get("qat_epochs")},
-        "build": {key.replace("_", "-"): settings.get(key) for key in ("clock_mhz", "target_fps", "max_utilization")},
+        "build": folding,
         "evaluate": data,
     }
     stated = settings.get("resources", {})
+    found = {cell.network.name: cell.network for cell in plan.cells}
+    spaces = {network.space.name: network.space for network in found.values() if network.space is not None}
+    num_classes = ("--num-classes", str(settings["num_classes"]))
     return {
         "targets": [job.target for job in plan.jobs if job.stage in ("build", "evaluate")],
+        "networks": {
+            name: {
+                "stage": network.stage,
+                "genotype": network.genotype,
+                "sources": list(network.jobs[-1].sources) if network.jobs else [],
+                "options": list(network.options),
+            }
+            for name, network in found.items()
+        },
+        "spaces": {name: [*space.options, *(() if space.is_file else num_classes)] for name, space in spaces.items()},
         "commands": dict(commands),
         "options": {stage: _arguments(known) for stage, known in options.items()},
         "resources": {stage: _RESOURCES | stated.get(stage, {}) for stage in STAGES if stage not in _QUICK},
@@ -263,13 +233,14 @@ def engine_config(plan: Plan, commands: Mapping[str, list[str]]) -> dict[str, An
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:
-    return [part for key, value in options.items() if value is not None for part in (f"--{key}", str(value))]
+    asked = {key.replace("_", "-"): value for key, value in options.items() if value is not None}
+    return [part for key, value in asked.items() for part in (f"--{key}", str(value))]
 
 
 def bound_settings(plan: Plan) -> dict[str, Any]:
     """Return what must stay as it is while a sweep goes on in its folder, the content of recipe files included."""
-    found = {key: plan.settings.get(key) for key in _BOUND}
-    for key in _FILES:
-        if found[key].endswith(".json"):
+    found = {key: plan.settings.get(key) for key in _SCALARS}
+    for key in _RECIPES:
+        if is_file(found[key]):
             found[key] = {"file": Path(found[key]).name, "sha256": manifest.file_sha256(Path(found[key]))}
     return found
