@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builders import write_model, write_runs
+from builders import write_hardware, write_model, write_runs
+from stages import FAKE, GRID
 
-from nash_bench import cli
+from nash_bench import cli, manifest
+from nash_bench.evaluate import evaluate
 from nash_bench.report import write_report
 
 
@@ -62,3 +68,33 @@ def shared_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("report")
     write_report([write_runs(place / "runs")], place / "out")
     return place / "out"
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory, shared_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("templates")
+    shutil.copy(shared_model, folder / "model.json")
+    write_hardware(folder, write_model(folder / "other", has_files=False), resources={"FF": 50_000})
+    manifest.save(folder / "benchmark.json", evaluate(shared_model, dataset="digits", num_repeats=1), "benchmark")
+    return folder
+
+
+@pytest.fixture
+def stages(tmp_path: Path, templates: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put stand-ins in the place of the four commands; return the folder that steers and lists them."""
+    folder = tmp_path / "stages"
+    shutil.copytree(templates, folder)
+    monkeypatch.setenv("FAKE_FOLDER", str(folder))
+    for package in ("search", "qat", "hw", "bench"):
+        monkeypatch.setenv(f"NASH_{package.upper()}", shlex.join([sys.executable, "-S", str(FAKE), package]))
+    return folder
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Callable[..., Path]:
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "sweep.yaml"
+        path.write_text(json.dumps(GRID | changes))  # JSON is YAML
+        return path
+
+    return write

@@ -46,6 +46,9 @@ def _is_told(name, call):
 
 def write_genotype(out, arguments):
     path = out if out.suffix == ".json" else out / "genotype.json"
+    if arguments[0] == "pareto":
+        write_front(out, int(_value(arguments, "--points")))
+        return
     if arguments[0] == "random":
         found = json.loads(Path(_value(arguments, "--like")).read_text())
         _write(path, found | {"name": path.parent.name, "search": {"random": {"seed": 0}}})
@@ -60,6 +63,23 @@ def write_genotype(out, arguments):
     _write(path, template | {"name": path.parent.name, "variant": variant})
 
 
+def write_front(out, num_points):
+    """Write as many searched networks as plain ones, each wider than the one before."""
+    template = json.loads((FOLDER / "model.json").read_text())["genotype"]["copy"]
+    points = []
+    for number in range(2 * num_points):
+        kind = "plain" if number % 2 else "found"
+        copy = json.loads(json.dumps(template))
+        for layer in (layer for cell in copy["cells"] for layer in cell["layers"]):
+            layer["channels"] = number + 1
+            layer["nas_op"] = {"op": "conv_3x3", "input": 0, "probability": None} if kind == "found" else None
+        name = f"points/{kind}-{number}.json"
+        variant = "v3" if kind == "found" else None
+        _write(out / name, copy | {"name": f"resnet8-{number}", "variant": variant, "search": {"seed": 0}})
+        points.append({"kind": kind, "genotype": name})
+    _write(out / "pareto.json", {"schema": "nash.pareto/1.0", "points": points})
+
+
 def write_model(out, arguments):
     genotype = json.loads(Path(arguments[1]).read_text())
     template = json.loads((FOLDER / "model.json").read_text())
@@ -69,6 +89,8 @@ def write_model(out, arguments):
         quantization["join"] = _value(arguments, "--join")
     changes = {"name": f"{genotype['name']}-{preset}", "genotype": {"sha256": "0" * 64, "copy": genotype}}
     training = template["training"] | {"seed": int(_value(arguments, "--seed"))}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "history.jsonl").write_text(json.dumps({"split": "validation", "top1": 50.0}) + "\n")
     _write(out / "model.json", template | changes | {"quantization": quantization, "training": training})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -126,10 +127,37 @@ def test_theme_turns_dark(browse: Browse, page: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_screenshot_shows_the_plots(browse: Browse, page: Path, tmp_path: Path, width: int) -> None:
-    shot = tmp_path / "shot.png"
-    browse(page, f"--screenshot={shot}", width=width, height=1600)
+def test_screenshot_shows_every_plot(browse: Browse, page: Path, tmp_path: Path, width: int) -> None:
+    """In each plot, where the browser puts it, are markers and the line of a front; the picture is kept on request."""
+    script = """
+      const place = ({left, top, right, bottom}) => [left, top + scrollY, right, bottom + scrollY];
+      answer = [...document.querySelectorAll("#plots .chart")].map((chart) => place(chart.getBoundingClientRect()))
+    """
+    boxes = ask(browse, page, script, width=width)
+    assert len(boxes) == 4
+    height = round(max(box[3] for box in boxes)) + 20
+    shot = Path(os.environ.get("NASH_SCREENSHOTS", tmp_path), f"report-{width}.png").resolve()
+    shot.parent.mkdir(parents=True, exist_ok=True)
+    browse(page, f"--screenshot={shot}", width=width, height=height)
     with Image.open(shot) as picture:
-        assert picture.size == (width, 1600)
-        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
-    assert {(213, 94, 0), (75, 85, 99)} <= colors  # a NASH and a baseline marker
+        assert picture.size == (width, height)
+        for box in boxes:
+            colors = {color for _, color in picture.convert("RGB").crop(tuple(map(round, box))).getcolors(1 << 24)}
+            assert {(213, 94, 0), (75, 85, 99), (22, 32, 44)} <= colors  # a NASH and a baseline marker, the NASH front
+
+
+def test_published_results_are_filtered_by_dataset(browse: Browse, page: Path) -> None:
+    script = """
+      const select = document.querySelector(".filter select"), seen = [];
+      const all = (kind) => [...document.querySelectorAll(`#published ${kind}[data-dataset]`)];
+      const shown = (kind) => all(kind).filter((one) => !one.hidden);
+      for (const value of ["", "cifar10"]) {
+        select.value = value;
+        select.dispatchEvent(new Event("change"));
+        seen.push([shown("figure").length, new Set(shown("tr").map((row) => row.dataset.dataset)).size]);
+      }
+      answer = seen
+    """
+    everything, cifar = ask(browse, page, script)
+    assert everything == [2, 3]  # CIFAR-10, ImageNet, and rows that name none
+    assert cifar == [1, 1]

@@ -2,76 +2,19 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
-from typing import Any
 
 import pytest
-from builders import write_hardware, write_model
 from conftest import Outcome
-
-from nash_bench import manifest
-from nash_bench.evaluate import evaluate
+from stages import calls, kinds, wait_for
 
 Run = Callable[..., Outcome]
-FAKE = Path(__file__).with_name("fake_stage.py")
-GRID = {"backbone": "resnet8", "variant": ["none", "v3"], "width": 4, "preset": ["w2a2", "w4a4"]}
 JOBS = {"search run": 1, "search zoo": 1, "qat train": 4, "hw build": 4, "bench evaluate": 4}
-
-
-@pytest.fixture(scope="session")
-def templates(tmp_path_factory: pytest.TempPathFactory, shared_model: Path) -> Path:
-    folder = tmp_path_factory.mktemp("templates")
-    shutil.copy(shared_model, folder / "model.json")
-    write_hardware(folder, write_model(folder / "other", has_files=False))
-    manifest.save(folder / "benchmark.json", evaluate(shared_model, dataset="digits", num_repeats=1), "benchmark")
-    return folder
-
-
-@pytest.fixture
-def stages(tmp_path: Path, templates: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put stand-ins in the place of the four commands; return the folder that steers and lists them."""
-    folder = tmp_path / "stages"
-    shutil.copytree(templates, folder)
-    monkeypatch.setenv("FAKE_FOLDER", str(folder))
-    for package in ("search", "qat", "hw", "bench"):
-        monkeypatch.setenv(f"NASH_{package.upper()}", shlex.join([sys.executable, "-S", str(FAKE), package]))
-    return folder
-
-
-@pytest.fixture
-def grid(tmp_path: Path) -> Callable[..., Path]:
-    def write(**changes: Any) -> Path:
-        path = tmp_path / "sweep.yaml"
-        path.write_text(json.dumps(GRID | changes))  # JSON is YAML
-        return path
-
-    return write
-
-
-def calls(stages: Path) -> list[str]:
-    path = stages / "calls"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def kinds(found: list[str]) -> Counter[str]:
-    return Counter(" ".join(call.split()[:2]) for call in found)
-
-
-def wait_for(path: Path) -> None:
-    for _ in range(6000):
-        if path.exists():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{path} did not appear")
 
 
 def test_sweep_runs_each_job_once_and_reports(
@@ -316,7 +259,7 @@ def test_slurm_gets_each_job_with_its_resources(
 
     submitted = (tmp_path / "submitted").read_text()
     jobs = {line.split("--target-jobs '")[1].split("'")[0]: line for line in submitted.splitlines()}
-    search = jobs["search:backbone=resnet8,variant=v3,width=4,seed=0"]
+    search = jobs["search:network=resnet8-v3-width4-seed0"]
     assert "--mem 4000 " in search
     assert "--cpus-per-task=1 " in search
     assert "--gpus" not in search

@@ -58,6 +58,7 @@ STYLES: dict[str, Style] = {
         Style(
             key="other", label="NASH, other", color="#b8609a", color_on_dark="#d98fbf", marker="p", outline=_PENTAGON
         ),
+        Style(key="published", label="Published", color="#7a4fb5", color_on_dark="#b794f0", marker="o"),
         Style(key="random", label="Random", color="#8d7a5b", color_on_dark="#b9a47f", marker="X", outline=_CROSS),
     )
 }

@@ -217,6 +217,73 @@ def sweep(
 
 
 @app.command()
+def explore(
+    backbone: Annotated[str, typer.Argument(help="A backbone's name ('nash-search zoo'), or a genotype file (.json).")],
+    out: Annotated[Path, typer.Option(help="Folder of the exploration; one begun there goes on.")],
+    board: Annotated[str, typer.Option(help="A board of 'nash-hw boards'.")],
+    target_fps: Annotated[float, typer.Option(min=1e-6, help="Frames a second that each accelerator has to reach.")],
+    clock_mhz: Annotated[float, typer.Option(help="Of the accelerator.")] = 200.0,
+    preset: Annotated[str, typer.Option(help="Bit widths, wNaM.")] = "w4a4",
+    variant: Annotated[str, typer.Option(help="Of the search: v1, v2, v3 or v4.")] = "v3",
+    dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")] = "digits",
+    data: Annotated[str | None, typer.Option(help="Folder the dataset lies in.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=2, help="Of an imagefolder.")] = None,
+    input_size: Annotated[int, typer.Option(min=1, help="Pixels a side.")] = 32,
+    width: Annotated[int, typer.Option(min=1, help="Channels of the first cell, beside which operations stand.")] = 8,
+    widths: Annotated[
+        str | None, typer.Option(help="Plain opponents. [default: 1, 1.25, 1.5 and 2 times --width]")
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="Searched candidates.")] = 6,
+    random: Annotated[int, typer.Option(min=0, help="Random networks beside each that is left in the end.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the last trainings.")] = 3,
+    search_recipe: Annotated[str, typer.Option(help="Of nash-search.")] = "quick",
+    search_epochs: Annotated[int | None, typer.Option(min=1, help="Instead of its own.")] = None,
+    qat_recipe: Annotated[str, typer.Option(help="Of nash-qat.")] = "quick",
+    epochs: Annotated[int, typer.Option(min=1, help="Of the last trainings.")] = 40,
+    rungs: Annotated[int, typer.Option(min=0, help="Short trainings before, each halving the candidates.")] = 1,
+    hours: Annotated[float | None, typer.Option(min=0, help="Of all; bounds the epochs of the last trainings.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cores to use; default: all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands.")] = False,
+    as_json: Json = False,
+) -> None:
+    """From a backbone, a board and a frame rate to the accelerators worth building."""
+    from .sweep import explore as exploring
+    from .sweep import question
+
+    asked = question.Question(
+        backbone=str(Path(backbone).resolve()) if backbone.endswith(".json") else backbone,
+        variant=variant,
+        board=board,
+        target_fps=target_fps,
+        clock_mhz=clock_mhz,
+        preset=preset,
+        dataset=dataset,
+        data=data,
+        num_classes=num_classes,
+        input_size=input_size,
+        width=width,
+        widths=question.parse_widths(widths, width),
+        points=points,
+        random=random,
+        seeds=tuple(range(seeds)),
+        search_recipe=search_recipe,
+        search_epochs=search_epochs,
+        qat_recipe=qat_recipe,
+        epochs=epochs,
+        rungs=rungs,
+        hours=hours,
+    )
+    if dry_run:
+        planned = question.dry_run(asked, out)
+        print_result(planned, "\n".join(planned["steps"]), as_json=as_json)
+        return
+    result = exploring.Exploration(asked, out, num_jobs=jobs).run()
+    print_result(result, exploring.result_text(result), as_json=as_json)
+    if result["exit_code"]:
+        raise typer.Exit(result["exit_code"])
+
+
+@app.command()
 def schema(
     kind: Annotated[
         str, typer.Argument(help="benchmark (written here), model, hardware or sweep (read here).")

@@ -53,7 +53,7 @@ def find_pairs(rows: Sequence[Row]) -> list[Pair]:
     pairs = []
     for candidate in rows:
         identity, terms = candidate.record.identity, _terms(candidate.record)
-        known = [] if identity.is_baseline or terms is None else baselines[terms]
+        known = [] if identity.kind != "nash" or terms is None else baselines[terms]
         known = [row for row in known if are_of_same_samples([row.record, candidate.record])]
         of_seed = [row for row in known if row.record.identity.seed == identity.seed]
         pairs += [Pair(baseline=baseline, candidate=candidate) for baseline in of_seed or known]

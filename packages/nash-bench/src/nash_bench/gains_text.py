@@ -44,20 +44,26 @@ def label_text(found: Gains) -> str:
     return f"{found.candidate.label} {OF_TEST}" if found.is_of_selected else found.candidate.label
 
 
-def gain_text(gain: float | None, found: Interval | None) -> str:
-    """Return a difference of top-1 to read, with its interval."""
+def gain_text(gain: float | None, found: Interval | None = None) -> str:
+    """Return a difference of top-1 to read, with its interval if there is one."""
     if gain is None:
         return NOT_KNOWN
-    text = f"{gain:+.2f} pp"
-    return (text if found is None else f"{text} ({found.low:+.2f} to {found.high:+.2f})").replace("-", MINUS)
+    text = f"{gain:+.2f} pp".replace("-", MINUS)
+    return text if found is None else f"{text} ({bounds_text(found)})"
 
 
-def equal_cost_text(found: EqualCost) -> str:
+def bounds_text(found: Interval) -> str:
+    """Return the bounds of an interval to read."""
+    return f"{found.low:+.2f} to {found.high:+.2f}".replace("-", MINUS)
+
+
+def equal_cost_text(found: EqualCost, *, with_interval: bool = True) -> str:
     """Return a gain at equal cost to read, or why there is none."""
     if found.gain is None:
         return _WHY_NOT[found.status]
     marks = [DEARER_MARK] if found.status == "dearer" else []
-    return " ".join([gain_text(found.gain, found.interval), *marks, *([OF_BOUNDS] if found.is_of_bounds else [])])
+    text = gain_text(found.gain, found.interval if with_interval else None)
+    return " ".join([text, *marks, *([OF_BOUNDS] if found.is_of_bounds else [])])
 
 
 def verdict_value(found: Verdict) -> str:
@@ -73,7 +79,7 @@ def verdict_value(found: Verdict) -> str:
 def verdict_text(found: Verdict) -> str:
     """Return what a verdict is of, its interval, and why it is open."""
     over = "pictures alone" if found.gain.is_of_pictures_alone else "seeds and pictures"
-    bounds = f"95 % over {over}: {found.gain.low:+.2f} to {found.gain.high:+.2f}".replace("-", MINUS)
+    bounds = f"95 % over {over}: {bounds_text(found.gain)}"
     count = found.num_configurations
     members = "one NASH configuration" if count == 1 else f"mean of {count} NASH configurations"
     without = f", {found.num_without} more without a rival" if found.num_without else ""

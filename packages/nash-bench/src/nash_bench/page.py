@@ -13,26 +13,17 @@ from typing import Any
 from urllib.parse import quote
 
 from .cells import OPERATION_LABELS, draw_cells
-from .chart import (
-    MAX_POINTS_LABELLED,
-    STYLES,
-    Plot,
-    Point,
-    Style,
-    make_plot,
-    place_labels,
-    short_labels,
-    style_of,
-    tick_text,
-)
+from .chart import STYLES, Style, make_plot, style_of
+from .chart_view import MARKER_RADIUS, chart_view, marker_path, published_charts
 from .collect import Collection, Row
 from .compare import interval_text, marks_of, p_text, side_text
 from .equal_cost import Gains, gains_of
 from .families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
-from .figures import BOUNDS_LEGEND, BY_KEY, NOT_KNOWN, OF_BOUNDS, Delta, legends
+from .figures import BOUNDS_LEGEND, BY_KEY, OF_BOUNDS, Delta, legends
 from .gains_text import (
     GAINS_LEGEND,
     between_text,
+    bounds_text,
     equal_cost_text,
     gain_text,
     label_text,
@@ -46,9 +37,6 @@ from .paired import PairedDifference
 from .records import nas_operations
 from .uncertainty import Interval
 
-_CHART = (520.0, 340.0)  # the drawing's size in its own units
-_FRAME = (54.0, 12.0, 508.0, 292.0)  # left, top, right, bottom of the plotted area
-_MARKER_RADIUS = 5.6
 TABLE_FIGURES = ("top1", "top5", "LUT", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us", "cpu_fps")
 
 
@@ -80,7 +68,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         js=Markup(templates.joinpath("page.js").read_text("utf-8")),
         styles=_styles_used(collection.rows),
         all_styles=list(STYLES.values()),
-        markers={style.key: marker_path(style, (8, 8), 5.6) for style in STYLES.values()},
+        markers={style.key: marker_path(style, (8, 8), MARKER_RADIUS) for style in STYLES.values()},
         labels={figure.key: figure.label for figure in BY_KEY.values()},
         operation_labels=OPERATION_LABELS,
         rows=rows,
@@ -98,6 +86,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
         legend=" ".join(notes),
         has_bounds=BOUNDS_LEGEND in notes,
         published=published["points"],
+        published_charts=published_charts(published["points"]),
         warnings=collection.warnings,
         errors=[str(error) for error in collection.errors],
     )
@@ -163,7 +152,7 @@ def _row_view(index: int, row: Row, axes: tuple[str, ...]) -> dict[str, Any]:
         "label": row.label,
         "identity": identity,
         "style": style_of(row.record),
-        "marker": marker_path(style_of(row.record), (8, 8), 5.6),
+        "marker": marker_path(style_of(row.record), (8, 8), MARKER_RADIUS),
         "cells": [
             (BY_KEY[key], BY_KEY[key].value(row.record), BY_KEY[key].text_of(row.record)) for key in TABLE_FIGURES
         ],
@@ -208,72 +197,6 @@ def _dominated_text(found: Dominated | None) -> str | None:
     )
 
 
-def chart_view(plot: Plot, ids: dict[int, str]) -> dict[str, Any]:
-    """Return a plot in drawing coordinates: ticks, fronts, points with their markers, tooltips and labels."""
-    left, top, right, bottom = _FRAME
-
-    def place(x: float, y: float) -> Point:
-        return round(left + plot.x(x) * (right - left), 1), round(bottom - plot.y(y) * (bottom - top), 1)
-
-    rows = [row for row, _, _ in plot.known]
-    anchors = [place(x, y) for _, x, y in plot.known]
-    fronts = {kind: [place(x, y) for x, y in line] for kind, line in plot.fronts.items()}
-    texts = short_labels(rows)
-    corners: list[Point | None] = [None] * len(rows)
-    if len(rows) <= MAX_POINTS_LABELLED:
-        shifted = [(x - left, y - top) for x, y in anchors]
-        lines = [[(x - left, y - top) for x, y in line] for line in fronts.values()]
-        box = (right - left, bottom - top)
-        corners = place_labels(shifted, texts, char_width=7.4, height=13, box=box, lines=lines)
-    return {
-        "axis": plot.axis,
-        "title": plot.title,
-        "size": _CHART,
-        "frame": {"left": left, "top": top, "right": right, "bottom": bottom},
-        "x_ticks": [(place(tick, plot.y.low)[0], tick_text(tick)) for tick in plot.x.ticks],
-        "y_ticks": [(place(plot.x.low, tick)[1], tick_text(tick)) for tick in plot.y.ticks],
-        "fronts": {kind: "M" + "L".join(f"{x} {y}" for x, y in line) for kind, line in fronts.items()},
-        "points": [
-            {
-                "row": ids[id(row)],
-                "style": style_of(row.record),
-                "path": marker_path(style_of(row.record), anchor, _MARKER_RADIUS),
-                "tooltip": json.dumps(_tooltip(row), ensure_ascii=False),
-                "name": f"{row.label}: top-1 {y:.2f} %, {plot.title} {BY_KEY[plot.axis].text_of(row.record)}",
-                "text": text if corner else None,
-                "corner": None if corner is None else (round(corner[0] + left, 1), round(corner[1] + top, 1)),
-            }
-            for (row, _, y), anchor, text, corner in zip(plot.known, anchors, texts, corners, strict=True)
-        ],
-        "num_left_out": plot.num_left_out,
-    }
-
-
-def marker_path(style: Style, center: Point, radius: float) -> str:
-    """Return the outline of a network's marker as SVG path data."""
-    x, y = center
-    if not style.outline:
-        return (
-            f"M{x - radius:.1f} {y:.1f}a{radius} {radius} 0 1 0 {2 * radius} 0a{radius} {radius} 0 1 0 {-2 * radius} 0Z"
-        )
-    return "M" + "L".join(f"{x + dx * radius:.1f} {y + dy * radius:.1f}" for dx, dy in style.outline) + "Z"
-
-
-def _tooltip(row: Row) -> dict[str, Any]:
-    identity, hardware = row.record.identity, row.record.hardware
-    lines = [("bits", identity.preset or identity.bits), ("width", identity.width)]
-    for key in ("top1", "top5", "LUT", "BRAM_18K", "DSP", "throughput_fps", "latency_us"):
-        figure = BY_KEY[key]
-        if figure.value(row.record) is None:
-            lines.append((figure.label, NOT_KNOWN))
-            continue
-        lines.append((figure.label, f"{figure.text_of(row.record)} {figure.unit}".strip()))
-    if hardware is not None:
-        lines.append(("board", f"{hardware.board}, {hardware.clock_mhz:g} MHz, {hardware.origin}"))
-    known = [(name, str(value)) for name, value in lines if value is not None]
-    return {"title": row.label, "kind": style_of(row.record).label, "lines": known}
-
-
 @dataclass(frozen=True, kw_only=True)
 class _DeltaCell:
     text: str
@@ -290,7 +213,7 @@ def _pair_view(pair: Pair, ids: dict[int, str]) -> dict[str, Any]:
         "baseline": pair.baseline.label,
         "row": ids[id(pair.candidate)],
         "style": style_of(pair.candidate.record),
-        "marker": marker_path(style_of(pair.candidate.record), (8, 8), 5.6),
+        "marker": marker_path(style_of(pair.candidate.record), (8, 8), MARKER_RADIUS),
         "terms": ", ".join(
             filter(None, (identity.preset or identity.bits, f"width {identity.width}", hardware and hardware.board))
         ),
@@ -326,16 +249,18 @@ def _gain_view(found: Gains, axes: Sequence[str]) -> dict[str, Any]:
     hardware, baseline = found.candidate.first.hardware, found.baseline and found.baseline.spread("top1")
     built = "" if hardware is None else f"; {hardware.board}, {hardware.origin}"
     over = baseline and f"over {spread_text('top1', baseline)} %"
-    cells = [_gain_cell(gain_text(found.gain, found.interval), found.gain, found.interval, over)]
+    cells = [_gain_cell(gain_text(found.gain), found.gain, found.interval, over)]
     cells += [
-        _gain_cell(equal_cost_text(one), one.gain, None if one.is_of_bounds else one.interval, between_text(one))
+        _gain_cell(
+            equal_cost_text(one, with_interval=False), one.gain, one.interval, between_text(one), one.is_of_bounds
+        )
         for one in found.at_equal_cost
         if one.axis in axes
     ]
     return {
         "label": label_text(found),
         "style": style,
-        "marker": marker_path(style, (8, 8), 5.6),
+        "marker": marker_path(style, (8, 8), MARKER_RADIUS),
         "terms": f"seeds {', '.join(map(str, found.candidate.seeds))}{built}",
         "top1": spread_text("top1", found.top1),
         "mean": found.top1.mean,
@@ -343,12 +268,15 @@ def _gain_view(found: Gains, axes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _gain_cell(text: str, gain: float | None, found: Interval | None, detail: str | None) -> dict[str, Any]:
+def _gain_cell(
+    text: str, gain: float | None, found: Interval | None, detail: str | None, is_of_bounds: bool = False
+) -> dict[str, Any]:
     """Return a gain as the page shows it; only one that seeds and pictures bear out is better or worse."""
     tone = "same"
-    if found is not None and not found.is_of_pictures_alone:
+    if found is not None and not found.is_of_pictures_alone and not is_of_bounds:
         tone = "better" if found.low > 0 else "worse" if found.high < 0 else "same"
-    return {"text": text, "sort": gain, "detail": detail, "tone": tone}
+    bounds = None if found is None or gain is None else bounds_text(found)
+    return {"text": text, "sort": gain, "bounds": bounds, "detail": detail, "tone": tone}
 
 
 def _verdict_card(found: Verdict) -> dict[str, str]:

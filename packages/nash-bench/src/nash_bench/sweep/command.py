@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,13 @@ def sweep(
     plan = read_plan(plan_file)
     with reporting("sweeping") as progress:
         failed = engine.run(
-            plan, out, executor=executor, num_jobs=num_jobs, engine_options=engine_options, progress=progress
+            plan,
+            out,
+            executor=executor,
+            num_jobs=num_jobs,
+            engine_options=engine_options,
+            progress=progress,
+            on_failure=lambda job: print(failure_line(asdict(job)), file=sys.stderr, flush=True),
         )
     report, problems = _report(out, plan)
     codes = [job.exit_code for job in failed] + [error.exit_code for error in problems]
@@ -85,9 +92,11 @@ def result_text(result: dict[str, Any]) -> str:
 
 def problem_lines(result: dict[str, Any]) -> list[str]:
     """Return a line for each failed job, with its log, and for each manifest that could not be reported."""
-    lines = [
-        f"failed: {job['target']} ({job['stage']}, exit code {job['exit_code']}, {job['num_cells']} "
-        f"{'cell' if job['num_cells'] == 1 else 'cells'}): {job['message']}; log: {job['log']}"
-        for job in result["failed"]
-    ]
-    return lines + [f"error: {error}" for error in result["errors"]]
+    return [*map(failure_line, result["failed"]), *(f"error: {error}" for error in result["errors"])]
+
+
+def failure_line(job: Mapping[str, Any]) -> str:
+    """Return a failed job on one line."""
+    cells = "1 cell" if job["num_cells"] == 1 else f"{job['num_cells']} cells"
+    where = f"{job['stage']}, exit code {job['exit_code']}, {cells}"
+    return f"failed: {job['target']} ({where}): {job['message']}; log: {job['log']}"

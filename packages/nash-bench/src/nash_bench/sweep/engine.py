@@ -19,35 +19,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
 from ..errors import NashError, OutputError, ToolchainError, UsageError
 from ..manifest import atomic_path
-from .plan import STAGES, Job, Plan, bound_settings, engine_config
+from .failures import ENGINE_LOG, FailedJob, failed_job, failed_jobs, last_line
+from .plan import STAGES, Plan, bound_settings, engine_config
+from .slurm import status_options
 
-CONFIG, LOCK, ENGINE_LOG = "sweep.json", ".sweep.lock", "logs/snakemake.log"
+CONFIG, LOCK = "sweep.json", ".sweep.lock"
 _PROGRAMS = ("search", "qat", "hw", "bench")
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_STOP = 30
 _PR_SET_PDEATHSIG = 1
-_EXIT_CODE = re.compile(r"^exit code: (\d+)$", re.MULTILINE)
 _JOB_COUNT = re.compile(rf"^({'|'.join(STAGES)})\s+(\d+)\s*$", re.MULTILINE)
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedJob:
-    """A job that left with an error: its exit code, the line that says why, its log and the cells it takes with it."""
-
-    stage: str
-    target: str
-    log: str
-    exit_code: int
-    message: str
-    num_cells: int
+Failure = Callable[[FailedJob], None]
 
 
 def require_engine(executor: str) -> None:
@@ -119,7 +108,7 @@ def dry_run(plan: Plan, out: Path) -> dict[str, int]:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ToolchainError(f"snakemake: cannot plan the sweep ({_last_line(done.stdout + done.stderr)})")
+        raise ToolchainError(f"snakemake: cannot plan the sweep ({last_line(done.stdout + done.stderr)})")
     said = _JOB_COUNT.findall(done.stdout + done.stderr)
     return {stage: int(count) for stage, count in said}  # Snakemake says it twice
 
@@ -132,11 +121,12 @@ def run(
     num_jobs: int | None = None,
     engine_options: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    on_failure: Failure = lambda job: None,
 ) -> list[FailedJob]:
     """Run all jobs of a plan that are not done yet in the folder `out`, and return those that failed.
 
-    A job that fails takes only those along that need its file. Snakemake dies with this process; jobs that outlive
-    both are waited for by the next run.
+    A job that fails takes only those along that need its file; `on_failure` hears of it at once. Snakemake dies with
+    this process; jobs that outlive both are waited for by the next run.
 
     Raises:
         UsageError: the folder holds a sweep with other settings.
@@ -151,12 +141,15 @@ def run(
         limit = ["--cores", str(num_jobs or "all")]
         if executor != "local":
             limit = ["--executor", executor, "--jobs", str(num_jobs or "unlimited")]
+        if executor == "slurm":
+            limit += status_options(engine_options)
         command = [*_engine((out / CONFIG).resolve(), out.resolve()), *limit, *_GOING_ON, *engine_options]
-        exit_code = _run_engine(command, out, plan.jobs, lock, progress)
+        watch = _Watch(plan, out, progress, on_failure)
+        exit_code = _run_engine(command, out, lock, watch, is_local=executor == "local")
     said = (out / ENGINE_LOG).read_text("utf-8", errors="replace")
     failed = failed_jobs(plan, out) if exit_code and "Error in rule" in said else []
     if exit_code and not failed:
-        raise ToolchainError(f"snakemake: left with {exit_code} ({_last_line(said)}); see {out / ENGINE_LOG}")
+        raise ToolchainError(f"snakemake: left with {exit_code} ({last_line(said)}); see {out / ENGINE_LOG}")
     return failed
 
 
@@ -208,11 +201,37 @@ def _locked(out: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _run_engine(command: Sequence[str], out: Path, jobs: Sequence[Job], lock: int, progress: Progress) -> int:
+class _Watch:
+    """Sees from the files of a sweep how far it is, and which jobs have failed since it began."""
+
+    def __init__(self, plan: Plan, out: Path, progress: Progress, on_failure: Failure) -> None:
+        self._plan, self._out, self._progress, self._on_failure = plan, out, progress, on_failure
+        self._waiting = list(plan.jobs)
+        self._begun = time.time()
+        self._told: set[str] = set()
+
+    def look(self) -> None:
+        """Tell what has changed."""
+        self._waiting = [job for job in self._waiting if not (self._out / job.target).exists()]
+        self._progress(len(self._plan.jobs) - len(self._waiting), len(self._plan.jobs))
+        for job in self._waiting:
+            if job.target not in self._told and self._is_of_this_run(self._out / job.log):
+                failed = failed_job(job, self._plan, self._out)
+                if failed is not None:
+                    self._told.add(job.target)
+                    self._on_failure(failed)
+
+    def _is_of_this_run(self, log: Path) -> bool:
+        try:
+            return log.stat().st_mtime >= self._begun
+        except OSError:
+            return False
+
+
+def _run_engine(command: Sequence[str], out: Path, lock: int, watch: _Watch, *, is_local: bool) -> int:
     """Run Snakemake to its end and return its exit code; if we are stopped, so are it and its jobs."""
     log = out / ENGINE_LOG
     log.parent.mkdir(exist_ok=True)
-    waiting = [out / job.target for job in jobs]
     with log.open("w") as output:
         engine = subprocess.Popen(
             command,
@@ -224,13 +243,16 @@ def _run_engine(command: Sequence[str], out: Path, jobs: Sequence[Job], lock: in
         )
         try:
             while engine.poll() is None:
-                waiting = [path for path in waiting if not path.exists()]
-                progress(len(jobs) - len(waiting), len(jobs))
+                watch.look()
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except NashError:
-            os.killpg(engine.pid, signal.SIGTERM)  # the command lines save what they have and leave
+            if is_local:
+                os.killpg(engine.pid, signal.SIGTERM)  # the command lines save what they have and leave
+            else:
+                engine.send_signal(signal.SIGINT)  # SIGTERM would leave its jobs in the cluster's queue
             _wait(engine)
             raise
+    watch.look()
     return engine.returncode
 
 
@@ -244,30 +266,3 @@ def _wait(engine: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(engine.pid, signal.SIGKILL)
         engine.wait()
-
-
-def failed_jobs(plan: Plan, out: Path) -> list[FailedJob]:
-    """Return the jobs that had what they need and yet made nothing: those that say why, and those that never could."""
-    failed = []
-    for job in plan.jobs:
-        if (out / job.target).exists() or not all((out / source).exists() for source in job.sources):
-            continue
-        log = out / job.log
-        text = log.read_text("utf-8", errors="replace") if log.exists() else ""
-        codes = _EXIT_CODE.findall(text)
-        failed.append(
-            FailedJob(
-                stage=job.stage,
-                target=job.target,
-                log=str(log if codes else out / ENGINE_LOG),
-                exit_code=int(codes[-1]) if codes else ToolchainError.exit_code,
-                message=_last_line(_EXIT_CODE.sub("", text)) if codes else "ended from outside, or was not started",
-                num_cells=sum(job in cell.jobs for cell in plan.cells),
-            )
-        )
-    return failed
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"

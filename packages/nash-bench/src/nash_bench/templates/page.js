@@ -54,6 +54,14 @@
     });
   }
 
+  const filter = document.querySelector(".filter");
+  filter.hidden = false;
+  filter.querySelector("select").addEventListener("change", ({ target }) => {
+    for (const shown of document.querySelectorAll("#published [data-dataset]")) {
+      shown.hidden = target.value !== "" && shown.dataset.dataset !== target.value;
+    }
+  });
+
   const keyOf = (row, column) => {
     const cell = row.cells[column];
     if (!("sort" in cell.dataset)) return cell.textContent.trim();
