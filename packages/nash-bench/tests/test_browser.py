@@ -128,7 +128,10 @@ def test_theme_turns_dark(browse: Browse, page: Path) -> None:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_screenshot_shows_every_plot(browse: Browse, page: Path, tmp_path: Path, width: int) -> None:
-    """In each plot, where the browser puts it, are markers and the line of a front; the picture is kept on request."""
+    """In each plot, where the browser puts it, are markers and a front's line; the picture is kept on request.
+
+    No figure of DSPs is known of the NASH networks.
+    """
     script = """
       const place = ({left, top, right, bottom}) => [left, top + scrollY, right, bottom + scrollY];
       answer = [...document.querySelectorAll("#plots .chart")].map((chart) => place(chart.getBoundingClientRect()))
@@ -141,9 +144,11 @@ def test_screenshot_shows_every_plot(browse: Browse, page: Path, tmp_path: Path,
     browse(page, f"--screenshot={shot}", width=width, height=height)
     with Image.open(shot) as picture:
         assert picture.size == (width, height)
-        for box in boxes:
+        for number, box in enumerate(boxes):
             colors = {color for _, color in picture.convert("RGB").crop(tuple(map(round, box))).getcolors(1 << 24)}
-            assert {(213, 94, 0), (75, 85, 99), (22, 32, 44)} <= colors  # a NASH and a baseline marker, the NASH front
+            assert (75, 85, 99) in colors  # a baseline marker
+            nash_marker, nash_front = (213, 94, 0), (22, 32, 44)
+            assert ({nash_marker, nash_front} <= colors) == (number != 2)
 
 
 def test_published_results_are_filtered_by_dataset(browse: Browse, page: Path) -> None:
