@@ -126,7 +126,7 @@ def test_theme_turns_dark(browse: Browse, page: Path) -> None:
     assert {before, after} == {"rgb(246, 247, 249)", "rgb(14, 19, 25)"}
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [820, 1280])
 def test_screenshot_shows_every_plot(browse: Browse, page: Path, tmp_path: Path, width: int) -> None:
     """In each plot, where the browser puts it, are markers and a front's line; the picture is kept on request.
 
