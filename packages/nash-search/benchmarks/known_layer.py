@@ -57,10 +57,17 @@ def backbone() -> Genotype:
     )
 
 
-def found(
-    seed: int, out: Path, *, relaxation: str = "layer", gradient: str = "swap", epochs: int = 40, warmup: int = 10
-) -> tuple[Genotype, float]:
-    """Return the genotype that a search finds, and its accuracy (percent) in the supernet."""
+def begun(
+    seed: int,
+    out: Path,
+    *,
+    relaxation: str = "layer",
+    gradient: str = "swap",
+    epochs: int = 40,
+    warmup: int = 10,
+    **changes: object,
+) -> Search:
+    """Return a search before its first step; further keyword arguments are settings."""
     quick = recipe.load("quick", epochs=epochs)
     settings = Settings(
         backbone=backbone(),
@@ -73,7 +80,12 @@ def found(
         threads=1,
         primitives=PRIMITIVES,
     )
-    search = Search(settings, pictures(2048), out)
+    return Search(replace(settings, **changes), pictures(2048), out)
+
+
+def found(seed: int, out: Path, **options: object) -> tuple[Genotype, float]:
+    """Return the genotype that a search finds, and its accuracy (percent) in the supernet."""
+    search = begun(seed, out, **options)
     with Reporter(search.num_steps, 0, is_silent=True) as reporter:
         search.train(Stop(), reporter)
     return search.genotype(), search.history[-1]["accuracy"]

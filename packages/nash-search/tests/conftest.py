@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nash_search import data, manifest, recipe, search, space, zoo
-from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
+from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
 from nash_search.settings import Settings
 from nash_search.variants import VARIANTS, narrow
 
@@ -50,6 +50,22 @@ def odd_network() -> Genotype:
             Cell(in_channels=8, layers=(Layer(kernel=7, channels=8, stride=1, residual_from=0),)),
         ),
     )
+
+
+@pytest.fixture
+def tiny() -> Genotype:
+    """Return three layers, each with an operation: 4 * 9 * 14 genotypes in all."""
+    layers = (Layer(kernel=3, channels=4, stride=2), *[Layer(kernel=3, channels=4, stride=1)] * 2)
+    network = Genotype(
+        name="tiny",
+        num_classes=3,
+        input=Input(channels=1, height=4, width=4),
+        stem=Stem(channels=2, kernel=3, stride=1, max_pool=False),
+        cells=(Cell(in_channels=2, layers=layers),),
+        variant="v3",
+    )
+    kept = [NasOp(op="conv_3x3", input=0, probability=0.5), None, NasOp(op="conv_1x1", input=2, probability=0.25)]
+    return network.with_nas_ops(kept)
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ def test_options_are_frozen() -> None:
                 "--cost-weight",
             ),
             *("--cost-resource", "--budget", "--sweep-cost", "--init-weights", "--discard-below", "--discard-after"),
+            *("--finish", "--finish-epochs", "--finish-random"),
             *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],

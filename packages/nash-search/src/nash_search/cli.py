@@ -13,6 +13,7 @@ from .console import Json
 
 if TYPE_CHECKING:
     from .genotype import Genotype
+    from .settings import Finish
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -25,6 +26,8 @@ app = typer.Typer(
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
 _GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [default: swap, for edge two-path]"
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
+_FINISH_HELP = "Score so many of the most probable networks by a short training and keep the best. [default: 0]"
+_FINISH_RANDOM_HELP = "Random networks of the same cost that are scored beside. [default: as many as --finish]"
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -126,6 +129,9 @@ def run_command(
     init_weights: Annotated[Path | None, typer.Option(help="Begin with the weights of this safetensors file.")] = None,
     discard_below: Annotated[float | None, typer.Option(min=0, max=1, help="Discard less probable operations.")] = None,
     discard_after: Annotated[int, typer.Option(min=1, help="With --discard-below: from the end of this epoch on.")] = 1,
+    finish: Annotated[int, typer.Option(min=0, help=_FINISH_HELP, show_default=False)] = 0,
+    finish_epochs: Annotated[int | None, typer.Option(min=1, help="Of the last of these. [default: 4]")] = None,
+    finish_random: Annotated[int | None, typer.Option(min=0, help=_FINISH_RANDOM_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     precision: Annotated[Precision, typer.Option(help=_PRECISION_HELP)] = Precision.MIXED,
@@ -148,6 +154,11 @@ def run_command(
             raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
     if cost_weight and sweep_cost is not None:
         raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
+    for option, value in {"--finish-epochs": finish_epochs, "--finish-random": finish_random}.items():
+        if value is not None and not finish:
+            raise UsageError(
+                f"{option}: got {value} without --finish; pass how many networks to score, or leave it out"
+            )
     found, backbone_file = _backbone(backbone, width, input_size)
     settings = Settings(
         backbone=found,
@@ -170,6 +181,7 @@ def run_command(
         init_weights=init_weights,
         discard_below=discard_below,
         discard_after=discard_after,
+        finish=_finish(finish, finish_epochs, finish_random),
     )
     options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
     if sweep_cost is None:
@@ -180,6 +192,15 @@ def run_command(
         found = sweep.run(settings, sweep.parse_weights(sweep_cost), out, **options)
         if parallel.is_first():
             console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
+
+
+def _finish(num_networks: int, epochs: int | None, num_random: int | None) -> Finish | None:
+    from .settings import Finish
+
+    if not num_networks:
+        return None
+    num_random = num_networks if num_random is None else num_random
+    return Finish(num_networks=num_networks, epochs=epochs or Finish.epochs, num_random=num_random)
 
 
 def _backbone(
@@ -198,11 +219,14 @@ def _backbone(
 
 
 def _print_genotype(path: Path, *, as_json: bool) -> None:
-    from . import draw, genotype
+    from . import draw, finish, genotype
 
     found = genotype.load(path)
     result = {"genotype": str(path), "name": found.name, "search": found.search, "nas_ops": draw.nas_ops(found)}
-    console.print_result(result, draw.table(found) + f"\n{path}" if not as_json else "", as_json=as_json)
+    tables = [draw.table(found)]
+    if "finish" in found.search:
+        tables.append(finish.table(path, found.search["finish"]))
+    console.print_result(result, "" if as_json else "\n".join([*tables, str(path)]), as_json=as_json)
 
 
 @app.command("zoo")

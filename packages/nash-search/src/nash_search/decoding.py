@@ -5,7 +5,7 @@ layer without an operation is one that has none on any edge: its `none` counts a
 least.
 
 Under a budget the layers are no longer independent: among the genotypes within it the one with the highest product
-of probabilities is found, exactly, as an integer program.
+of probabilities is found, exactly, as an integer program. So is the most probable one that differs enough from others.
 """
 
 from __future__ import annotations
@@ -104,10 +104,14 @@ def decode_within(
     variant: Variant,
     tables: Mapping[str, NDArray[np.float64]],
     limits: Mapping[str, float],
+    *,
+    apart_from: Sequence[Genotype] = (),
+    distance: int = 1,
 ) -> Genotype:
     """Return the most probable genotype whose summed costs keep to every limit.
 
     tables: by resource, the cost of each primitive on each edge, in the shape of probs; limits: by resource.
+    apart_from: genotypes that it differs from in at least `distance` layers; then nothing of probability 0 is kept.
 
     Raises:
         CapacityError: there is none.
@@ -121,19 +125,37 @@ def decode_within(
     for number, layer in enumerate(layers):
         one_each[number, first : first + len(layer)] = 1
         first += len(layer)
-    costs = np.array([[tables[name][choice.row, choice.column] for choice in flat] for name in limits])
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    if limits:
+        costs = np.array([[tables[name][choice.row, choice.column] for choice in flat] for name in limits])
+        scales = np.array([[max(limit, 1e-9)] for limit in limits.values()])
+        constraints.append(LinearConstraint(costs / scales, -np.inf, 1))
+    if apart_from:
+        common = np.array([_common(layers, other) for other in apart_from])
+        constraints.append(LinearConstraint(common, -np.inf, len(layers) - distance))
     result = milp(
         [-math.log(max(choice.probability, sys.float_info.min)) for choice in flat],
         integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs / np.array([[max(limit, 1e-9)] for limit in limits.values()]), -np.inf, 1),
-        ],
+        bounds=Bounds(0, [float(choice.probability > 0 or not apart_from) for choice in flat]),
+        constraints=constraints,
         options={"mip_rel_gap": 0},
     )
+    if result.x is None and apart_from:
+        raise CapacityError(f"no other genotype differs from {len(apart_from)} of them in {distance} layers")
     if result.x is None:
         least = {name: sum(min(tables[name][c.row, c.column] for c in layer) for layer in layers) for name in limits}
         asked = ", ".join(f"{name}={limit:g} (at least {least[name]:g})" for name, limit in limits.items())
         raise CapacityError(f"--budget: got {asked}; no genotype keeps to it; raise it, or lower the target fps")
     return with_choices(backbone, [flat[index] for index in np.flatnonzero(np.rint(result.x))], variant)
+
+
+def _common(layers: Sequence[Sequence[Choice]], other: Genotype) -> list[bool]:
+    """Return, of every choice of every layer, whether the other genotype has it."""
+    ops = (layer.nas_op for cell in other.cells for layer in cell.layers)
+    return [_same(choice.nas_op, nas_op) for layer, nas_op in zip(layers, ops, strict=True) for choice in layer]
+
+
+def _same(one: NasOp | None, other: NasOp | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one.op, one.input) == (other.op, other.input)

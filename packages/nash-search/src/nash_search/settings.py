@@ -19,6 +19,28 @@ from .variants import VARIANTS, Variant, narrow
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How many networks are scored when the alphas are done, and how long the last of them train.
+
+    num_networks: those by the alphas, the search's own first choice among them; num_random: those beside them.
+    epochs: of the last rung, over the half of the weights.
+    """
+
+    num_networks: int
+    epochs: int = 4
+    num_random: int = 0
+
+    def rungs(self) -> list[int]:
+        """Return the epochs of each rung: halved from the last one back, as often as the networks can be, down to 1.
+
+        >>> Finish(num_networks=8).rungs(), Finish(num_networks=3, epochs=5).rungs()
+        ([1, 2, 4], [2, 5])
+        """
+        num_halvings = max(1, (self.num_networks - 1).bit_length())
+        return [self.epochs >> back for back in reversed(range(num_halvings)) if self.epochs >> back]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What determines a search, its data aside."""
 
@@ -38,6 +60,7 @@ class Settings:
     init_weights: Path | None = None
     discard_below: float | None = None
     discard_after: int = 1
+    finish: Finish | None = None  # None: the alphas alone choose
 
     def strategy(self) -> Variant:
         """Return the variant with the primitives that were asked for.
@@ -76,6 +99,12 @@ class Settings:
             flat["init_weights"] = manifest.file_sha256(self.init_weights)[:12]
         if self.discard_below is not None:
             flat |= {"discard_below": self.discard_below, "discard_after": self.discard_after}
+        if self.finish is not None:
+            flat |= {
+                "finish": self.finish.num_networks,
+                "finish_epochs": self.finish.epochs,
+                "finish_random": self.finish.num_random,
+            }
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
 
 

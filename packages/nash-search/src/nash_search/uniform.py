@@ -71,25 +71,48 @@ def draw(like: Genotype, variant: Variant, costs: Costs, metric: str, seed: int)
         CapacityError: there is none, or it is too rare to be drawn.
         UsageError: what it is like costs nothing.
     """
-    layers = choices(like, np.zeros(costs.keeps.shape).tolist(), variant)
-    table = costs.table(metric).numpy()
-    prices = [np.array([table[choice.row, choice.column] for choice in layer]) for layer in layers]
     target = costs.total(metric, like, variant)
     if not target > 0:
         raise UsageError(f"--like: got {like.name}, whose operations cost no {metric}, expected one that costs some")
+    drawn = alike(like, variant, costs.table(metric).numpy(), np.random.default_rng(seed))
+    if drawn is None:
+        raise CapacityError(
+            f"--like: got {like.name} at {metric}={target:g}; no other genotype found within {TOLERANCE:.0%} of that; "
+            f"take another --cost-resource"
+        )
+    return drawn
+
+
+def alike(like: Genotype, variant: Variant, table: NDArray[np.float64], rng: np.random.Generator) -> Genotype | None:
+    """Return another genotype of the same space, drawn from those whose summed costs are the same within 5 %.
+
+    table: the cost of each primitive on each edge, (num_edges, num_primitives).
+
+    It is None if there is none, or it is too rare to be drawn. What it is like must cost something.
+    """
+    layers = choices(like, np.zeros(table.shape).tolist(), variant)
+    prices = [np.array([table[choice.row, choice.column] for choice in layer]) for layer in layers]
+    target = total(like, variant, table)
     bins, window = _bins(prices, target)
     counts = _counts(bins, window)
-    rng = np.random.default_rng(seed)
     for _ in range(_MOST_DRAWS if counts[0].any() else 0):
         picked = _drawn(rng, bins, counts)
         cost = sum(price[index] for price, index in zip(prices, picked, strict=True))
         ops = [layer[index].nas_op for layer, index in zip(layers, picked, strict=True)]
         found = like.with_nas_ops([op and replace(op, probability=None) for op in ops])
-        if abs(cost - target) <= TOLERANCE * target and _ops(found) != _ops(like):
+        if abs(cost - target) <= TOLERANCE * target and kept(found) != kept(like):
             return found
-    raise CapacityError(
-        f"--like: got {like.name} at {metric}={target:g}; no other genotype found within {TOLERANCE:.0%} of that; "
-        f"take another --cost-resource"
+    return None
+
+
+def total(found: Genotype, variant: Variant, table: NDArray[np.float64]) -> float:
+    """Return what the operations of a genotype of the space cost together."""
+    layers = zip(choices(found, np.zeros(table.shape).tolist(), variant), kept(found), strict=True)
+    return sum(
+        float(table[choice.row, choice.column])
+        for layer, op in layers
+        for choice in layer
+        if op is not None and choice.nas_op is not None and (choice.nas_op.op, choice.nas_op.input) == op
     )
 
 
@@ -128,6 +151,7 @@ def _drawn(
     return picked
 
 
-def _ops(found: Genotype) -> list[tuple[str, int] | None]:
+def kept(found: Genotype) -> list[tuple[str, int] | None]:
+    """Return the operation beside each layer and the state it reads, None for nothing."""
     ops = (layer.nas_op for cell in found.cells for layer in cell.layers)
     return [None if nas_op is None else (nas_op.op, nas_op.input) for nas_op in ops]

@@ -1,0 +1,103 @@
+"""Which networks the finish scores: probable ones that are not too alike, and random ones of the same cost.
+
+The genotypes next to the most probable one differ from it in its least certain layers only, one or two at a time. So
+each network is the most probable one, exactly, that differs from all before it in at least a quarter of the layers.
+More operations nearly always train to a lower loss; so where no budget holds the networks to what a board has, none
+costs more than the search's own choice, by 5 % at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import space, uniform
+from .decoding import decode_within
+from .errors import CapacityError
+from .genotype import Genotype
+from .penalty import Penalty
+from .supernet import Supernet
+from .uniform import TOLERANCE, total
+from .variants import Variant
+
+__all__ = ["TOLERANCE", "most_probable", "parameters", "price", "random_like", "total"]
+
+_LAYERS_A_DIFFERENCE = 4
+_DRAWS_A_NETWORK = 20  # before it counts as not to be had
+
+
+def most_probable(
+    supernet: Supernet,
+    first: Genotype,
+    tables: Mapping[str, NDArray[np.float64]],
+    limits: Mapping[str, float],
+    *,
+    count: int,
+    distance: int | None = None,
+) -> list[Genotype]:
+    """Return so many genotypes within the limits, or as many as there are; each is the most probable next one.
+
+    first: the one to begin with. tables: by resource, the cost of each primitive on each edge, (num_edges,
+        num_primitives); limits: by resource.
+    distance: in how many layers each differs from all before it; None is a quarter of the layers, at least one.
+    """
+    found, probs = [first], supernet.table().tolist()
+    if distance is None:
+        distance = max(1, len(uniform.kept(first)) // _LAYERS_A_DIFFERENCE)
+    while len(found) < count:
+        try:
+            found.append(
+                decode_within(
+                    supernet.backbone,
+                    probs,
+                    supernet.variant,
+                    tables,
+                    limits,
+                    apart_from=found,
+                    distance=distance,
+                )
+            )
+        except CapacityError:
+            break
+    return found
+
+
+def price(penalty: Penalty | None, like: Genotype, variant: Variant) -> tuple[str, NDArray[np.float64]]:
+    """Return by what networks are compared with one, and what of it each primitive has on each edge.
+
+    It is the cost of the search if there is one, else the weights; where it has none of that, the number of operations.
+    """
+    weights = parameters(like, variant)
+    tables = {"weights": weights, "operations": np.ones_like(weights)}
+    if penalty is not None:
+        tables = {penalty.price.metric: penalty.costs.table(penalty.price.metric).numpy(), **tables}
+    return next((pair for pair in tables.items() if total(like, variant, pair[1]) > 0), next(iter(tables.items())))
+
+
+def parameters(backbone: Genotype, variant: Variant) -> NDArray[np.float64]:
+    """Return the number of weights of each primitive on each edge, (num_edges, num_primitives)."""
+    edges = {(edge.cell, edge.layer, edge.input): row for row, edge in enumerate(backbone.edges())}
+    table = np.zeros((len(edges), len(variant.primitives)))
+    for found in space.candidates(backbone, variant):
+        table[edges[found.cell, found.layer, found.input], variant.primitives.index(found.op)] = found.num_weights
+    return table
+
+
+def random_like(
+    like: Genotype, variant: Variant, table: NDArray[np.float64], *, count: int, seed: int
+) -> list[Genotype]:
+    """Return so many different genotypes drawn from those that cost the same within 5 %, or as many as there are.
+
+    table: the cost of each primitive on each edge, (num_edges, num_primitives).
+    """
+    if not total(like, variant, table) > 0:
+        return []
+    rng, found = np.random.default_rng(seed), {}
+    for _ in range(count * _DRAWS_A_NETWORK):
+        drawn = uniform.alike(like, variant, table, rng)
+        if drawn is None or len(found) == count:
+            break
+        found.setdefault(tuple(uniform.kept(drawn)), drawn)
+    return list(found.values())
