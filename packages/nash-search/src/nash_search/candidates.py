@@ -18,6 +18,7 @@ from .decoding import decode_within
 from .errors import CapacityError
 from .genotype import Genotype
 from .penalty import Penalty
+from .primitives import NONE
 from .supernet import Supernet
 from .uniform import TOLERANCE, total
 from .variants import Variant
@@ -25,7 +26,6 @@ from .variants import Variant
 __all__ = ["TOLERANCE", "most_probable", "parameters", "price", "random_like", "total"]
 
 _LAYERS_A_DIFFERENCE = 4
-_DRAWS_A_NETWORK = 20  # before it counts as not to be had
 
 
 def most_probable(
@@ -70,7 +70,8 @@ def price(penalty: Penalty | None, like: Genotype, variant: Variant) -> tuple[st
     It is the cost of the search if there is one, else the weights; where it has none of that, the number of operations.
     """
     weights = parameters(like, variant)
-    tables = {"weights": weights, "operations": np.ones_like(weights)}
+    operations = np.array([[name != NONE for name in variant.primitives]] * len(weights), dtype=np.float64)
+    tables = {"weights": weights, "operations": operations}
     if penalty is not None:
         tables = {penalty.price.metric: penalty.costs.table(penalty.price.metric).numpy(), **tables}
     return next((pair for pair in tables.items() if total(like, variant, pair[1]) > 0), next(iter(tables.items())))
@@ -92,12 +93,10 @@ def random_like(
 
     table: the cost of each primitive on each edge, (num_edges, num_primitives).
     """
-    if not total(like, variant, table) > 0:
-        return []
-    rng, found = np.random.default_rng(seed), {}
-    for _ in range(count * _DRAWS_A_NETWORK):
-        drawn = uniform.alike(like, variant, table, rng)
-        if drawn is None or len(found) == count:
-            break
-        found.setdefault(tuple(uniform.kept(drawn)), drawn)
+    found: dict[tuple[tuple[str, int] | None, ...], Genotype] = {}
+    if total(like, variant, table) > 0:
+        for drawn in uniform.draws(like, variant, table, seed):
+            if len(found) == count:
+                break
+            found.setdefault(tuple(uniform.kept(drawn)), drawn)
     return list(found.values())

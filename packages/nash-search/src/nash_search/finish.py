@@ -36,7 +36,7 @@ ALPHAS, RANDOM = "alphas", "random"  # where a network comes from
 _FORMAT = "nash-search finish 1"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Network:
     """A network of the finish; it has a loss a rung that it was in, None where its training diverged."""
 

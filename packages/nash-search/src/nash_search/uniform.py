@@ -8,7 +8,7 @@ option as often as it has genotypes behind it that end within the limits. What r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def draw(like: Genotype, variant: Variant, costs: Costs, metric: str, seed: int)
     target = costs.total(metric, like, variant)
     if not target > 0:
         raise UsageError(f"--like: got {like.name}, whose operations cost no {metric}, expected one that costs some")
-    drawn = alike(like, variant, costs.table(metric).numpy(), np.random.default_rng(seed))
+    drawn = next(draws(like, variant, costs.table(metric).numpy(), seed), None)
     if drawn is None:
         raise CapacityError(
             f"--like: got {like.name} at {metric}={target:g}; no other genotype found within {TOLERANCE:.0%} of that; "
@@ -83,26 +83,25 @@ def draw(like: Genotype, variant: Variant, costs: Costs, metric: str, seed: int)
     return drawn
 
 
-def alike(like: Genotype, variant: Variant, table: NDArray[np.float64], rng: np.random.Generator) -> Genotype | None:
-    """Return another genotype of the same space, drawn from those whose summed costs are the same within 5 %.
+def draws(like: Genotype, variant: Variant, table: NDArray[np.float64], seed: int) -> Iterator[Genotype]:
+    """Draw from the other genotypes of the same space whose summed costs are the same within 5 %, again and again.
 
-    table: the cost of each primitive on each edge, (num_edges, num_primitives).
+    table: the cost of each primitive on each edge, (num_edges, num_primitives). What they are like must cost something.
 
-    It is None if there is none, or it is too rare to be drawn. What it is like must cost something.
+    It ends after a thousand tries, at once if there is none.
     """
     layers = choices(like, np.zeros(table.shape).tolist(), variant)
     prices = [np.array([table[choice.row, choice.column] for choice in layer]) for layer in layers]
     target = total(like, variant, table)
     bins, window = _bins(prices, target)
-    counts = _counts(bins, window)
+    counts, rng = _counts(bins, window), np.random.default_rng(seed)
     for _ in range(_MOST_DRAWS if counts[0].any() else 0):
         picked = _drawn(rng, bins, counts)
         cost = sum(price[index] for price, index in zip(prices, picked, strict=True))
         ops = [layer[index].nas_op for layer, index in zip(layers, picked, strict=True)]
         found = like.with_nas_ops([op and replace(op, probability=None) for op in ops])
         if abs(cost - target) <= TOLERANCE * target and kept(found) != kept(like):
-            return found
-    return None
+            yield found
 
 
 def total(found: Genotype, variant: Variant, table: NDArray[np.float64]) -> float:
