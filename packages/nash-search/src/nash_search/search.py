@@ -24,7 +24,6 @@ from . import allocator, batches, checkpoint, cost, data, genotype, manifest, pa
 from .architect import Architect, ArchitectureStep
 from .board import Board
 from .convolution import multiplies_bfloat16
-from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
 from .genotype import Genotype
 from .interrupt import Stop
@@ -228,12 +227,13 @@ class Search:
         reporter.epoch(record, self.settings.recipe.epochs)
 
     @torch.no_grad()
-    def validate(self, stop: Stop) -> dict[str, float] | None:
+    def validate(self, stop: Stop, found: Genotype | None = None) -> dict[str, float] | None:
         """Return loss and accuracy (percent) of the genotype as it is now on the clean alpha half; None if stopped.
 
-        It normalizes by the batch: running statistics mix those of all sampled paths and fit no single one.
+        found: another genotype instead. It normalizes by the batch: running statistics mix those of all sampled paths
+        and fit no single one.
         """
-        path = self.supernet.path_of(self.genotype())
+        path = self.supernet.path_of(self.genotype() if found is None else found)
         loss, num_correct = 0.0, 0
         with self.supernet.frozen():
             for x, y in self.alpha_half.clean_batches(self.batch_size):
@@ -254,9 +254,8 @@ class Search:
         """
         if self.penalty is None or not self.penalty.limits:
             return self.supernet.genotype()
-        tables = {name: self.penalty.costs.table(name).numpy() for name in self.penalty.limits}
-        probs = self.supernet.table().tolist()
-        return decode_within(self.supernet.backbone, probs, self.supernet.variant, tables, self.penalty.limits)
+        probs, variant = self.supernet.table().tolist(), self.supernet.variant
+        return self.penalty.costs.decode(self.supernet.backbone, probs, variant, self.penalty.limits)
 
     def write_genotype(self, inputs: list[dict[str, Any]]) -> Path:
         """Write the alphas and the genotype they decode to, and return the latter's path."""
