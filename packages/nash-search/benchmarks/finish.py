@@ -87,10 +87,10 @@ def networks_of(options: argparse.Namespace, search: Search) -> list[Genotype]:
     backbone, variant = search.supernet.backbone, search.supernet.variant
     op = NasOp(op="conv_3x3", input=1)
     like = backbone.with_nas_ops([None, op] * len(backbone.cells))
-    table = candidates.parameters(backbone, variant)
-    found = [like, *candidates.random_like(like, variant, table, count=options.networks - 1, seed=0)]
+    weights = candidates.yardstick(None, like, variant)
+    found = [like, *candidates.random_like(like, variant, weights, count=options.networks - 1, seed=0)]
     for number, network in enumerate(found):
-        print(f"{number}: {uniform.kept(network)}, {uniform.total(network, variant, table):,.0f} weights", flush=True)
+        print(f"{number}: {uniform.kept(network)}, {weights.of(network, variant):,.0f} weights", flush=True)
     return found
 
 

@@ -100,10 +100,18 @@ def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..
 
 @pytest.fixture
 def priced(tmp_path: Path) -> Callable[..., Path]:
-    """Write a space and its costs, as nash-hw does: 100 LUT and 3 a weight, skips' DSP not known."""
+    """Write a space and its costs, as nash-hw does: 100 LUT and 3 a weight, skips' DSP not known.
+
+    has_backbone: also 1,000 LUT, 10 DSP, ... for the plain backbone, and three times that at twice the width.
+    """
 
     def write(
-        backbone: Genotype, variant: str = "v3", primitives: Sequence[str] | None = None, **changes: object
+        backbone: Genotype,
+        variant: str = "v3",
+        primitives: Sequence[str] | None = None,
+        *,
+        has_backbone: bool = False,
+        **changes: object,
     ) -> Path:
         strategy = VARIANTS[variant] if primitives is None else narrow(VARIANTS[variant], primitives)
         space.save(backbone, strategy, tmp_path / "costs" / "space.json")
@@ -118,11 +126,24 @@ def priced(tmp_path: Path) -> Callable[..., Path]:
             "available": {"LUT": 100_000, "FF": 200_000, "BRAM_18K": 1000, "URAM": 0, "DSP": 500},
             "candidates": [_price(candidate) for candidate in content["candidates"]],
         }
+        own = backbone.stem.channels
+        if has_backbone:
+            costs |= {"schema": "nash.costs/1.1", "backbone": _plain(own, 1), "widths": [_plain(2 * own, 3)]}
         path = tmp_path / "costs" / "costs.json"
         path.write_text(json.dumps(costs | changes))
         return path
 
     return write
+
+
+def _plain(width: int, factor: int) -> dict[str, Any]:
+    resources = {"LUT": 1000, "FF": 800, "BRAM_18K": 5, "URAM": 0, "DSP": 10}
+    return {
+        "width": width,
+        "cycles": 100,
+        "resources": {name: factor * amount for name, amount in resources.items()},
+        "fifos": dict.fromkeys(resources, factor),
+    }
 
 
 def _price(candidate: dict[str, Any]) -> dict[str, Any]:

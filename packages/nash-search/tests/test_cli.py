@@ -67,8 +67,8 @@ def test_options_are_frozen() -> None:
                 "--costs",
                 "--cost-weight",
             ),
-            *("--cost-resource", "--budget", "--sweep-cost", "--init-weights", "--discard-below", "--discard-after"),
-            *("--finish", "--finish-epochs", "--finish-random"),
+            *("--cost-resource", "--budget", "--total-budget", "--sweep-cost", "--init-weights"),
+            *("--discard-below", "--discard-after", "--finish", "--finish-epochs", "--finish-random"),
             *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
         ],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
@@ -258,6 +258,39 @@ def test_run_keeps_to_a_budget(tmp_path: Path, priced: Callable[..., Path]) -> N
     assert {"expected_cost", "expected_lut", "expected_bram", "multiplier_bram"} <= records[0].keys()
 
 
+def test_run_keeps_to_a_budget_of_the_whole_accelerator(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    costs = priced(zoo.build("resnet8", width=2, input_size=8), has_backbone=True)  # 1,000 LUT without operations
+    options = ["--costs", costs, "--total-budget", "lut=1600,dsp=3%", "--cost-weight", "0.1"]
+    options += ["--cost-resource", "scarcest"]
+    _run(*RUN[:-1], "2", "--threads", "1", *options, "--out", tmp_path / "run")
+    found = json.loads((tmp_path / "run/genotype.json").read_text())["search"]["costs"]
+    assert found["total"]["lut"] == 1000 + found["operations"]["lut"] <= 1600
+    assert found["total"]["dsp"] <= 15
+    assert found["total"]["cycles"] == max(100, found["operations"]["cycles"])
+    assert found["total_budget"] == {"lut": "1600", "dsp": "3%"}
+    records = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert {"expected_total_lut", "multiplier_total_lut", "expected_total_dsp"} <= records[0].keys()
+    options[3] = "lut=1700"
+    refused = _run(*RUN[:-1], "2", "--threads", "1", *options, "--out", tmp_path / "run", "--resume", code=2)
+    assert "total_budget: got 'lut=1700', expected 'lut=1600,dsp=3%'" in refused.stderr
+
+
+def test_random_refuses_what_is_no_cost_of_operations(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    like = zoo.build("resnet18-v3", width=2)
+    genotype.save(like, tmp_path / "g.json")
+    command = [
+        "random",
+        "--like",
+        tmp_path / "g.json",
+        "--costs",
+        priced(like, has_backbone=True),
+        "--out",
+        tmp_path / "r",
+    ]
+    refused = _run(*command, "--cost-resource", "scarcest", code=2)
+    assert "--cost-resource: got scarcest, which is no cost of operations" in refused.stderr
+
+
 def test_primitives_narrow_and_reorder_the_space(tmp_path: Path) -> None:
     _run(*RUN, "--threads", "1", "--primitives", "conv_3x3,none,skip_connect", "--out", tmp_path / "run")
     alphas = json.loads((tmp_path / "run/alphas.json").read_text())
@@ -369,6 +402,8 @@ def test_each_kind_of_error_has_its_code(
         ([*RUN, "--cost-weight", "1"], "without --costs"),
         ([*RUN, "--budget", "lut=3"], "without --costs"),
         ([*RUN, "--costs", "c.json", "--budget", "luts=3"], "did you mean lut?"),
+        ([*RUN, "--total-budget", "lut=3"], "--total-budget: got lut=3 without --costs"),
+        ([*RUN, "--costs", "c.json", "--total-budget", "luts=3"], "--total-budget: got 'luts'"),
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,0"], "different numbers"),
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,1", "--cost-weight", "1"], "leave that out"),
         ([*RUN, "--primitives", "none,conv_7x7"], "--primitives: got 'conv_7x7'"),

@@ -110,24 +110,24 @@ def _log_probability(supernet: Supernet, network: Genotype) -> float:
 
 
 def test_random_networks_cost_the_same_and_differ(tiny: Genotype) -> None:
-    metric, weights = candidates.price(None, tiny, V3)
-    assert metric == "weights"
-    assert candidates.total(tiny, V3, weights) == 2 * 4 * 9 + 4 * 4  # conv_3x3 of 2 channels, conv_1x1 of 4
+    weights = candidates.yardstick(None, tiny, V3)
+    assert weights.name == "weights"
+    assert weights.of(tiny, V3) == 2 * 4 * 9 + 4 * 4  # conv_3x3 of 2 channels, conv_1x1 of 4
     found = candidates.random_like(tiny, V3, weights, count=1000, seed=0)
     assert len({tuple(uniform.kept(network)) for network in [tiny, *found]}) == len(found) + 1 > 2
-    assert all(candidates.total(network, V3, weights) == pytest.approx(88, rel=0.05) for network in found)
+    assert all(weights.of(network, V3) == pytest.approx(88, rel=0.05) for network in found)
     few = candidates.random_like(tiny, V3, weights, count=2, seed=0)
     assert few == found[:2]
 
 
 def test_networks_without_weights_compare_by_number(tiny: Genotype) -> None:
     skips = tiny.with_nas_ops([None, genotype.NasOp(op="skip_connect", input=1), None])
-    metric, table = candidates.price(None, skips, V3)
-    assert metric == "operations"
-    found = candidates.random_like(skips, V3, table, count=5, seed=0)
+    number = candidates.yardstick(None, skips, V3)
+    assert number.name == "operations"
+    found = candidates.random_like(skips, V3, number, count=5, seed=0)
     assert [sum(op is not None for op in uniform.kept(network)) for network in found] == [1] * 5
-    _, table = candidates.price(None, tiny.without_nas_ops(), V3)
-    assert candidates.random_like(tiny.without_nas_ops(), V3, table, count=5, seed=0) == []
+    plain = tiny.without_nas_ops()
+    assert candidates.random_like(plain, V3, candidates.yardstick(None, plain, V3), count=5, seed=0) == []
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,23 @@ costs more than the search's own choice, by 5 % at most.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import space, uniform
+from .cost import CYCLES, SCARCEST, SUM
 from .decoding import decode_within
 from .errors import CapacityError
 from .genotype import Genotype
 from .penalty import Penalty
 from .primitives import NONE
 from .supernet import Supernet
-from .uniform import TOLERANCE, total
+from .uniform import TOLERANCE
 from .variants import Variant
 
-__all__ = ["TOLERANCE", "most_probable", "parameters", "price", "random_like", "total"]
+__all__ = ["TOLERANCE", "Yardstick", "most_probable", "parameters", "random_like", "yardstick"]
 
 _LAYERS_A_DIFFERENCE = 4
 
@@ -55,6 +57,7 @@ def most_probable(
                     supernet.variant,
                     tables,
                     limits,
+                    largest=(CYCLES,),
                     apart_from=found,
                     distance=distance,
                 )
@@ -64,17 +67,34 @@ def most_probable(
     return found
 
 
-def price(penalty: Penalty | None, like: Genotype, variant: Variant) -> tuple[str, NDArray[np.float64]]:
-    """Return by what networks are compared with one, and what of it each primitive has on each edge.
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """By what networks are compared.
 
-    It is the cost of the search if there is one, else the weights; where it has none of that, the number of operations.
+    table: how much of it each primitive has on each edge, (num_edges, num_primitives).
+    """
+
+    name: str
+    table: NDArray[np.float64]
+
+    def of(self, found: Genotype, variant: Variant) -> float:
+        """Return how much of it a network has."""
+        return uniform.total(found, variant, self.table, joined=uniform.joining(self.name))
+
+
+def yardstick(penalty: Penalty | None, like: Genotype, variant: Variant) -> Yardstick:
+    """Return the cost of the search if there is one, else the number of weights; if it is 0, that of operations.
+
+    For `scarcest`, which is no cost of operations, it is the sum of the shares of the board.
     """
     weights = parameters(like, variant)
     operations = np.array([[name != NONE for name in variant.primitives]] * len(weights), dtype=np.float64)
     tables = {"weights": weights, "operations": operations}
     if penalty is not None:
-        tables = {penalty.price.metric: penalty.costs.table(penalty.price.metric).numpy(), **tables}
-    return next((pair for pair in tables.items() if total(like, variant, pair[1]) > 0), next(iter(tables.items())))
+        metric = SUM if penalty.price.metric == SCARCEST else penalty.price.metric
+        tables = {metric: penalty.costs.table(metric).numpy(), **tables}
+    found = [Yardstick(name=name, table=table) for name, table in tables.items()]
+    return next((each for each in found if each.of(like, variant) > 0), found[0])
 
 
 def parameters(backbone: Genotype, variant: Variant) -> NDArray[np.float64]:
@@ -86,16 +106,11 @@ def parameters(backbone: Genotype, variant: Variant) -> NDArray[np.float64]:
     return table
 
 
-def random_like(
-    like: Genotype, variant: Variant, table: NDArray[np.float64], *, count: int, seed: int
-) -> list[Genotype]:
-    """Return so many different genotypes drawn from those that cost the same within 5 %, or as many as there are.
-
-    table: the cost of each primitive on each edge, (num_edges, num_primitives).
-    """
+def random_like(like: Genotype, variant: Variant, by: Yardstick, *, count: int, seed: int) -> list[Genotype]:
+    """Return so many different genotypes drawn from those that cost the same within 5 %, or as many as there are."""
     found: dict[tuple[tuple[str, int] | None, ...], Genotype] = {}
-    if total(like, variant, table) > 0:
-        for drawn in uniform.draws(like, variant, table, seed):
+    if by.of(like, variant) > 0:
+        for drawn in uniform.draws(like, variant, by.table, seed, joined=uniform.joining(by.name)):
             if len(found) == count:
                 break
             found.setdefault(tuple(uniform.kept(drawn)), drawn)

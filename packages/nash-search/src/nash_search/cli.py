@@ -28,6 +28,7 @@ _GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [d
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
 _FINISH_HELP = "Score so many of the most probable networks by a short training and keep the best. [default: 0]"
 _FINISH_RANDOM_HELP = "Random networks of the same cost that are scored beside. [default: as many as --finish]"
+_COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest share, of the whole accelerator."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -67,6 +68,7 @@ class CostResource(StrEnum):
     """What --cost-weight weighs."""
 
     SUM = "sum"
+    SCARCEST = "scarcest"
     LUT = "lut"
     FF = "ff"
     BRAM = "bram"
@@ -121,10 +123,9 @@ def run_command(
     primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
     costs: Annotated[Path | None, typer.Option(help="What each operation costs (costs.json of nash-hw).")] = None,
     cost_weight: Annotated[float, typer.Option(min=0, help="Of the expected cost beside the loss.")] = 0.0,
-    cost_resource: Annotated[CostResource, typer.Option(help="The cost; sum: of the shares of the board.")] = (
-        CostResource.SUM
-    ),
+    cost_resource: Annotated[CostResource, typer.Option(help=_COST_HELP)] = CostResource.SUM,
     budget: Annotated[str | None, typer.Option(help="Of the operations together: lut=20000,bram=5%.")] = None,
+    total_budget: Annotated[str | None, typer.Option(help="Of the whole accelerator: lut=60000,dsp=20%.")] = None,
     sweep_cost: Annotated[str | None, typer.Option(help="A search for each of these cost weights: 0,0.1,1.")] = None,
     init_weights: Annotated[Path | None, typer.Option(help="Begin with the weights of this safetensors file.")] = None,
     discard_below: Annotated[float | None, typer.Option(min=0, max=1, help="Discard less probable operations.")] = None,
@@ -148,7 +149,8 @@ def run_command(
     from .errors import UsageError
     from .settings import Settings
 
-    asked = {"--cost-weight": cost_weight, "--budget": budget, "--sweep-cost": sweep_cost}
+    asked = {"--cost-weight": cost_weight, "--budget": budget, "--total-budget": total_budget}
+    asked["--sweep-cost"] = sweep_cost
     for option, value in asked.items():
         if value and costs is None:
             raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
@@ -177,6 +179,7 @@ def run_command(
             weight=cost_weight,
             metric=cost_resource.value,
             budget={} if budget is None else penalty.parse_budget(budget),
+            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
         ),
         init_weights=init_weights,
         discard_below=discard_below,

@@ -88,15 +88,15 @@ class Ladder:
             first_epoch=search.settings.recipe.epochs,
         )
         first = search.genotype()
-        self.metric, table = candidates.price(search.penalty, first, variant)
+        by = candidates.yardstick(search.penalty, first, variant)
         tables, limits = search.budget()
         if not limits:
-            most = (1 + candidates.TOLERANCE) * candidates.total(first, variant, table)
-            tables, limits = {self.metric: table}, {self.metric: most}
+            tables, limits = {by.name: by.table}, {by.name: (1 + candidates.TOLERANCE) * by.of(first, variant)}
         probable = candidates.most_probable(search.supernet, first, tables, limits, count=plan.num_networks)
-        drawn = candidates.random_like(first, variant, table, count=plan.num_random, seed=search.settings.seed)
+        drawn = candidates.random_like(first, variant, by, count=plan.num_random, seed=search.settings.seed)
+        self.metric = by.name
         self.networks = [
-            Network(origin=origin, genotype=found, cost=candidates.total(found, variant, table))
+            Network(origin=origin, genotype=found, cost=by.of(found, variant))
             for origin, group in ((ALPHAS, probable), (RANDOM, drawn))
             for found in group
         ]

@@ -24,7 +24,6 @@ from . import allocator, batches, checkpoint, cost, data, finish, genotype, mani
 from .architect import Architect, ArchitectureStep
 from .board import Board
 from .convolution import multiplies_bfloat16
-from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
 from .finish import FINISH_FILE, Finished
 from .genotype import Genotype
@@ -226,14 +225,13 @@ class Search:
         Raises:
             CapacityError: the budget admits none.
         """
-        tables, limits = self.budget()
-        if not limits:
+        if self.penalty is None or not self.penalty.limits:
             return self.supernet.genotype()
-        probs = self.supernet.table().tolist()
-        return decode_within(self.supernet.backbone, probs, self.supernet.variant, tables, limits)
+        probs, variant = self.supernet.table().tolist(), self.supernet.variant
+        return self.penalty.costs.decode(self.supernet.backbone, probs, variant, self.penalty.limits)
 
     def budget(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-        """Return by resource the cost of each primitive on each edge, and the limit; empty without a budget."""
+        """Return by metric the cost of each primitive on each edge, and the limit; empty without a budget."""
         if self.penalty is None:
             return {}, {}
         tables = {name: self.penalty.costs.table(name).numpy() for name in self.penalty.limits}

@@ -94,7 +94,9 @@ class Settings:
         if self.costs_file is not None and self.price is not None:
             flat["costs"] = manifest.file_sha256(self.costs_file)[:12]
             flat |= {"cost_weight": self.price.weight, "cost_resource": self.price.metric}
-            flat["budget"] = ",".join(f"{name}={limit}" for name, limit in self.price.budget.items())
+            flat["budget"] = _joined(self.price.budget)
+            if self.price.total_budget:
+                flat["total_budget"] = _joined(self.price.total_budget)
         if self.init_weights is not None:
             flat["init_weights"] = manifest.file_sha256(self.init_weights)[:12]
         if self.discard_below is not None:
@@ -106,6 +108,10 @@ class Settings:
                 "finish_random": self.finish.num_random,
             }
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
+
+
+def _joined(budget: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={limit}" for name, limit in budget.items())
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
