@@ -25,6 +25,8 @@ app = typer.Typer(
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
 _GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [default: swap, for edge two-path]"
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
+_PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
+_RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -104,7 +106,8 @@ def run_command(
     out: Annotated[Path, typer.Option(help="The folder for genotype.json, alphas.json, history and checkpoint.")],
     dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="The folder a dataset lies in; digits needs none.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a file (.json).")] = "quick",
+    preset: Annotated[str | None, typer.Option(help=_PRESET_HELP)] = None,
+    recipe: Annotated[str | None, typer.Option(help=_RECIPE_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     num_images: Annotated[int | None, typer.Option(min=4, help="Search on so many pictures only, drawn by --seed.")] = (
         None
@@ -153,7 +156,7 @@ def run_command(
         backbone=found,
         variant=variant.value,
         dataset=dataset,
-        recipe=recipes.load(recipe, epochs=epochs),
+        recipe=recipes.load(recipe or recipes.default(preset), epochs=epochs),
         relaxation=relaxation.value,
         gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
         seed=seed,
@@ -170,6 +173,7 @@ def run_command(
         init_weights=init_weights,
         discard_below=discard_below,
         discard_after=discard_after,
+        preset=preset,
     )
     options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
     if sweep_cost is None:

@@ -145,9 +145,8 @@ class QuantizedReduction(Operation):
         self.bn = BatchNorm(shape.out_channels)
 
     def forward(self, state: State) -> Term:
-        return Term(
-            torch.cat([conv(self._pixels(state.x, first)) for first, conv in enumerate(self.convs)], 1), self.bn
-        )
+        parts = [conv(self._pixels(state.x, first)) for first, conv in enumerate(self.convs)]
+        return Term(torch.cat(parts, 1), self.bn)
 
     def _pixels(self, x: Tensor, first: int) -> Tensor:
         """Return each stride-th pixel from `first` on, past an odd edge zeros."""

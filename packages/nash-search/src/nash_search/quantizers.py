@@ -37,9 +37,9 @@ def quantized_relu(x: Tensor, bits: int) -> Tensor:
 def quantized_weight(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
     """Return weights on the grid of their bits, with one scale an output channel, or one of all.
 
-    1 bit: plus or minus mean|W|, plus at 0; 2 bits: -1, 0, 1 times 1.4 mean|W|; above: rounded, half to even, to so many
-    steps on either side as carry the largest magnitude. The gradient passes as though nothing were rounded: a batch
-    normalization makes up for a scale, so that the gradient of the scale itself, were it learned, would come to nothing.
+    1 bit: plus or minus mean|W|, plus at 0; 2 bits: -1, 0, 1 times 1.4 mean|W|; above: rounded, half to even, to the
+    scale that has the largest magnitude at the largest level, 2^(bits - 1) - 1. The gradient passes as though nothing
+    were rounded; none goes through the scale, for which the batch normalization behind a convolution makes up.
 
     >>> weight = torch.tensor([[0.5, -1.5], [0.0, 3.0]], requires_grad=True)
     >>> quantized_weight(weight, 1).detach()

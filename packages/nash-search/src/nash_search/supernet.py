@@ -3,8 +3,8 @@
 Shapes: pictures (B, C, H, W) in [0, 1]; alphas, probs and gates have a row a choice, which is one of a layer or one of
 an edge (`relaxation.py`); a column of alphas and probs is an option of it.
 
-Quantized, it is the network that nash-qat trains, but for the quantizers of the additions and with scales that follow
-the batch: weights and states have the bits of a preset, states are behind a ReLU, NAS convolutions have none of their own.
+Quantized, it is the network that nash-qat trains, save for the quantizers of its additions and for scales, which follow
+weights and batch here: weights and states have a preset's bits, and a ReLU stands before each state and nowhere else.
 
 A choice is a mixed operation, sum_k g_k o_k(x). Its gates g are one-hot in the forward pass: only the operation of
 `active_index` runs (path binarization, ProxylessNAS, arXiv 1812.00332). In the architecture step the backward
