@@ -5,7 +5,6 @@ import importlib
 
 import pytest
 
-
 _MODULES = ("binary", "convolution", "operations", "activations", "quantization", "quantizers", "genotype", "variants")
 
 
