@@ -26,7 +26,7 @@ def quantized_relu(x: Tensor, bits: int) -> Tensor:
     """Return ReLU(x) rounded, half to even, to a scale times 0..2^bits - 1; the scale is that of the batch.
 
     >>> quantized_relu(torch.tensor([[-3.0, 0.0, 0.5, 1.0, 1.0, 4.0]]), 2)
-    tensor([[0.0000, 0.0000, 0.0000, 1.6051, 1.6051, 3.2102]])
+    tensor([[0.0000, 0.0000, 0.0000, 1.6052, 1.6052, 3.2104]])
     """
     return _QuantizedReLU.apply(x, bits)
 
