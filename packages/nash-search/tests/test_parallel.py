@@ -40,11 +40,15 @@ def _alphas(folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("relaxation", "gradient"), [("layer", "two-path"), ("layer", "swap"), ("edge", "two-path"), ("edge", "full")]
+    ("relaxation", "gradient", "quantized"),
+    [
+        *(("layer", "two-path", []), ("layer", "swap", []), ("edge", "two-path", []), ("edge", "full", [])),
+        ("layer", "swap", ["--preset", "w4a4"]),
+    ],
 )
-def test_two_processes_search_like_one(relaxation: str, gradient: str, tmp_path: Path) -> None:
+def test_two_processes_search_like_one(relaxation: str, gradient: str, quantized: list[str], tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--relaxation", relaxation, "--gradient", gradient]
+    options = ["--relaxation", relaxation, "--gradient", gradient, *quantized]
     _run([*COMMAND, *options], one)
     done = _run([*TORCHRUN, *COMMAND, *options, "--json"], two)
     assert json.loads(done.stdout)["search"]["processes"] == 2  # printed once
