@@ -56,7 +56,7 @@ def test_options_are_frozen() -> None:
     }
     assert found == {
         "run": [
-            *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
+            *("--backbone", "--variant", "--out", "--dataset", "--data", "--preset", "--recipe", "--epochs"),
             *(
                 "--num-images",
                 "--width",
@@ -222,6 +222,15 @@ def test_relaxation_and_gradient_are_in_the_genotype(
     shown = _run("show", tmp_path / "run/genotype.json", "--heatmap", tmp_path / "a.svg")
     assert "resnet8-v3" in shown.stdout
     assert ("of all of its layer" in (tmp_path / "a.svg").read_text()) == (relaxation == "layer")
+
+
+@pytest.mark.parametrize("preset", ["w4a4", "v2"])
+def test_preset_is_in_the_genotype_and_brings_its_recipe(preset: str, tmp_path: Path) -> None:
+    options = ["--preset", preset, "--epochs", "4", "--threads", "1", "--num-images", "32"]
+    found = json.loads(_run(*RUN[:-2], *options, "--out", tmp_path / "run", "--json").stdout)["search"]
+    assert (found["preset"], found["recipe"]) == (preset, "quick-quantized")
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").open()]
+    assert ["alpha_loss" in record for record in history] == [False, True, True, True]  # one of four warms up
 
 
 def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..., Path]) -> None:
@@ -408,6 +417,7 @@ def test_each_kind_of_error_has_its_code(
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,1", "--cost-weight", "1"], "leave that out"),
         ([*RUN, "--primitives", "none,conv_7x7"], "--primitives: got 'conv_7x7'"),
         ([*RUN, "--primitives", "none,none"], "each once"),
+        ([*RUN, "--preset", "w9a4"], "expected wNaM with N, M in 1..8, or one of v1, v2, v3, v4, resnet34-v3"),
         (
             [*RUN, "--primitives", "max_pool_3x3,skip_connect"],
             "v3 can keep none at cells[1].layers[0]; add a convolution",

@@ -29,6 +29,8 @@ _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply
 _FINISH_HELP = "Score so many of the most probable networks by a short training and keep the best. [default: 0]"
 _FINISH_RANDOM_HELP = "Random networks of the same cost that are scored beside. [default: as many as --finish]"
 _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest share, of the whole accelerator."
+_PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
+_RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -109,7 +111,8 @@ def run_command(
     out: Annotated[Path, typer.Option(help="The folder for genotype.json, alphas.json, history and checkpoint.")],
     dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="The folder a dataset lies in; digits needs none.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a file (.json).")] = "quick",
+    preset: Annotated[str | None, typer.Option(help=_PRESET_HELP)] = None,
+    recipe: Annotated[str | None, typer.Option(help=_RECIPE_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     num_images: Annotated[int | None, typer.Option(min=4, help="Search on so many pictures only, drawn by --seed.")] = (
         None
@@ -166,7 +169,7 @@ def run_command(
         backbone=found,
         variant=variant.value,
         dataset=dataset,
-        recipe=recipes.load(recipe, epochs=epochs),
+        recipe=recipes.load(recipe or recipes.default(preset), epochs=epochs),
         relaxation=relaxation.value,
         gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
         seed=seed,
@@ -185,6 +188,7 @@ def run_command(
         discard_below=discard_below,
         discard_after=discard_after,
         finish=_finish(finish, finish_epochs, finish_random),
+        preset=preset,
     )
     options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
     if sweep_cost is None:

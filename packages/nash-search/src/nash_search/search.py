@@ -59,9 +59,13 @@ class Search:
         variant, self.dtype = settings.strategy(), _DTYPES[settings.precision]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.supernet = Supernet(settings.backbone, variant, settings.relaxation, alpha_std=recipe.alphas.std).to(
-                self.dtype
-            )
+            self.supernet = Supernet(
+                settings.backbone,
+                variant,
+                settings.relaxation,
+                alpha_std=recipe.alphas.std,
+                quantization=settings.quantization(),
+            ).to(self.dtype)
         if settings.precision == "mixed" and multiplies_bfloat16():
             self.supernet.multiply_in(torch.bfloat16)
         if settings.init_weights is not None:
@@ -253,6 +257,7 @@ class Search:
             "relaxation": self.settings.relaxation,
             "gradient": self.settings.gradient,
             "precision": self.settings.precision,
+            "preset": self.settings.preset,
             "processes": parallel.size(),
             "accuracy": self.history[-1]["accuracy"] if finished is None else finished.accuracy,
             "alphas": ALPHAS_FILE,

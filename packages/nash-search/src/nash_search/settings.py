@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import data, genotype, manifest, parallel
+from . import data, genotype, manifest, parallel, quantization
 from .architect import Gradient
 from .genotype import Genotype
 from .penalty import Price
+from .quantization import Quantization
 from .recipe import Recipe
 from .relaxation import Relaxation
 from .variants import VARIANTS, Variant, narrow
@@ -61,6 +62,7 @@ class Settings:
     discard_below: float | None = None
     discard_after: int = 1
     finish: Finish | None = None  # None: the alphas alone choose
+    preset: str | None = None  # None: the supernet of the variant, not quantized
 
     def strategy(self) -> Variant:
         """Return the variant with the primitives that were asked for.
@@ -70,6 +72,14 @@ class Settings:
         """
         variant = VARIANTS[self.variant]
         return variant if self.primitives is None else narrow(variant, self.primitives)
+
+    def quantization(self) -> Quantization | None:
+        """Return the quantization of the supernet, None for none.
+
+        Raises:
+            UsageError: an unknown preset.
+        """
+        return None if self.preset is None else quantization.preset(self.preset)
 
     def flat(self, split: data.Split) -> dict[str, Any]:
         """Return the settings as they are compared before a search goes on, the pictures' labels included."""
@@ -107,6 +117,8 @@ class Settings:
                 "finish_epochs": self.finish.epochs,
                 "finish_random": self.finish.num_random,
             }
+        if self.preset is not None:
+            flat["preset"] = self.preset
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
 
 
