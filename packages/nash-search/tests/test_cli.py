@@ -193,6 +193,26 @@ def test_schema_prints_what_is_held(kind: str) -> None:
 RUN = ("run", "--backbone", "resnet8", "--variant", "v3", "--width", "2", "--input-size", "8", "--epochs", "1")
 
 
+@pytest.mark.parametrize("preset", [(), ("--preset", "w4a4")])
+def test_run_prints_the_finish(preset: tuple[str, ...], tmp_path: Path) -> None:
+    command = [*RUN, *preset, "--threads", "1", "--num-images", "64", "--finish", "2", "--finish-epochs", "1"]
+    done = _run(*command, "--out", tmp_path / "run", "--json")
+    summary = json.loads(done.stdout)["search"]["finish"]
+    assert (summary["networks"], summary["random"], summary["epochs"]) == (2, 2, [1])
+    assert summary["kept"] in (1, 2)
+    assert "finish: network 4/4 (random), 1 epoch: loss" in done.stderr
+    shown = _run(*command, "--finish-random", "0", "--out", tmp_path / "alone").stdout
+    assert f"* {summary['kept']}        alphas" in shown
+    assert "random" not in shown
+
+
+@pytest.mark.parametrize("option", ["--finish-epochs", "--finish-random"])
+def test_option_of_a_finish_without_one_is_refused(option: str, tmp_path: Path) -> None:
+    done = _run(*RUN, option, "3", "--out", tmp_path / "run", code=2)
+    assert f"{option}: got 3 without --finish; pass how many networks to score" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_prints_one_json_object(tmp_path: Path) -> None:
     done = _run(*RUN, "--threads", "1", "--num-images", "256", "--out", tmp_path / "run", "--json")
     result = json.loads(done.stdout)
