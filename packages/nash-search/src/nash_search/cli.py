@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +16,7 @@ from .console import Json
 
 if TYPE_CHECKING:
     from .genotype import Genotype
+    from .settings import Settings
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -26,6 +30,7 @@ _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,con
 _GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [default: swap, for edge two-path]"
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
 _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest share, of the whole accelerator."
+_ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -80,6 +85,7 @@ class SchemaName(StrEnum):
     GENOTYPE = "genotype"
     RECIPE = "recipe"
     SPACE = "space"
+    PARETO = "pareto"
 
 
 def _print_version(*, value: bool) -> None:
@@ -135,46 +141,13 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
-    import torch
-
-    from . import parallel, penalty, search, sweep
-    from . import recipe as recipes
-    from .architect import DEFAULTS
+    asked = SimpleNamespace(**locals())
+    from . import parallel, search, sweep
     from .errors import UsageError
-    from .settings import Settings
 
-    asked = {"--cost-weight": cost_weight, "--budget": budget, "--total-budget": total_budget}
-    asked["--sweep-cost"] = sweep_cost
-    for option, value in asked.items():
-        if value and costs is None:
-            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
     if cost_weight and sweep_cost is not None:
         raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
-    found, backbone_file = _backbone(backbone, width, input_size)
-    settings = Settings(
-        backbone=found,
-        variant=variant.value,
-        dataset=dataset,
-        recipe=recipes.load(recipe, epochs=epochs),
-        relaxation=relaxation.value,
-        gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
-        seed=seed,
-        threads=torch.get_num_threads() if threads is None else threads,
-        num_images=num_images,
-        precision=precision.value,
-        primitives=None if primitives is None else tuple(primitives.split(",")),
-        costs_file=costs,
-        price=penalty.Price(
-            weight=cost_weight,
-            metric=cost_resource.value,
-            budget={} if budget is None else penalty.parse_budget(budget),
-            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
-        ),
-        init_weights=init_weights,
-        discard_below=discard_below,
-        discard_after=discard_after,
-    )
-    options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
+    settings, options = _settings(asked)
     if sweep_cost is None:
         path = search.run(settings, out, **options)
         if parallel.is_first():
@@ -183,6 +156,78 @@ def run_command(
         found = sweep.run(settings, sweep.parse_weights(sweep_cost), out, **options)
         if parallel.is_first():
             console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
+
+
+def _settings(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
+    """Return what determines the search that options of `run` ask for, and the options of `search.run`."""
+    import torch
+
+    from . import penalty
+    from . import recipe as recipes
+    from .architect import DEFAULTS
+    from .errors import UsageError
+    from .settings import Settings
+
+    for name in ("cost_weight", "budget", "total_budget", "sweep_cost"):
+        value = getattr(asked, name, None)
+        if value and asked.costs is None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
+    found, backbone_file = _backbone(asked.backbone, asked.width, asked.input_size)
+    budget, total_budget = asked.budget, asked.total_budget
+    settings = Settings(
+        backbone=found,
+        variant=asked.variant.value,
+        dataset=asked.dataset,
+        recipe=recipes.load(asked.recipe, epochs=asked.epochs),
+        relaxation=asked.relaxation.value,
+        gradient=DEFAULTS[asked.relaxation.value] if asked.gradient is None else asked.gradient.value,
+        seed=asked.seed,
+        threads=torch.get_num_threads() if asked.threads is None else asked.threads,
+        num_images=asked.num_images,
+        precision=asked.precision.value,
+        primitives=None if asked.primitives is None else tuple(asked.primitives.split(",")),
+        costs_file=asked.costs,
+        price=penalty.Price(
+            weight=asked.cost_weight,
+            metric=asked.cost_resource.value,
+            budget={} if budget is None else penalty.parse_budget(budget),
+            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
+        ),
+        init_weights=asked.init_weights,
+        discard_below=asked.discard_below,
+        discard_after=asked.discard_after,
+    )
+    options = {"data_dir": asked.data, "backbone_file": backbone_file}
+    return settings, options | {"resume": asked.resume, "tensorboard": asked.tensorboard}
+
+
+def _with_options_of_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the options of `run`, but for --sweep-cost, before its own: it searches, too."""
+    of_run, own = (inspect.signature(function, eval_str=True).parameters for function in (run_command, command))
+    shared = [found for name, found in of_run.items() if name not in ("sweep_cost", *own)]
+    taken = [found for found in own.values() if found.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters = [found.replace(kind=inspect.Parameter.KEYWORD_ONLY) for found in (*shared, *taken)]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {found.name: found.annotation for found in parameters}
+    return command
+
+
+@app.command("pareto")
+@_with_options_of_run
+def pareto_command(
+    along: Annotated[CostResource, typer.Option(help=_ALONG_HELP)] = CostResource.SCARCEST,
+    points: Annotated[int, typer.Option(min=1, help="Budgets to find a genotype for.")] = 8,
+    as_json: Json = False,
+    **of_run: Any,
+) -> None:
+    """Search, and write genotypes along the trade-off between loss and cost, plain widths among them."""
+    from . import parallel, pareto
+
+    settings, options = _settings(SimpleNamespace(**of_run))
+    found = pareto.run(settings, of_run["out"], along=along.value, num_points=points, **options)
+    if parallel.is_first():
+        console.print_result(found, pareto.table(found), as_json=as_json)
 
 
 def _backbone(
