@@ -46,6 +46,9 @@ def _run(*arguments: str | Path, code: int = 0) -> Outcome:
     return Outcome(stdout.getvalue(), stderr.getvalue())
 
 
+NOT_OF_PARETO = ("--sweep-cost", "--finish", "--finish-epochs", "--finish-random", "--json")
+
+
 def test_options_are_frozen() -> None:
     import typer
 
@@ -54,23 +57,25 @@ def test_options_are_frozen() -> None:
         name: [option for parameter in command.params for option in parameter.opts if option != "--help"]
         for name, command in commands.items()
     }
+    run = [
+        *("--backbone", "--variant", "--out", "--dataset", "--data", "--preset", "--recipe", "--epochs"),
+        *(
+            "--num-images",
+            "--width",
+            "--input-size",
+            "--relaxation",
+            "--gradient",
+            "--primitives",
+            "--costs",
+            "--cost-weight",
+        ),
+        *("--cost-resource", "--budget", "--total-budget", "--sweep-cost", "--init-weights"),
+        *("--discard-below", "--discard-after", "--finish", "--finish-epochs", "--finish-random"),
+        *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
+    ]
     assert found == {
-        "run": [
-            *("--backbone", "--variant", "--out", "--dataset", "--data", "--preset", "--recipe", "--epochs"),
-            *(
-                "--num-images",
-                "--width",
-                "--input-size",
-                "--relaxation",
-                "--gradient",
-                "--primitives",
-                "--costs",
-                "--cost-weight",
-            ),
-            *("--cost-resource", "--budget", "--total-budget", "--sweep-cost", "--init-weights"),
-            *("--discard-below", "--discard-after", "--finish", "--finish-epochs", "--finish-random"),
-            *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
-        ],
+        "run": run,
+        "pareto": [name for name in run if name not in NOT_OF_PARETO] + ["--along", "--points", "--json"],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--heatmap", "--json"],
         "space": [
@@ -82,7 +87,9 @@ def test_options_are_frozen() -> None:
     }
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["schema"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["pareto"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["schema"]]
+)
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
         "import sys, atexit\n"
@@ -304,6 +311,23 @@ def test_run_keeps_to_a_budget_of_the_whole_accelerator(tmp_path: Path, priced: 
     assert "total_budget: got 'lut=1700', expected 'lut=1600,dsp=3%'" in refused.stderr
 
 
+def test_pareto_prints_and_writes_its_points(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    costs = priced(zoo.build("resnet8", width=2, input_size=8), has_backbone=True)
+    command = ["pareto", *RUN[1:-1], "2", "--threads", "1", "--costs", costs, "--along", "lut", "--points", "3"]
+    done = _run(*command, "--out", tmp_path / "run", "--json")
+    content = json.loads(done.stdout)
+    assert content == json.loads((tmp_path / "run/pareto.json").read_text())
+    assert content["schema"] == "nash.pareto/1.0"
+    assert "point 1/4: loss" in done.stderr
+    again = _run(*command, "--out", tmp_path / "run", "--resume")
+    assert "epoch" not in again.stderr
+    assert [line.split()[-1] for line in again.stdout.splitlines()[1:]] == [
+        point["genotype"] for point in content["points"]
+    ]
+    refused = _run(*command, "--out", tmp_path / "run", code=10)
+    assert "a search lies here already" in refused.stderr
+
+
 def test_random_refuses_what_is_no_cost_of_operations(tmp_path: Path, priced: Callable[..., Path]) -> None:
     like = zoo.build("resnet18-v3", width=2)
     genotype.save(like, tmp_path / "g.json")
@@ -431,6 +455,8 @@ def test_each_kind_of_error_has_its_code(
         ([*RUN, "--cost-weight", "1"], "without --costs"),
         ([*RUN, "--budget", "lut=3"], "without --costs"),
         ([*RUN, "--costs", "c.json", "--budget", "luts=3"], "did you mean lut?"),
+        (["pareto", *RUN[1:]], "pareto: got no --costs"),
+        (["pareto", *RUN[1:], "--along", "luts"], "luts"),
         ([*RUN, "--total-budget", "lut=3"], "--total-budget: got lut=3 without --costs"),
         ([*RUN, "--costs", "c.json", "--total-budget", "luts=3"], "--total-budget: got 'luts'"),
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,0"], "different numbers"),
@@ -445,7 +471,7 @@ def test_each_kind_of_error_has_its_code(
     ],
 )
 def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_path: Path) -> None:
-    out = ["--out", tmp_path / "out"] if arguments[0] in ("run", "space") else []
+    out = ["--out", tmp_path / "out"] if arguments[0] in ("run", "pareto", "space") else []
     done = _run(*arguments, *out, code=2)
     assert text in done.stderr
     assert not (tmp_path / "out").exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +16,7 @@ from .console import Json
 
 if TYPE_CHECKING:
     from .genotype import Genotype
-    from .settings import Finish
+    from .settings import Finish, Settings
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -31,6 +34,8 @@ _FINISH_RANDOM_HELP = "Random networks of the same cost that are scored beside. 
 _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest share, of the whole accelerator."
 _PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
 _RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
+_ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
+_OF_RUN_ALONE = ("sweep_cost", "finish", "finish_epochs", "finish_random")  # pareto writes many genotypes of one search
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -85,6 +90,7 @@ class SchemaName(StrEnum):
     GENOTYPE = "genotype"
     RECIPE = "recipe"
     SPACE = "space"
+    PARETO = "pareto"
 
 
 def _print_version(*, value: bool) -> None:
@@ -144,53 +150,13 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
-    import torch
-
-    from . import parallel, penalty, search, sweep
-    from . import recipe as recipes
-    from .architect import DEFAULTS
+    asked = SimpleNamespace(**locals())
+    from . import parallel, search, sweep
     from .errors import UsageError
-    from .settings import Settings
 
-    asked = {"--cost-weight": cost_weight, "--budget": budget, "--total-budget": total_budget}
-    asked["--sweep-cost"] = sweep_cost
-    for option, value in asked.items():
-        if value and costs is None:
-            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
     if cost_weight and sweep_cost is not None:
         raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
-    for option, value in {"--finish-epochs": finish_epochs, "--finish-random": finish_random}.items():
-        if value is not None and not finish:
-            raise UsageError(
-                f"{option}: got {value} without --finish; pass how many networks to score, or leave it out"
-            )
-    found, backbone_file = _backbone(backbone, width, input_size)
-    settings = Settings(
-        backbone=found,
-        variant=variant.value,
-        dataset=dataset,
-        recipe=recipes.load(recipe or recipes.default(preset), epochs=epochs),
-        relaxation=relaxation.value,
-        gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
-        seed=seed,
-        threads=torch.get_num_threads() if threads is None else threads,
-        num_images=num_images,
-        precision=precision.value,
-        primitives=None if primitives is None else tuple(primitives.split(",")),
-        costs_file=costs,
-        price=penalty.Price(
-            weight=cost_weight,
-            metric=cost_resource.value,
-            budget={} if budget is None else penalty.parse_budget(budget),
-            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
-        ),
-        init_weights=init_weights,
-        discard_below=discard_below,
-        discard_after=discard_after,
-        finish=_finish(finish, finish_epochs, finish_random),
-        preset=preset,
-    )
-    options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
+    settings, options = _settings(asked)
     if sweep_cost is None:
         path = search.run(settings, out, **options)
         if parallel.is_first():
@@ -201,13 +167,92 @@ def run_command(
             console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
 
 
-def _finish(num_networks: int, epochs: int | None, num_random: int | None) -> Finish | None:
+def _finish(num_networks: int | None, epochs: int | None, num_random: int | None) -> Finish | None:
+    from .errors import UsageError
     from .settings import Finish
 
     if not num_networks:
+        for option, value in {"--finish-epochs": epochs, "--finish-random": num_random}.items():
+            if value is not None:
+                advice = "pass how many networks to score, or leave it out"
+                raise UsageError(f"{option}: got {value} without --finish; {advice}")
         return None
     num_random = num_networks if num_random is None else num_random
     return Finish(num_networks=num_networks, epochs=epochs or Finish.epochs, num_random=num_random)
+
+
+def _settings(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
+    """Return what determines the search that options of `run` ask for, and the options of `search.run`."""
+    import torch
+
+    from . import penalty
+    from . import recipe as recipes
+    from .architect import DEFAULTS
+    from .errors import UsageError
+    from .settings import Settings
+
+    for name in ("cost_weight", "budget", "total_budget", "sweep_cost"):
+        value = getattr(asked, name, None)
+        if value and asked.costs is None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
+    found, backbone_file = _backbone(asked.backbone, asked.width, asked.input_size)
+    budget, total_budget = asked.budget, asked.total_budget
+    settings = Settings(
+        backbone=found,
+        variant=asked.variant.value,
+        dataset=asked.dataset,
+        recipe=recipes.load(asked.recipe or recipes.default(asked.preset), epochs=asked.epochs),
+        relaxation=asked.relaxation.value,
+        gradient=DEFAULTS[asked.relaxation.value] if asked.gradient is None else asked.gradient.value,
+        seed=asked.seed,
+        threads=torch.get_num_threads() if asked.threads is None else asked.threads,
+        num_images=asked.num_images,
+        precision=asked.precision.value,
+        primitives=None if asked.primitives is None else tuple(asked.primitives.split(",")),
+        costs_file=asked.costs,
+        price=penalty.Price(
+            weight=asked.cost_weight,
+            metric=asked.cost_resource.value,
+            budget={} if budget is None else penalty.parse_budget(budget),
+            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
+        ),
+        init_weights=asked.init_weights,
+        discard_below=asked.discard_below,
+        discard_after=asked.discard_after,
+        finish=_finish(*(getattr(asked, name, None) for name in ("finish", "finish_epochs", "finish_random"))),
+        preset=asked.preset,
+    )
+    options = {"data_dir": asked.data, "backbone_file": backbone_file}
+    return settings, options | {"resume": asked.resume, "tensorboard": asked.tensorboard}
+
+
+def _with_options_of_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the options of `run` but a few before its own: it searches, too."""
+    of_run, own = (inspect.signature(function, eval_str=True).parameters for function in (run_command, command))
+    shared = [found for name, found in of_run.items() if name not in (*_OF_RUN_ALONE, *own)]
+    taken = [found for found in own.values() if found.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters = [found.replace(kind=inspect.Parameter.KEYWORD_ONLY) for found in (*shared, *taken)]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {found.name: found.annotation for found in parameters}
+    return command
+
+
+@app.command("pareto")
+@_with_options_of_run
+def pareto_command(
+    along: Annotated[CostResource, typer.Option(help=_ALONG_HELP)] = CostResource.SCARCEST,
+    points: Annotated[int, typer.Option(min=1, help="Budgets to find a genotype for.")] = 8,
+    as_json: Json = False,
+    **of_run: Any,
+) -> None:
+    """Search, and write genotypes along the trade-off between loss and cost, plain widths among them."""
+    from . import parallel, pareto
+
+    settings, options = _settings(SimpleNamespace(**of_run))
+    found = pareto.run(settings, of_run["out"], along=along.value, num_points=points, **options)
+    if parallel.is_first():
+        console.print_result(found, pareto.table(found), as_json=as_json)
 
 
 def _backbone(

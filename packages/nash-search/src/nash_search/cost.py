@@ -41,6 +41,7 @@ CYCLES = "cycles"
 METRICS = (*RESOURCES, CYCLES)
 SUM = "sum"  # of the shares of the board
 SCARCEST = "scarcest"  # the largest share of the board, of the whole accelerator
+_ROUNDING = 1e-9  # of limits
 _SHAPES = ("in_channels", "out_channels", "kernel", "stride", "input_height", "input_width")
 _ADVICE = "price what 'nash-search space' writes for this --backbone, --variant, --width and --input-size"
 
@@ -88,6 +89,14 @@ class Costs:
             )
         return self.plain[self.width]
 
+    def of_plain(self, metric: str, width: int | None = None) -> float:
+        """Return what the plain backbone takes, at its own or another width; `sum` and `scarcest` as shares."""
+        taken = self.backbone if width in (None, self.width) else self.plain[width]
+        if metric in taken:
+            return taken[metric]
+        shares = [taken[name] / held for name, held in self._holds()]
+        return sum(shares) if metric == SUM else max(shares)
+
     def table(self, metric: str) -> Tensor:
         """Return the costs by one metric, or with `sum` the summed shares of the board's resources."""
         if metric != SUM:
@@ -112,7 +121,7 @@ class Costs:
         if metric == SCARCEST:
             sums = [(self.backbone[name] + (chosen * self.tables[name]).sum()) / held for name, held in self._holds()]
             return torch.stack(sums).amax()
-        before = self.backbone[metric] if is_whole else 0.0
+        before = self.of_plain(metric) if is_whole else 0.0
         if metric == CYCLES:
             return self._expected_largest(self.tables[metric], chosen, before)
         return before + (chosen * self.table(metric)).sum()
@@ -136,14 +145,14 @@ class Costs:
 
     def least(self, metric: str) -> float:
         """Return the cost of a genotype without operations."""
-        return 0.0 if metric != SCARCEST else max(self.backbone[name] / held for name, held in self._holds())
+        return self.of_plain(metric) if metric == SCARCEST else 0.0
 
     def of(self, genotype: Genotype, variant: Variant, *, is_whole: bool = False) -> dict[str, float]:
         """Return what a genotype's operations, or its whole accelerator, cost, by metric."""
         return {metric: self.total(metric, genotype, variant, is_whole=is_whole) for metric in METRICS}
 
     def total(self, metric: str, genotype: Genotype, variant: Variant, *, is_whole: bool = False) -> float:
-        """Return what a genotype costs by one metric, or with `sum` the share of the board that its operations take.
+        """Return what a genotype's operations cost by one metric, or with `sum` their shares of the board.
 
         is_whole: the whole accelerator, not its operations alone; `scarcest` always is.
 
@@ -152,7 +161,7 @@ class Costs:
         """
         if metric == SCARCEST:
             return max(self.total(name, genotype, variant, is_whole=True) / held for name, held in self._holds())
-        table, prices = self.table(metric), [self.backbone[metric] if is_whole else 0.0]
+        table, prices = self.table(metric), [self.of_plain(metric) if is_whole else 0.0]
         for row, edge in enumerate(genotype.edges()):
             nas_op = genotype.cells[edge.cell].layers[edge.layer - 1].nas_op
             if nas_op is None or nas_op.input != edge.input:
@@ -170,13 +179,13 @@ class Costs:
         Raises:
             CapacityError: the plain backbone alone exceeds it.
         """
-        taken = self.backbone[metric]
-        if taken > limit:
+        taken = self.of_plain(metric)
+        if taken > limit * (1 + _ROUNDING):
             raise CapacityError(
                 f"--total-budget: got {metric}={limit:g}, expected at least {taken:g}, which the plain backbone takes; "
                 "raise it, lower the target fps, or take a narrower backbone"
             )
-        return limit if metric == CYCLES else limit - taken
+        return limit if metric == CYCLES else max(limit - taken, 0.0)
 
     def decode(self, backbone: Genotype, probs: Rows, variant: Variant, limits: Mapping[str, float]) -> Genotype:
         """Return the most probable genotype whose operations keep to every limit, by metric (see `decoding`).
@@ -184,7 +193,7 @@ class Costs:
         Raises:
             CapacityError: there is none.
         """
-        tables = {name: self.tables[name].numpy() for name in limits}
+        tables = {name: self.table(name).numpy() for name in limits}
         return decode_within(backbone, probs, variant, tables, limits, largest={CYCLES})
 
     def _holds(self) -> list[tuple[str, float]]:

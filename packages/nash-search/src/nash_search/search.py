@@ -325,13 +325,10 @@ def _run(
 ) -> Path:
     saved = _open(out, resume=resume)
     parallel.wait()  # before any of them writes there
-    shape = settings.backbone.input
-    preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)
-    split = data.load(settings.dataset, "train", preprocessing, data_dir=data_dir)
-    backbone, inputs = _fit_classes(settings.backbone, len(split.class_names), backbone_file), []
+    search = _begin(settings, out, data_dir, backbone_file)
+    inputs = []
     if backbone_file is not None:
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
-    search = Search(replace(settings, backbone=backbone), split, out)
     with parallel.JointStop() as stop:
         if saved is None:
             search.save()
@@ -348,6 +345,25 @@ def _run(
             search.write_genotype(inputs, finished)
         parallel.wait()
         return out / GENOTYPE_FILE
+
+
+def reopen(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Path | None) -> Search:
+    """Return the search of a folder as it ended, to score genotypes in its supernet.
+
+    Raises:
+        IntegrityError, UsageError: there is none, or of other settings.
+    """
+    search = _begin(settings, out, data_dir, backbone_file)
+    search.restore(checkpoint.read(out))
+    return search
+
+
+def _begin(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Path | None) -> Search:
+    shape = settings.backbone.input
+    preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)
+    split = data.load(settings.dataset, "train", preprocessing, data_dir=data_dir)
+    backbone = _fit_classes(settings.backbone, len(split.class_names), backbone_file)
+    return Search(replace(settings, backbone=backbone), split, out)
 
 
 def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:
