@@ -2,8 +2,8 @@
 
     python benchmarks/agreement.py [--seeds 4] [--epochs 40] [--width 8] [--size 16] [--ways layer,swap,w4a4]
 
-ResNet8 v3 on digits, recipe quick (quick-quantized). The seed decides the halves of the data, the weights, and every path. Printed are, a
-way (relaxation, gradient of the alphas, and, if its supernet is quantized, preset),
+ResNet8 v3 on digits, recipe quick, or quick-quantized with a preset. The seed decides the halves of the data, the
+weights, and every path. Printed are, a way (relaxation, gradient of the alphas, and preset, if any),
 
 - agreement: of all pairs of seeds and all layers, how often both genotypes have the same operation of the same state,
   or both nothing; beside it, how often two would that draw their layers independently with the shares seen;
