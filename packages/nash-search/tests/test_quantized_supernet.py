@@ -180,8 +180,7 @@ def test_gate_gradient_is_the_slope_of_the_loss() -> None:
     supernet = _supernet("w8a8").double()
     x, target, h = torch.rand(64, 3, 9, 9, dtype=torch.double), torch.arange(64) % 10, 0.05
     row = len(supernet.alpha) - 1
-    found = replace(_found(supernet))
-    active = list(supernet.path_of(found).active_index)
+    active = list(supernet.path_of(_found(supernet)).active_index)
     active[row] = supernet.layers[-1].menus[0].index((1, supernet.variant.primitives.index("conv_3x3")))
     gates = torch.zeros(supernet.alpha.shape, dtype=torch.double)
     for each, index in enumerate(active):
