@@ -350,13 +350,15 @@ def test_wrong_first_choice_is_mended(priced: Callable[..., Path], tmp_path: Pat
     task = benchmark("known_layer")
     running = task.begun(
         *(0, tmp_path / "run"),
-        epochs=5,
-        warmup=4,
-        finish=Finish(num_networks=4, epochs=2),
+        epochs=4,
+        warmup=3,
+        finish=Finish(num_networks=3, epochs=3),
         costs_file=priced(task.backbone(), "v1", task.PRIMITIVES),
         price=Price(metric="lut", budget={"lut": "100000"}),  # else it could not cost more than what is planted
     )
     _train(running)
+    for row in range(task.LAYER - 1):
+        _plant(running.supernet, row, [("none", 0)])
     _plant(running.supernet, task.LAYER - 1, [("conv_5x5", 2), ("conv_3x3", 0), task.SOLUTION])
     assert not task.is_solved(running.genotype())
     finished = finish.run(running, Stop())
@@ -370,4 +372,4 @@ def _plant(supernet: Supernet, row: int, ops: list[tuple[str, int]]) -> None:
     menu = [(names[option.primitive], edges[option.edge].input) for option in supernet.layout.menus[row]]
     with torch.no_grad():
         for place, op in enumerate(ops):
-            supernet.alpha[row, menu.index(op)] = 3.0 - place
+            supernet.alpha[row, menu.index(op)] = 9.0 - place
