@@ -239,3 +239,24 @@ def test_earliest_and_latest_are_each_others_mirror():
     assert fires.tolist() == [1, 6, 7, 14, 15, 16]
     dues = fires[actor.outputs[0].fires] + actor.outputs[0].lag
     assert latest(actor, [dues], 100).tolist() == [5, 6, 7, 14, 15, 16]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_firings_that_wait_one_by_one_are_those_of_the_fixpoint(seed, monkeypatch):
+    """Uneven converters, whose firings and words wait for each other, in both ways and with bounds of either kind."""
+    from nash_hw import timing
+    from nash_hw.actors import converter
+
+    random = np.random.default_rng(seed)
+    for in_width, out_width in ((8, 12), (32, 20), (7, 3), (3, 7)):
+        actor = converter(in_width, out_width, 30 * out_width)
+        given = actor.inputs[0]
+        arrivals = np.sort(random.integers(0, 2000, len(given.frees)))
+        lower = np.sort(random.integers(0, 2000, actor.num_firings))
+        results = []
+        for tries in (10**6, 2, 0):
+            monkeypatch.setattr(timing, "_TRIES", tries)
+            results.append(timing.alternate(given.reads, given.frees, given.lag, given.room, lower, arrivals))
+        for fires, words in results[1:]:
+            np.testing.assert_array_equal(fires, results[0][0])
+            np.testing.assert_array_equal(words, results[0][1])

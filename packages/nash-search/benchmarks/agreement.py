@@ -1,9 +1,9 @@
 """How far searches agree on what they choose when nothing but the seed differs, and how well their gradients foretell.
 
-    python benchmarks/agreement.py [--seeds 4] [--epochs 40] [--width 8] [--size 16] [--ways edge,two-path layer,swap]
+    python benchmarks/agreement.py [--seeds 4] [--epochs 40] [--width 8] [--size 16] [--ways layer,swap,w4a4]
 
-ResNet8 v3 on digits, recipe quick. The seed decides the halves of the data, the weights, and every path. Printed are, a
-way (relaxation and gradient of the alphas),
+ResNet8 v3 on digits, recipe quick, or quick-quantized with a preset. The seed decides the halves of the data, the
+weights, and every path. Printed are, a way (relaxation, gradient of the alphas, and preset, if any),
 
 - agreement: of all pairs of seeds and all layers, how often both genotypes have the same operation of the same state,
   or both nothing; beside it, how often two would that draw their layers independently with the shares seen;
@@ -40,16 +40,18 @@ Kept = tuple[str, int] | None
 
 def search(way: str, seed: int, split: data.Split, epochs: int, width: int, out: Path) -> Search:
     """Return a finished search."""
-    relaxation, gradient = way.split(",")
+    relaxation, gradient, *presets = way.split(",")
+    preset = presets[0] if presets else None
     settings = Settings(
         backbone=zoo.build("resnet8", width=width, input_size=split.images.shape[2]),
         variant="v3",
         dataset="digits",
-        recipe=replace(recipe.load("quick", epochs=epochs), checkpoint_steps=10**9),
+        recipe=replace(recipe.load(recipe.default(preset), epochs=epochs), checkpoint_steps=10**9),
         relaxation=relaxation,
         gradient=gradient,
         seed=seed,
         threads=1,
+        preset=preset,
     )
     found = Search(settings, split, out)
     with Reporter(found.num_steps, 0, is_silent=True) as reporter:
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--size", type=int, default=16)
-    parser.add_argument("--ways", nargs="+", default=WAYS, help="relaxation,gradient")
+    parser.add_argument("--ways", nargs="+", default=WAYS, help="relaxation,gradient[,preset]")
     options = parser.parse_args()
     torch.set_num_threads(1)
     split = data.load("digits", "train", data.Preprocessing(channels=3, height=options.size, width=options.size))

@@ -30,17 +30,22 @@ from nash_search.search import Search
 from nash_search.settings import Settings
 
 REFERENCE = "reference"
-WAYS = {  # relaxation, gradient of the alphas and precision
+WAYS = {  # relaxation, gradient of the alphas, precision, and preset
     REFERENCE: None,
-    "edge, two-path": ("edge", "two-path", "mixed"),
-    "edge, two-path, float32": ("edge", "two-path", "float32"),
-    "edge, full": ("edge", "full", "mixed"),
-    "layer, two-path": ("layer", "two-path", "mixed"),
-    "layer, swap": ("layer", "swap", "mixed"),
+    "edge, two-path": ("edge", "two-path", "mixed", None),
+    "edge, two-path, float32": ("edge", "two-path", "float32", None),
+    "edge, full": ("edge", "full", "mixed", None),
+    "layer, two-path": ("layer", "two-path", "mixed", None),
+    "layer, swap": ("layer", "swap", "mixed", None),
+    "layer, swap, w4a4": ("layer", "swap", "mixed", "w4a4"),
+    "layer, swap, v3": ("layer", "swap", "mixed", "v3"),
+    "edge, two-path, w4a4": ("edge", "two-path", "mixed", "w4a4"),
 }
 
 
-def search(width: int, stem: int, relaxation: str, gradient: str, precision: str) -> Callable[[Tensor, Tensor], None]:
+def search(
+    width: int, stem: int, relaxation: str, gradient: str, precision: str, preset: str | None
+) -> Callable[[Tensor, Tensor], None]:
     """Return a function that trains alphas and weights once on a batch, as `nash-search run` does."""
     backbone = zoo.build("resnet18", width=width)
     backbone = replace(backbone, stem=replace(backbone.stem, kernel=stem, stride=1 if stem == 3 else 2))
@@ -54,6 +59,7 @@ def search(width: int, stem: int, relaxation: str, gradient: str, precision: str
         seed=0,
         threads=torch.get_num_threads(),
         precision=precision,
+        preset=preset,
     )
     images, labels = np.zeros((128, 3, 32, 32), np.uint8), np.arange(128) % 10
     blank = data.Split(name="blank", images=images, labels=labels, class_names=tuple("abcdefghij"))

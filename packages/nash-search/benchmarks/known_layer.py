@@ -1,13 +1,14 @@
 """Search on a task that one operation of one state beside one layer solves, once a seed, and print what is found.
 
-    python benchmarks/known_layer.py [--seeds 10] [--relaxation layer] [--gradient swap]
+    python benchmarks/known_layer.py [--seeds 10] [--relaxation layer] [--gradient swap] [--preset w4a1]
 
 Pictures have two channels of random black and white pixels; in each of them they repeat every three pixels, along the
 rows or along the columns, which makes four classes. Only a 5x5 window sees that (`receptive_field.py` has one channel
 and one place). The backbone sees single pixels: three layers of 1x1 convolutions, the first two of one channel, so
 that binary convolutions read one bit a pixel of states 1 and 2, and of state 0 all. The four classes are told apart
 by conv_5x5 of state 0 beside layer 3, one of 10 options there. conv_5x5 beside the other layers, or of the other
-states, solves a part: trained alone, 192 steps, such networks end at 71 and 76 %, the right one at 93 %.
+states, solves a part: trained alone, 192 steps, such networks end at 71 and 76 %, the right one at 93 %. In a quantized
+supernet states 1 and 2 have one bit a pixel with a preset wNa1; with more, they hold both bits of state 0.
 """
 
 from __future__ import annotations
@@ -57,10 +58,17 @@ def backbone() -> Genotype:
     )
 
 
-def found(
-    seed: int, out: Path, *, relaxation: str = "layer", gradient: str = "swap", epochs: int = 40, warmup: int = 10
-) -> tuple[Genotype, float]:
-    """Return the genotype that a search finds, and its accuracy (percent) in the supernet."""
+def begun(
+    seed: int,
+    out: Path,
+    *,
+    relaxation: str = "layer",
+    gradient: str = "swap",
+    epochs: int = 40,
+    warmup: int = 10,
+    **changes: object,
+) -> Search:
+    """Return a search before its first step; further keyword arguments are settings."""
     quick = recipe.load("quick", epochs=epochs)
     settings = Settings(
         backbone=backbone(),
@@ -73,7 +81,12 @@ def found(
         threads=1,
         primitives=PRIMITIVES,
     )
-    search = Search(settings, pictures(2048), out)
+    return Search(replace(settings, **changes), pictures(2048), out)
+
+
+def found(seed: int, out: Path, **options: object) -> tuple[Genotype, float]:
+    """Return the genotype that a search finds, and its accuracy (percent) in the supernet."""
+    search = begun(seed, out, **options)
     with Reporter(search.num_steps, 0, is_silent=True) as reporter:
         search.train(Stop(), reporter)
     return search.genotype(), search.history[-1]["accuracy"]
@@ -94,6 +107,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--relaxation", choices=("layer", "edge"), default="layer")
     parser.add_argument("--gradient", choices=("two-path", "full", "swap"), default="swap")
+    parser.add_argument("--preset", help="of a quantized supernet, such as w4a1")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--warmup", type=int, default=10, help="epochs in which the weights train alone")
     options = vars(parser.parse_args())

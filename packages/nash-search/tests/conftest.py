@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nash_search import data, manifest, recipe, search, space, zoo
-from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
+from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
 from nash_search.settings import Settings
 from nash_search.variants import VARIANTS, narrow
 
@@ -52,6 +52,22 @@ def odd_network() -> Genotype:
     )
 
 
+@pytest.fixture
+def tiny() -> Genotype:
+    """Return three layers, each with an operation: 4 * 9 * 14 genotypes in all."""
+    layers = (Layer(kernel=3, channels=4, stride=2), *[Layer(kernel=3, channels=4, stride=1)] * 2)
+    network = Genotype(
+        name="tiny",
+        num_classes=3,
+        input=Input(channels=1, height=4, width=4),
+        stem=Stem(channels=2, kernel=3, stride=1, max_pool=False),
+        cells=(Cell(in_channels=2, layers=layers),),
+        variant="v3",
+    )
+    kept = [NasOp(op="conv_3x3", input=0, probability=0.5), None, NasOp(op="conv_1x1", input=2, probability=0.25)]
+    return network.with_nas_ops(kept)
+
+
 @pytest.fixture(scope="session")
 def digits() -> data.Split:
     """Return the digits' training split at 8 x 8."""
@@ -84,10 +100,18 @@ def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..
 
 @pytest.fixture
 def priced(tmp_path: Path) -> Callable[..., Path]:
-    """Write a space and its costs, as nash-hw does: 100 LUT and 3 a weight, skips' DSP not known."""
+    """Write a space and its costs, as nash-hw does: 100 LUT and 3 a weight, skips' DSP not known.
+
+    has_backbone: also 1,000 LUT, 10 DSP, ... for the plain backbone, and three times that at twice the width.
+    """
 
     def write(
-        backbone: Genotype, variant: str = "v3", primitives: Sequence[str] | None = None, **changes: object
+        backbone: Genotype,
+        variant: str = "v3",
+        primitives: Sequence[str] | None = None,
+        *,
+        has_backbone: bool = False,
+        **changes: object,
     ) -> Path:
         strategy = VARIANTS[variant] if primitives is None else narrow(VARIANTS[variant], primitives)
         space.save(backbone, strategy, tmp_path / "costs" / "space.json")
@@ -102,11 +126,24 @@ def priced(tmp_path: Path) -> Callable[..., Path]:
             "available": {"LUT": 100_000, "FF": 200_000, "BRAM_18K": 1000, "URAM": 0, "DSP": 500},
             "candidates": [_price(candidate) for candidate in content["candidates"]],
         }
+        own = backbone.stem.channels
+        if has_backbone:
+            costs |= {"schema": "nash.costs/1.1", "backbone": _plain(own, 1), "widths": [_plain(2 * own, 3)]}
         path = tmp_path / "costs" / "costs.json"
         path.write_text(json.dumps(costs | changes))
         return path
 
     return write
+
+
+def _plain(width: int, factor: int) -> dict[str, Any]:
+    resources = {"LUT": 1000, "FF": 800, "BRAM_18K": 5, "URAM": 0, "DSP": 10}
+    return {
+        "width": width,
+        "cycles": 100,
+        "resources": {name: factor * amount for name, amount in resources.items()},
+        "fifos": dict.fromkeys(resources, factor),
+    }
 
 
 def _price(candidate: dict[str, Any]) -> dict[str, Any]:

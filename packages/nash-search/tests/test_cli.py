@@ -46,6 +46,9 @@ def _run(*arguments: str | Path, code: int = 0) -> Outcome:
     return Outcome(stdout.getvalue(), stderr.getvalue())
 
 
+NOT_OF_PARETO = ("--sweep-cost", "--finish", "--finish-epochs", "--finish-random", "--json")
+
+
 def test_options_are_frozen() -> None:
     import typer
 
@@ -54,22 +57,25 @@ def test_options_are_frozen() -> None:
         name: [option for parameter in command.params for option in parameter.opts if option != "--help"]
         for name, command in commands.items()
     }
+    run = [
+        *("--backbone", "--variant", "--out", "--dataset", "--data", "--preset", "--recipe", "--epochs"),
+        *(
+            "--num-images",
+            "--width",
+            "--input-size",
+            "--relaxation",
+            "--gradient",
+            "--primitives",
+            "--costs",
+            "--cost-weight",
+        ),
+        *("--cost-resource", "--budget", "--total-budget", "--sweep-cost", "--init-weights"),
+        *("--discard-below", "--discard-after", "--finish", "--finish-epochs", "--finish-random"),
+        *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
+    ]
     assert found == {
-        "run": [
-            *("--backbone", "--variant", "--out", "--dataset", "--data", "--recipe", "--epochs"),
-            *(
-                "--num-images",
-                "--width",
-                "--input-size",
-                "--relaxation",
-                "--gradient",
-                "--primitives",
-                "--costs",
-                "--cost-weight",
-            ),
-            *("--cost-resource", "--budget", "--sweep-cost", "--init-weights", "--discard-below", "--discard-after"),
-            *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
-        ],
+        "run": run,
+        "pareto": [name for name in run if name not in NOT_OF_PARETO] + ["--along", "--points", "--json"],
         "zoo": ["name", "--width", "--input-size", "--num-classes", "--channels", "--out", "--json"],
         "show": ["path", "--svg", "--heatmap", "--json"],
         "space": [
@@ -81,7 +87,9 @@ def test_options_are_frozen() -> None:
     }
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["schema"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["pareto"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["schema"]]
+)
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (
         "import sys, atexit\n"
@@ -192,6 +200,26 @@ def test_schema_prints_what_is_held(kind: str) -> None:
 RUN = ("run", "--backbone", "resnet8", "--variant", "v3", "--width", "2", "--input-size", "8", "--epochs", "1")
 
 
+@pytest.mark.parametrize("preset", [(), ("--preset", "w4a4")])
+def test_run_prints_the_finish(preset: tuple[str, ...], tmp_path: Path) -> None:
+    command = [*RUN, *preset, "--threads", "1", "--num-images", "64", "--finish", "2", "--finish-epochs", "1"]
+    done = _run(*command, "--out", tmp_path / "run", "--json")
+    summary = json.loads(done.stdout)["search"]["finish"]
+    assert (summary["networks"], summary["random"], summary["epochs"]) == (2, 2, [1])
+    assert summary["kept"] in (1, 2)
+    assert "finish: network 4/4 (random), 1 epoch: loss" in done.stderr
+    shown = _run(*command, "--finish-random", "0", "--out", tmp_path / "alone").stdout
+    assert f"* {summary['kept']}        alphas" in shown
+    assert "random" not in shown
+
+
+@pytest.mark.parametrize("option", ["--finish-epochs", "--finish-random"])
+def test_option_of_a_finish_without_one_is_refused(option: str, tmp_path: Path) -> None:
+    done = _run(*RUN, option, "3", "--out", tmp_path / "run", code=2)
+    assert f"{option}: got 3 without --finish; pass how many networks to score" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_prints_one_json_object(tmp_path: Path) -> None:
     done = _run(*RUN, "--threads", "1", "--num-images", "256", "--out", tmp_path / "run", "--json")
     result = json.loads(done.stdout)
@@ -221,6 +249,15 @@ def test_relaxation_and_gradient_are_in_the_genotype(
     shown = _run("show", tmp_path / "run/genotype.json", "--heatmap", tmp_path / "a.svg")
     assert "resnet8-v3" in shown.stdout
     assert ("of all of its layer" in (tmp_path / "a.svg").read_text()) == (relaxation == "layer")
+
+
+@pytest.mark.parametrize("preset", ["w4a4", "v2"])
+def test_preset_is_in_the_genotype_and_brings_its_recipe(preset: str, tmp_path: Path) -> None:
+    options = ["--preset", preset, "--epochs", "4", "--threads", "1", "--num-images", "32"]
+    found = json.loads(_run(*RUN[:-2], *options, "--out", tmp_path / "run", "--json").stdout)["search"]
+    assert (found["preset"], found["recipe"]) == (preset, "quick-quantized")
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").open()]
+    assert ["alpha_loss" in record for record in history] == [False, True, True, True]  # one of four warms up
 
 
 def test_sweep_writes_ever_cheaper_genotypes(tmp_path: Path, priced: Callable[..., Path]) -> None:
@@ -255,6 +292,56 @@ def test_run_keeps_to_a_budget(tmp_path: Path, priced: Callable[..., Path]) -> N
     records = [json.loads(line) for line in (tmp_path / "lut=1500,bram=2%/history.jsonl").read_text().splitlines()]
     assert records[-1]["multiplier_lut"] > records[0]["multiplier_lut"] > 0
     assert {"expected_cost", "expected_lut", "expected_bram", "multiplier_bram"} <= records[0].keys()
+
+
+def test_run_keeps_to_a_budget_of_the_whole_accelerator(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    costs = priced(zoo.build("resnet8", width=2, input_size=8), has_backbone=True)  # 1,000 LUT without operations
+    options = ["--costs", costs, "--total-budget", "lut=1600,dsp=3%", "--cost-weight", "0.1"]
+    options += ["--cost-resource", "scarcest"]
+    _run(*RUN[:-1], "2", "--threads", "1", *options, "--out", tmp_path / "run")
+    found = json.loads((tmp_path / "run/genotype.json").read_text())["search"]["costs"]
+    assert found["total"]["lut"] == 1000 + found["operations"]["lut"] <= 1600
+    assert found["total"]["dsp"] <= 15
+    assert found["total"]["cycles"] == max(100, found["operations"]["cycles"])
+    assert found["total_budget"] == {"lut": "1600", "dsp": "3%"}
+    records = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert {"expected_total_lut", "multiplier_total_lut", "expected_total_dsp"} <= records[0].keys()
+    options[3] = "lut=1700"
+    refused = _run(*RUN[:-1], "2", "--threads", "1", *options, "--out", tmp_path / "run", "--resume", code=2)
+    assert "total_budget: got 'lut=1700', expected 'lut=1600,dsp=3%'" in refused.stderr
+
+
+def test_pareto_prints_and_writes_its_points(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    costs = priced(zoo.build("resnet8", width=2, input_size=8), has_backbone=True)
+    command = ["pareto", *RUN[1:-1], "2", "--threads", "1", "--costs", costs, "--along", "lut", "--points", "3"]
+    done = _run(*command, "--out", tmp_path / "run", "--json")
+    content = json.loads(done.stdout)
+    assert content == json.loads((tmp_path / "run/pareto.json").read_text())
+    assert content["schema"] == "nash.pareto/1.0"
+    assert "point 1/4: loss" in done.stderr
+    again = _run(*command, "--out", tmp_path / "run", "--resume")
+    assert "epoch" not in again.stderr
+    assert [line.split()[-1] for line in again.stdout.splitlines()[1:]] == [
+        point["genotype"] for point in content["points"]
+    ]
+    refused = _run(*command, "--out", tmp_path / "run", code=10)
+    assert "a search lies here already" in refused.stderr
+
+
+def test_random_refuses_what_is_no_cost_of_operations(tmp_path: Path, priced: Callable[..., Path]) -> None:
+    like = zoo.build("resnet18-v3", width=2)
+    genotype.save(like, tmp_path / "g.json")
+    command = [
+        "random",
+        "--like",
+        tmp_path / "g.json",
+        "--costs",
+        priced(like, has_backbone=True),
+        "--out",
+        tmp_path / "r",
+    ]
+    refused = _run(*command, "--cost-resource", "scarcest", code=2)
+    assert "--cost-resource: got scarcest, which is no cost of operations" in refused.stderr
 
 
 def test_primitives_narrow_and_reorder_the_space(tmp_path: Path) -> None:
@@ -368,10 +455,15 @@ def test_each_kind_of_error_has_its_code(
         ([*RUN, "--cost-weight", "1"], "without --costs"),
         ([*RUN, "--budget", "lut=3"], "without --costs"),
         ([*RUN, "--costs", "c.json", "--budget", "luts=3"], "did you mean lut?"),
+        (["pareto", *RUN[1:]], "pareto: got no --costs"),
+        (["pareto", *RUN[1:], "--along", "luts"], "luts"),
+        ([*RUN, "--total-budget", "lut=3"], "--total-budget: got lut=3 without --costs"),
+        ([*RUN, "--costs", "c.json", "--total-budget", "luts=3"], "--total-budget: got 'luts'"),
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,0"], "different numbers"),
         ([*RUN, "--costs", "c.json", "--sweep-cost", "0,1", "--cost-weight", "1"], "leave that out"),
         ([*RUN, "--primitives", "none,conv_7x7"], "--primitives: got 'conv_7x7'"),
         ([*RUN, "--primitives", "none,none"], "each once"),
+        ([*RUN, "--preset", "w9a4"], "expected wNaM with N, M in 1..8, or one of v1, v2, v3, v4, resnet34-v3"),
         (
             [*RUN, "--primitives", "max_pool_3x3,skip_connect"],
             "v3 can keep none at cells[1].layers[0]; add a convolution",
@@ -379,7 +471,7 @@ def test_each_kind_of_error_has_its_code(
     ],
 )
 def test_wrong_argument_is_a_usage_error(arguments: list[str], text: str, tmp_path: Path) -> None:
-    out = ["--out", tmp_path / "out"] if arguments[0] in ("run", "space") else []
+    out = ["--out", tmp_path / "out"] if arguments[0] in ("run", "pareto", "space") else []
     done = _run(*arguments, *out, code=2)
     assert text in done.stderr
     assert not (tmp_path / "out").exists()

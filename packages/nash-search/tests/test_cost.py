@@ -306,3 +306,100 @@ def test_costs_of_a_wider_space_serve_a_narrower_search(tiny: Genotype, priced: 
     found = cost.load(priced(tiny), tiny, narrow)
     assert found.tables["lut"].shape == (3, 2)
     assert found.largest("lut") == (100 + 3 * 8) + (100 + 3 * 16)
+
+
+@pytest.fixture
+def whole(tiny: Genotype, priced: Write) -> Costs:
+    return cost.load(priced(tiny, has_backbone=True), tiny, V3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_expected_cycles_are_those_of_the_slowest_layer_drawn(tiny: Genotype, whole: Costs, seed: int) -> None:
+    probs = _probs(seed).requires_grad_()
+    for is_whole, least in ((False, 0), (True, 100)):
+        largest = []
+        for probability, chosen in _drawn(tiny, probs.detach()):
+            cycles = [
+                int(c.nas_op.op[-1]) ** 2 * 4 for c in chosen if c.nas_op is not None and c.nas_op.op[-1].isdigit()
+            ]
+            cycles += [4 for c in chosen if c.nas_op is not None and c.nas_op.op == "skip_connect"]
+            largest.append((probability, max([least, *cycles])))
+        expected = whole.expected("cycles", probs, is_whole=is_whole)
+        assert float(expected) == pytest.approx(sum(p * cycles for p, cycles in largest), rel=1e-12)
+    (gradient,) = torch.autograd.grad(whole.expected("cycles", probs), probs)
+    assert torch.autograd.gradcheck(lambda x: whole.expected("cycles", x), (probs,))
+    assert gradient.abs().max() > 1
+
+
+def test_whole_accelerator_is_the_backbone_and_its_operations(tiny: Genotype, whole: Costs) -> None:
+    probs = _probs()
+    for metric, backbone in (("lut", 1000), ("ff", 800), ("bram", 5), ("uram", 0), ("dsp", 10)):
+        alone = float(whole.expected(metric, probs))
+        assert float(whole.expected(metric, probs, is_whole=True)) == pytest.approx(backbone + alone)
+    found = decode(tiny, probs.tolist(), V3)
+    operations, total = whole.of(found, V3), whole.of(found, V3, is_whole=True)
+    assert total["lut"] == 1000 + operations["lut"]
+    assert total["cycles"] == max(100, operations["cycles"])
+    assert whole.of(tiny, V3, is_whole=True) == whole.backbone
+    assert {width: figures["lut"] for width, figures in whole.plain.items()} == {2: 1000, 4: 3000}
+
+
+def test_scarcest_is_the_largest_share_of_the_whole_accelerator(tiny: Genotype, whole: Costs) -> None:
+    assert whole.least("scarcest") == pytest.approx(10 / 500)  # its DSPs
+    totals = [whole.of(_kept(tiny, chosen), V3, is_whole=True) for _, chosen in _drawn(tiny, _probs())]
+    shares = [max(t["lut"] / 1e5, t["ff"] / 2e5, t["bram"] / 1000, t["dsp"] / 500) for t in totals]
+    for share, (_, chosen) in zip(shares, _drawn(tiny, _probs()), strict=True):
+        assert whole.total("scarcest", _kept(tiny, chosen), V3) == pytest.approx(share)
+    assert whole.largest("scarcest") >= max(shares)
+    certain = torch.zeros(3, 6, dtype=torch.double)
+    certain[0, 0], certain[1, 0], certain[2, 5] = 1, 1, 1  # nothing, and conv_5x5 of state 1
+    assert float(whole.expected("scarcest", certain)) == pytest.approx((10 + 4 * 4 * 25 / 100) / 500)
+
+
+def _kept(network: Genotype, chosen: list[Choice]) -> Genotype:
+    return network.with_nas_ops([choice.nas_op for choice in chosen])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decoding_within_cycles_equals_trying_everything(tiny: Genotype, whole: Costs, seed: int) -> None:
+    probs = _probs(seed, scale=2.0)
+    limits = {"cycles": 36.0, "lut": 500.0}
+    fitting = [
+        (probability, chosen)
+        for probability, chosen in _drawn(tiny, probs)
+        if all(whole.total(name, _kept(tiny, chosen), V3) <= limit for name, limit in limits.items())
+    ]
+    best = max(fitting, key=lambda item: item[0])[1]
+    found = whole.decode(tiny, probs.tolist(), V3, limits)
+    assert [layer.nas_op for layer in found.cells[0].layers] == [choice.nas_op for choice in best]
+    assert any(whole.total("cycles", _kept(tiny, chosen), V3) > 36 for _, chosen in _drawn(tiny, probs))
+
+
+def test_total_budget_counts_the_backbone(tiny: Genotype, whole: Costs) -> None:
+    penalty = _penalty(whole, budget={"lut": "900"}, total_budget={"lut": "1700", "dsp": "10%", "cycles": "150"})
+    assert penalty.limits == {"lut": 700, "dsp": 40, "cycles": 150}
+    probs = _probs()
+    expected = [float(whole.expected("lut", probs)) / 900, float(whole.expected("lut", probs) + 1000) / 1700]
+    assert (penalty.excess(probs)[:2] + 1).tolist() == pytest.approx(expected)
+    record = penalty.record(probs)
+    assert record["expected_total_dsp"] == pytest.approx(10 + float(whole.expected("dsp", probs)))
+    assert {"multiplier_lut", "multiplier_total_lut", "multiplier_total_cycles"} <= record.keys()
+    summary = penalty.summary(tiny, V3, probs)
+    assert (summary["operations"]["lut"], summary["total"]["lut"], summary["genotype"]["lut"]) == (0, 1000, 0)
+
+
+@pytest.mark.parametrize(("limit", "least"), [("lut=999", "1000"), ("cycles=99", "100")])
+def test_total_budget_below_the_backbone_is_refused(limit: str, least: str, whole: Costs) -> None:
+    message = rf"--total-budget: got {limit}, expected at least {least}, which the plain backbone takes"
+    with pytest.raises(CapacityError, match=message):
+        _penalty(whole, total_budget=parse_budget(limit, "--total-budget"))
+    assert _penalty(whole, total_budget={"lut": "1000"}).limits == {"lut": 0}
+
+
+@pytest.mark.parametrize("asked", [{"total_budget": {"lut": "5000"}}, {"metric": "scarcest"}])
+def test_costs_without_a_backbone_are_refused_where_it_counts(asked: dict, costs: Costs) -> None:
+    message = (
+        r"costs\.json: got no price of the backbone at width 2, .*'nash-search space', then .*'nash-hw costs' anew"
+    )
+    with pytest.raises(ManifestError, match=message):
+        _penalty(costs, **asked)

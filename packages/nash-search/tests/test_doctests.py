@@ -5,8 +5,10 @@ import importlib
 
 import pytest
 
+_MODULES = ("binary", "convolution", "operations", "activations", "quantization", "quantizers", "genotype", "variants")
 
-@pytest.mark.parametrize("name", ["binary", "convolution", "operations", "supernet", "genotype", "variants", "suggest"])
+
+@pytest.mark.parametrize("name", [*_MODULES, "settings", "suggest"])
 def test_examples_in_docstrings_hold(name: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"nash_search.{name}"))
     assert outcome.attempted > 0

@@ -40,11 +40,17 @@ def _alphas(folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("relaxation", "gradient"), [("layer", "two-path"), ("layer", "swap"), ("edge", "two-path"), ("edge", "full")]
+    ("relaxation", "gradient", "quantized"),
+    [
+        *(("layer", "two-path", []), ("layer", "swap", []), ("edge", "two-path", []), ("edge", "full", [])),
+        ("layer", "swap", ["--preset", "w4a4"]),
+    ],
 )
-def test_two_processes_search_like_one(relaxation: str, gradient: str, tmp_path: Path) -> None:
+def test_two_processes_search_like_one(relaxation: str, gradient: str, quantized: list[str], tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ["--relaxation", relaxation, "--gradient", gradient]
+    options = ["--relaxation", relaxation, "--gradient", gradient, *quantized]
+    if gradient == "swap":
+        options += ["--finish", "2", "--finish-epochs", "1"]
     _run([*COMMAND, *options], one)
     done = _run([*TORCHRUN, *COMMAND, *options, "--json"], two)
     assert json.loads(done.stdout)["search"]["processes"] == 2  # printed once
@@ -60,6 +66,12 @@ def test_two_processes_search_like_one(relaxation: str, gradient: str, tmp_path:
     histories = [[json.loads(line) for line in (folder / "history.jsonl").open()] for folder in (one, two)]
     for record, other in zip(*histories, strict=True):
         assert record == pytest.approx(other, rel=1e-9)
+    if gradient != "swap":
+        return
+    finishes = [json.loads((folder / "finish.json").read_text())["networks"] for folder in (one, two)]
+    assert len(finishes[0]) == 4
+    for network, other in zip(*finishes, strict=True):
+        assert network["losses"] == pytest.approx(other["losses"], rel=1e-9)
 
 
 def test_resuming_in_two_processes_asks_for_as_many(tmp_path: Path) -> None:

@@ -84,6 +84,26 @@ def test_interrupted_search_ends_like_one_in_one_go(
     _assert_same(_train(_resumed(begin, **ways)), whole)
 
 
+@pytest.mark.parametrize(
+    ("preset", "ways"),
+    [
+        ("w4a4", {"relaxation": "layer", "gradient": "swap"}),
+        ("v3", {"relaxation": "edge", "gradient": "two-path", "precision": "float64"}),
+        ("w1a2", {"relaxation": "layer", "gradient": "full", "discard_below": 0.1, "precision": "float32"}),
+    ],
+)
+def test_interrupted_quantized_search_ends_like_one_in_one_go(
+    preset: str, ways: dict[str, object], begin: Begin, tmp_path: Path
+) -> None:
+    ways = {"preset": preset, **ways}
+    whole = _train(begin(tmp_path / "whole", **ways))
+    with pytest.raises(Interrupted):
+        _train(begin(**ways), StopAfter(6))
+    _assert_same(_train(_resumed(begin, **ways)), whole)
+    assert all(record["alpha_gradient_norm_min"] > 0 for record in whole.history)
+    assert whole.history[-1]["weight_loss"] < whole.history[0]["weight_loss"]
+
+
 def test_search_goes_on_from_a_checkpoint_within_an_epoch(begin: Begin, settings: Settings, tmp_path: Path) -> None:
     often = replace(settings.recipe, checkpoint_steps=3)
     whole = _train(begin(tmp_path / "whole", recipe=often))
@@ -263,6 +283,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "relaxation": "layer",
         "gradient": "two-path",
         "precision": "mixed",
+        "preset": None,
         "processes": 1,
         "accuracy": record["accuracy"],
         "alphas": "alphas.json",
@@ -320,6 +341,7 @@ def test_second_search_in_one_folder_is_refused(settings: Settings, begin: Begin
         ({"seed": 4}, r"seed: got 4, expected 3"),
         ({"variant": "v1"}, r"variant: got 'v1', expected 'v3'"),
         ({"gradient": "full"}, r"gradient: got 'full', expected 'two-path'"),
+        ({"preset": "w4a4"}, r"preset: got 'w4a4', expected None"),
         ({"relaxation": "edge"}, r"relaxation: got 'edge', expected 'layer'"),
         ({"recipe": recipe.load("quick", epochs=3)}, r"recipe\.epochs: got 3, expected 2 .*batch_size: got 64"),
         ({"backbone": zoo.build("resnet8", width=4, input_size=8)}, r"width: got 4, expected 2"),

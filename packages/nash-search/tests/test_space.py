@@ -84,7 +84,9 @@ def test_space_survives_a_round_trip(tmp_path: Path, odd_network: Genotype) -> N
     genotype.save(odd_network, tmp_path / "g.json")
     count = space.save(odd_network, VARIANTS["v3"], tmp_path / "space.json")
     content = manifest.load(tmp_path / "space.json", "space")
-    assert content["schema"] == "nash.space/1.0"
+    assert content["schema"] == "nash.space/1.1"
+    network = content["network"] | {"name": "odd", "variant": None}
+    assert genotype.from_manifest(network) == odd_network.without_nas_ops()
     assert [Candidate(**entry) for entry in content["candidates"]] == list(
         space.candidates(odd_network, VARIANTS["v3"])
     )

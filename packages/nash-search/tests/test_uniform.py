@@ -15,27 +15,11 @@ from nash_search import cost, genotype, uniform, zoo
 from nash_search.cost import Costs
 from nash_search.decoding import choices
 from nash_search.errors import CapacityError, ManifestError, UsageError
-from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
+from nash_search.genotype import Genotype, NasOp
 from nash_search.variants import VARIANTS
 
 Write = Callable[..., Path]
 V3 = VARIANTS["v3"]
-
-
-@pytest.fixture
-def tiny() -> Genotype:
-    """Return three layers, each with an operation: 4 * 9 * 14 genotypes in all."""
-    layers = (Layer(kernel=3, channels=4, stride=2), *[Layer(kernel=3, channels=4, stride=1)] * 2)
-    network = Genotype(
-        name="tiny",
-        num_classes=3,
-        input=Input(channels=1, height=4, width=4),
-        stem=Stem(channels=2, kernel=3, stride=1, max_pool=False),
-        cells=(Cell(in_channels=2, layers=layers),),
-        variant="v3",
-    )
-    kept = [NasOp(op="conv_3x3", input=0, probability=0.5), None, NasOp(op="conv_1x1", input=2, probability=0.25)]
-    return network.with_nas_ops(kept)
 
 
 @pytest.fixture

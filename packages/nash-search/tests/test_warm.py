@@ -12,13 +12,15 @@ from safetensors.torch import save_file
 from nash_search import warm, zoo
 from nash_search.errors import IntegrityError, UsageError
 from nash_search.genotype import Genotype
+from nash_search.quantization import preset
 from nash_search.supernet import Supernet
 from nash_search.variants import VARIANTS
 
 
-def _supernet(backbone: Genotype, seed: int, relaxation: str = "layer") -> Supernet:
+def _supernet(backbone: Genotype, seed: int, relaxation: str = "layer", quantized: str | None = None) -> Supernet:
     torch.manual_seed(seed)
-    supernet = Supernet(backbone, VARIANTS["v3"], relaxation)
+    quantization = None if quantized is None else preset(quantized)
+    supernet = Supernet(backbone, VARIANTS["v3"], relaxation, quantization=quantization)
     for tensor in supernet.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.randn_like(tensor))
@@ -42,6 +44,13 @@ def test_weights_of_a_search_are_taken_without_its_alphas(source: Supernet, targ
     assert torch.equal(target.alpha, alpha)
     for name, tensor in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], tensor) == (name != "alpha"), name
+
+
+def test_quantized_supernet_begins_with_float_weights(source: Supernet, tmp_path: Path) -> None:
+    save_file({f"supernet.{name}": x.contiguous() for name, x in source.state_dict().items()}, tmp_path / "a")
+    target = _supernet(source.backbone, 1, quantized="w4a4")
+    assert warm.start(target, tmp_path / "a") == len(source.state_dict()) - 2
+    assert torch.equal(target.layers[0].conv.weight, source.layers[0].conv.weight)
 
 
 @pytest.mark.parametrize(("one", "other"), [("edge", "layer"), ("layer", "edge")])

@@ -104,6 +104,9 @@ def costs(
         str | None,
         typer.Option(help="Of a space: how terms of a sum are quantized, quantized (the default) or aligned."),
     ] = None,
+    widths: Annotated[
+        str | None, typer.Option(help="Of a space: price the plain backbone at these widths, too: 8,10,12.")
+    ] = None,
     clock_mhz: Annotated[float, typer.Option(help="The clock of the accelerator, in MHz.")] = 200.0,
     as_json: Json = False,
 ) -> None:
@@ -114,15 +117,18 @@ def costs(
     if is_model(source):
         from .bitcosts import BitCostsConfig, price_bits, summary
 
-        if weight_bits is not None or act_bits is not None or joins is not None:
-            raise UsageError("--weight-bits, --act-bits, --joins: are for a space.json; a model's bits are --bits")
+        if weight_bits is not None or act_bits is not None or joins or widths:
+            raise UsageError(
+                "--weight-bits, --act-bits, --joins, --widths: are for a space.json; a model's bits are --bits"
+            )
         result = price_bits(source, BitCostsConfig(bits=tuple(bits or (2, 3, 4, 8)), **target), out)
     else:
-        from .costs import CostsConfig, price_space, summary
+        from .costs import CostsConfig, parse_widths, price_space, summary
 
         if bits or weight_bits is None or act_bits is None:
             raise UsageError("a space.json is priced at one --weight-bits and one --act-bits; --bits are for a model")
         kind = {} if joins is None else {"joins": joins}
+        kind |= {} if widths is None else {"widths": parse_widths(widths)}
         config = CostsConfig(weight_bits=weight_bits, act_bits=act_bits, **target, **kind)
         result = price_space(source, config, out)
     print_result(result, f"{_columns(summary(result))}\nwrote {out}", as_json=as_json)

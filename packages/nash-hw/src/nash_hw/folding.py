@@ -48,12 +48,15 @@ class Folding:
 
 
 class FoldingSpace:
-    """Every folding of a specialized model on a board, priced."""
+    """Every folding of a specialized model on a board, priced.
 
-    def __init__(self, model: Model, board: Board) -> None:
+    known: prices of layers for other models of the board (see `price_groups`).
+    """
+
+    def __init__(self, model: Model, board: Board, known: dict[str, tuple[Option, ...]] | None = None) -> None:
         self._model = model
         self._board = board
-        self._groups = price_groups(model, board)
+        self._groups = price_groups(model, board, known)
         self._chooser = Chooser(self._groups, board)
         self._known: tuple[tuple[Option, ...], Fifos] | None = None  # the FIFOs asked for last
         self._too_slow: tuple[int, str] | None = None  # the best pace that missed a rate, and the layer that needs it

@@ -156,6 +156,12 @@ class Writer:
         self._constants.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
 
+    def classify(self, name: str, features: str, shape: tuple[int, int], bits: int) -> str:
+        """Write the classifier of (features, classes) behind pooled, quantized features (1, C, 1, 1)."""
+        x = self.node("Flatten", f"{name}/flatten", [features], axis=1)
+        values = self._random.standard_normal(shape, np.float32)
+        return self.node("MatMul", name, [x, self.weights(f"{name}/weights", values, bits, per_channel=False)])
+
     def node(self, op_type: str, name: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
         """Add a node."""
         name = f"/{name}/{op_type}_output_0"
@@ -176,7 +182,7 @@ def fragment(place: Place, op: str | None, joins: str = JOINS[0]) -> onnx.ModelP
     is_aligned = joins == "aligned"
     joined = write.aligned("main/join", main, place.act_bits) if is_aligned else write.join("main/join", main)
     if op is not None:
-        side = _operation(write, place, op, state, normalize=not is_aligned)
+        side = operation(write, OPERATION, place, op, state, normalize=not is_aligned)
         if not is_aligned:
             side = write.join(f"{OPERATION}/join", side)
         elif side != state and op != "max_pool_3x3":
@@ -187,14 +193,18 @@ def fragment(place: Place, op: str | None, joins: str = JOINS[0]) -> onnx.ModelP
     return write.finish(output, ([1, place.in_channels, *place.size], [1, place.out_channels, height, width]))
 
 
-def _operation(write: Writer, place: Place, op: str, state: str, *, normalize: bool) -> str:
+def operation(write: Writer, name: str, place: Place, op: str, state: str, *, normalize: bool) -> str:
+    """Write an operation that reads a state, and return its tensor: the state itself where the operation is nothing.
+
+    normalize: whether a max-pool, whose values are those of states, has a batch normalization.
+    """
     channels = (place.in_channels, place.out_channels)
     if op == "max_pool_3x3":
-        return write.pool_operation(OPERATION, state, channels, place.stride, normalize=normalize)
+        return write.pool_operation(name, state, channels, place.stride, normalize=normalize)
     if op == "skip_connect" and place.stride == 2:
-        return write.reduce(OPERATION, state, channels, place.size, place.weight_bits)
+        return write.reduce(name, state, channels, place.size, place.weight_bits)
     if op == "skip_connect" and place.in_channels == place.out_channels:
         return state
     kernel = CONVOLUTIONS.get(op, 1)
     shape = (place.out_channels, place.in_channels, kernel, kernel)
-    return write.convolve(OPERATION, state, shape, stride=place.stride, pad=kernel // 2, bits=place.weight_bits)
+    return write.convolve(name, state, shape, stride=place.stride, pad=kernel // 2, bits=place.weight_bits)

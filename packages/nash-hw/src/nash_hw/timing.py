@@ -16,6 +16,7 @@ import numpy as np
 from .firings import NEVER, Actor
 
 _CHUNK = 600  # firings of a sliding window that are tried together
+_TRIES = 8  # of a chunk; where its firings and words wait for each other one by one, they are taken so
 _ROUNDS = 100  # in which a frame finds its place behind the one before
 
 
@@ -145,7 +146,7 @@ def alternate(
     for high in np.linspace(0, num_firings, num_firings // _CHUNK + 2).astype(int)[1:]:
         stop = int(reads[high - 1]) + 1 if high < num_firings else num_words
         fires[low:high] = -NEVER
-        while True:
+        for _ in range(_TRIES):
             bound = np.maximum(arrivals[done:stop], at(fires, frees[done:stop], room))
             if done and stop > done:
                 bound[0] = max(bound[0], words[done - 1] + 1)
@@ -157,5 +158,42 @@ def alternate(
             if np.array_equal(times, fires[low:high]):
                 break
             fires[low:high] = times
+        else:
+            _one_by_one(reads, frees, lag, room, lower, arrivals, (fires, words), (low, high), (done, stop))
         low, done = high, stop
     return fires, words
+
+
+def _one_by_one(
+    reads: np.ndarray,
+    frees: np.ndarray,
+    lag: int,
+    room: int,
+    lower: np.ndarray,
+    arrivals: np.ndarray,
+    times: tuple[np.ndarray, np.ndarray],
+    firings: tuple[int, int],
+    words: tuple[int, int],
+) -> None:
+    """Write the times of a range of firings and of words into (firings, words), all those before it being known."""
+    (low, high), (done, stop) = firings, words
+    first_firing = max(min(int(frees[done]), low - 1), 0) if stop > done else max(low - 1, 0)
+    first_word = max(min(int(reads[low]), done - 1), 0)
+    fired, took = times[0][first_firing:low].tolist(), times[1][first_word:done].tolist()
+    waits = iter(zip(range(done, stop), frees[done:stop].tolist(), arrivals[done:stop].tolist(), strict=True))
+
+    def take(last: int) -> None:
+        for word, freed, time in waits if len(took) + first_word <= last else ():
+            if freed >= 0:
+                time = max(time, fired[freed - first_firing] + room)
+            took.append(max(time, took[-1] + 1) if word else time)
+            if word == last:
+                break
+
+    for firing, read, time in zip(range(low, high), reads[low:high].tolist(), lower[low:high].tolist(), strict=True):
+        take(read)
+        if read >= 0:
+            time = max(time, took[read - first_word] + lag)
+        fired.append(max(time, fired[-1] + 1) if firing else time)
+    take(stop - 1)
+    times[0][low:high], times[1][done:stop] = fired[low - first_firing :], took[done - first_word :]

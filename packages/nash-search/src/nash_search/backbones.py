@@ -19,7 +19,7 @@ from the networks as they were published:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import UsageError
 from .genotype import Cell, Genotype, Input, Layer, Stem
@@ -215,6 +215,30 @@ def build(name: str, *, width: int | None = None, input_size: int, num_classes: 
         cells=tuple(cells),
         backbone=name,
     )
+
+
+def widened(backbone: Genotype, width: int) -> Genotype:
+    """Return a plain backbone with a stem of `width` channels, all others in proportion.
+
+    Raises:
+        UsageError: a layer would have a part of a channel.
+    """
+    own = backbone.stem.channels
+
+    def scaled(channels: int) -> int:
+        if channels * width % own:
+            raise UsageError(f"{backbone.name}: got width {width}, which makes no whole number of {channels} at {own}")
+        return channels * width // own
+
+    cells = []
+    for cell in backbone.cells:
+        layers = []
+        for index, layer in enumerate(cell.layers):
+            before = cell.channels(index)
+            groups = scaled(before) if layer.groups == before else layer.groups  # depthwise
+            layers.append(replace(layer, channels=scaled(layer.channels), groups=groups, nas_op=None))
+        cells.append(Cell(in_channels=scaled(cell.in_channels), layers=tuple(layers)))
+    return replace(backbone, stem=replace(backbone.stem, channels=width), cells=tuple(cells))
 
 
 def _cell(plan: CellPlan, in_channels: int, out_channels: int) -> Cell:

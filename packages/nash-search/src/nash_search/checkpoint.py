@@ -26,6 +26,7 @@ STATE_FILE = "checkpoint.json"
 _FORMAT = "nash-search checkpoint 1"
 _ABSENT = {"relaxation": "edge", "recipe.warmup_epochs": 0}  # what settings were before they were written down
 _FREE = ("threads",)  # what may change: sums in another order round differently
+_ADDABLE = ("finish", "finish_epochs", "finish_random")  # what may be asked of a search that began without it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,9 @@ def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, A
         for key in dict.fromkeys([*saved, *asked])
         if saved.get(key) != asked.get(key)
     }
+    for key in _ADDABLE:
+        if key not in saved:
+            differing.pop(key, None)
     refused = [text for key, text in differing.items() if key not in _FREE]
     if refused:
         listed = " | ".join(refused)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +16,7 @@ from .console import Json
 
 if TYPE_CHECKING:
     from .genotype import Genotype
+    from .settings import Finish, Settings
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -25,6 +29,13 @@ app = typer.Typer(
 _PRIMITIVES_HELP = "Search these instead of the variant's: none,skip_connect,conv_3x3."
 _GRADIENT_HELP = "Of the alphas: of two gates a choice, of all, or of losses. [default: swap, for edge two-path]"
 _PRECISION_HELP = "Of the computation; mixed: float32, but convolutions multiply in bfloat16 where that is fast."
+_FINISH_HELP = "Score so many of the most probable networks by a short training and keep the best. [default: 0]"
+_FINISH_RANDOM_HELP = "Random networks of the same cost that are scored beside. [default: as many as --finish]"
+_COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest share, of the whole accelerator."
+_PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
+_RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
+_ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
+_OF_RUN_ALONE = ("sweep_cost", "finish", "finish_epochs", "finish_random")  # pareto writes many genotypes of one search
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -64,6 +75,7 @@ class CostResource(StrEnum):
     """What --cost-weight weighs."""
 
     SUM = "sum"
+    SCARCEST = "scarcest"
     LUT = "lut"
     FF = "ff"
     BRAM = "bram"
@@ -78,6 +90,7 @@ class SchemaName(StrEnum):
     GENOTYPE = "genotype"
     RECIPE = "recipe"
     SPACE = "space"
+    PARETO = "pareto"
 
 
 def _print_version(*, value: bool) -> None:
@@ -104,7 +117,8 @@ def run_command(
     out: Annotated[Path, typer.Option(help="The folder for genotype.json, alphas.json, history and checkpoint.")],
     dataset: Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="The folder a dataset lies in; digits needs none.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a file (.json).")] = "quick",
+    preset: Annotated[str | None, typer.Option(help=_PRESET_HELP)] = None,
+    recipe: Annotated[str | None, typer.Option(help=_RECIPE_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's number.")] = None,
     num_images: Annotated[int | None, typer.Option(min=4, help="Search on so many pictures only, drawn by --seed.")] = (
         None
@@ -118,14 +132,16 @@ def run_command(
     primitives: Annotated[str | None, typer.Option(help=_PRIMITIVES_HELP)] = None,
     costs: Annotated[Path | None, typer.Option(help="What each operation costs (costs.json of nash-hw).")] = None,
     cost_weight: Annotated[float, typer.Option(min=0, help="Of the expected cost beside the loss.")] = 0.0,
-    cost_resource: Annotated[CostResource, typer.Option(help="The cost; sum: of the shares of the board.")] = (
-        CostResource.SUM
-    ),
+    cost_resource: Annotated[CostResource, typer.Option(help=_COST_HELP)] = CostResource.SUM,
     budget: Annotated[str | None, typer.Option(help="Of the operations together: lut=20000,bram=5%.")] = None,
+    total_budget: Annotated[str | None, typer.Option(help="Of the whole accelerator: lut=60000,dsp=20%.")] = None,
     sweep_cost: Annotated[str | None, typer.Option(help="A search for each of these cost weights: 0,0.1,1.")] = None,
     init_weights: Annotated[Path | None, typer.Option(help="Begin with the weights of this safetensors file.")] = None,
     discard_below: Annotated[float | None, typer.Option(min=0, max=1, help="Discard less probable operations.")] = None,
     discard_after: Annotated[int, typer.Option(min=1, help="With --discard-below: from the end of this epoch on.")] = 1,
+    finish: Annotated[int, typer.Option(min=0, help=_FINISH_HELP, show_default=False)] = 0,
+    finish_epochs: Annotated[int | None, typer.Option(min=1, help="Of the last of these. [default: 4]")] = None,
+    finish_random: Annotated[int | None, typer.Option(min=0, help=_FINISH_RANDOM_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     precision: Annotated[Precision, typer.Option(help=_PRECISION_HELP)] = Precision.MIXED,
@@ -134,44 +150,13 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
-    import torch
-
-    from . import parallel, penalty, search, sweep
-    from . import recipe as recipes
-    from .architect import DEFAULTS
+    asked = SimpleNamespace(**locals())
+    from . import parallel, search, sweep
     from .errors import UsageError
-    from .settings import Settings
 
-    asked = {"--cost-weight": cost_weight, "--budget": budget, "--sweep-cost": sweep_cost}
-    for option, value in asked.items():
-        if value and costs is None:
-            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
     if cost_weight and sweep_cost is not None:
         raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
-    found, backbone_file = _backbone(backbone, width, input_size)
-    settings = Settings(
-        backbone=found,
-        variant=variant.value,
-        dataset=dataset,
-        recipe=recipes.load(recipe, epochs=epochs),
-        relaxation=relaxation.value,
-        gradient=DEFAULTS[relaxation.value] if gradient is None else gradient.value,
-        seed=seed,
-        threads=torch.get_num_threads() if threads is None else threads,
-        num_images=num_images,
-        precision=precision.value,
-        primitives=None if primitives is None else tuple(primitives.split(",")),
-        costs_file=costs,
-        price=penalty.Price(
-            weight=cost_weight,
-            metric=cost_resource.value,
-            budget={} if budget is None else penalty.parse_budget(budget),
-        ),
-        init_weights=init_weights,
-        discard_below=discard_below,
-        discard_after=discard_after,
-    )
-    options = {"data_dir": data, "backbone_file": backbone_file, "resume": resume, "tensorboard": tensorboard}
+    settings, options = _settings(asked)
     if sweep_cost is None:
         path = search.run(settings, out, **options)
         if parallel.is_first():
@@ -180,6 +165,94 @@ def run_command(
         found = sweep.run(settings, sweep.parse_weights(sweep_cost), out, **options)
         if parallel.is_first():
             console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
+
+
+def _finish(num_networks: int | None, epochs: int | None, num_random: int | None) -> Finish | None:
+    from .errors import UsageError
+    from .settings import Finish
+
+    if not num_networks:
+        for option, value in {"--finish-epochs": epochs, "--finish-random": num_random}.items():
+            if value is not None:
+                advice = "pass how many networks to score, or leave it out"
+                raise UsageError(f"{option}: got {value} without --finish; {advice}")
+        return None
+    num_random = num_networks if num_random is None else num_random
+    return Finish(num_networks=num_networks, epochs=epochs or Finish.epochs, num_random=num_random)
+
+
+def _settings(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
+    """Return what determines the search that options of `run` ask for, and the options of `search.run`."""
+    import torch
+
+    from . import penalty
+    from . import recipe as recipes
+    from .architect import DEFAULTS
+    from .errors import UsageError
+    from .settings import Settings
+
+    for name in ("cost_weight", "budget", "total_budget", "sweep_cost"):
+        value = getattr(asked, name, None)
+        if value and asked.costs is None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
+    found, backbone_file = _backbone(asked.backbone, asked.width, asked.input_size)
+    budget, total_budget = asked.budget, asked.total_budget
+    settings = Settings(
+        backbone=found,
+        variant=asked.variant.value,
+        dataset=asked.dataset,
+        recipe=recipes.load(asked.recipe or recipes.default(asked.preset), epochs=asked.epochs),
+        relaxation=asked.relaxation.value,
+        gradient=DEFAULTS[asked.relaxation.value] if asked.gradient is None else asked.gradient.value,
+        seed=asked.seed,
+        threads=torch.get_num_threads() if asked.threads is None else asked.threads,
+        num_images=asked.num_images,
+        precision=asked.precision.value,
+        primitives=None if asked.primitives is None else tuple(asked.primitives.split(",")),
+        costs_file=asked.costs,
+        price=penalty.Price(
+            weight=asked.cost_weight,
+            metric=asked.cost_resource.value,
+            budget={} if budget is None else penalty.parse_budget(budget),
+            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
+        ),
+        init_weights=asked.init_weights,
+        discard_below=asked.discard_below,
+        discard_after=asked.discard_after,
+        finish=_finish(*(getattr(asked, name, None) for name in ("finish", "finish_epochs", "finish_random"))),
+        preset=asked.preset,
+    )
+    options = {"data_dir": asked.data, "backbone_file": backbone_file}
+    return settings, options | {"resume": asked.resume, "tensorboard": asked.tensorboard}
+
+
+def _with_options_of_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the options of `run` but a few before its own: it searches, too."""
+    of_run, own = (inspect.signature(function, eval_str=True).parameters for function in (run_command, command))
+    shared = [found for name, found in of_run.items() if name not in (*_OF_RUN_ALONE, *own)]
+    taken = [found for found in own.values() if found.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters = [found.replace(kind=inspect.Parameter.KEYWORD_ONLY) for found in (*shared, *taken)]
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {found.name: found.annotation for found in parameters}
+    return command
+
+
+@app.command("pareto")
+@_with_options_of_run
+def pareto_command(
+    along: Annotated[CostResource, typer.Option(help=_ALONG_HELP)] = CostResource.SCARCEST,
+    points: Annotated[int, typer.Option(min=1, help="Budgets to find a genotype for.")] = 8,
+    as_json: Json = False,
+    **of_run: Any,
+) -> None:
+    """Search, and write genotypes along the trade-off between loss and cost, plain widths among them."""
+    from . import parallel, pareto
+
+    settings, options = _settings(SimpleNamespace(**of_run))
+    found = pareto.run(settings, of_run["out"], along=along.value, num_points=points, **options)
+    if parallel.is_first():
+        console.print_result(found, pareto.table(found), as_json=as_json)
 
 
 def _backbone(
@@ -198,11 +271,14 @@ def _backbone(
 
 
 def _print_genotype(path: Path, *, as_json: bool) -> None:
-    from . import draw, genotype
+    from . import draw, finish, genotype
 
     found = genotype.load(path)
     result = {"genotype": str(path), "name": found.name, "search": found.search, "nas_ops": draw.nas_ops(found)}
-    console.print_result(result, draw.table(found) + f"\n{path}" if not as_json else "", as_json=as_json)
+    tables = [draw.table(found)]
+    if "finish" in found.search:
+        tables.append(finish.table(path, found.search["finish"]))
+    console.print_result(result, "" if as_json else "\n".join([*tables, str(path)]), as_json=as_json)
 
 
 @app.command("zoo")

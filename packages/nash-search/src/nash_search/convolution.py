@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .quantizers import quantized_weight
+
 _FEWEST_MACS = 2**25  # below that, converting to bfloat16 and back takes as long as it saves
 
 
@@ -20,22 +22,34 @@ class Conv2d(nn.Conv2d):
     """Convolution without a bias that may multiply in bfloat16 where that is worth the conversion.
 
     low: the type to multiply in; None is that of the weights. Inputs, outputs and gradients are of the weights' type.
+    bits: those that the weights are quantized to; None leaves them as they are.
 
     A strided 1x1 kernel is handed only the pixels it reads. torch 2.13 on several CPU threads, channels last, up to 8
     channels and an odd batch: the backward pass of the strided form writes past its memory and the process dies.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, groups: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        bits: int | None = None,
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.low: torch.dtype | None = None
+        self.bits = bits
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x."""
         if self.kernel_size == (1, 1) and self.stride != (1, 1):
             x = Every.apply(x, self.stride[0])
+        weight = self.weight if self.bits is None else quantized_weight(self.weight, self.bits)
         if self.type_for(x) == x.dtype:
-            return F.conv2d(x, self.weight, None, self.step(), self.padding, 1, self.groups)
-        return _LowConvolution.apply(x, self.weight, self)
+            return F.conv2d(x, weight, None, self.step(), self.padding, 1, self.groups)
+        return _LowConvolution.apply(x, weight, self)
 
     def type_for(self, x: Tensor) -> torch.dtype:
         """Return what to multiply in for an input x or a gradient of its size."""

@@ -5,14 +5,14 @@ layer without an operation is one that has none on any edge: its `none` counts a
 least.
 
 Under a budget the layers are no longer independent: among the genotypes within it the one with the highest product
-of probabilities is found, exactly, as an integer program.
+of probabilities is found, exactly, as an integer program. So is the most probable one that differs enough from others.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -23,6 +23,8 @@ from .errors import CapacityError, UsageError
 from .genotype import Edge, Genotype, NasOp
 from .primitives import NONE, PRIMITIVES
 from .variants import Variant
+
+_ROUNDING = 1e-9  # of limits
 
 Rows = Sequence[Sequence[float]]
 _Row = tuple[int, Edge, Sequence[float]]  # of an edge: its number, itself, its probabilities
@@ -104,10 +106,16 @@ def decode_within(
     variant: Variant,
     tables: Mapping[str, NDArray[np.float64]],
     limits: Mapping[str, float],
+    *,
+    largest: Collection[str] = (),
+    apart_from: Sequence[Genotype] = (),
+    distance: int = 1,
 ) -> Genotype:
     """Return the most probable genotype whose summed costs keep to every limit.
 
-    tables: by resource, the cost of each primitive on each edge, in the shape of probs; limits: by resource.
+    tables: by resource, the cost of each primitive on each edge, in the shape of probs; limits: by resource. largest:
+    resources of which not the sum keeps to the limit, but the largest cost.
+    apart_from: genotypes that it differs from in at least `distance` layers; then nothing of probability 0 is kept.
 
     Raises:
         CapacityError: there is none.
@@ -121,19 +129,55 @@ def decode_within(
     for number, layer in enumerate(layers):
         one_each[number, first : first + len(layer)] = 1
         first += len(layer)
-    costs = np.array([[tables[name][choice.row, choice.column] for choice in flat] for name in limits])
+    costs = {name: np.array([tables[name][choice.row, choice.column] for choice in flat]) for name in limits}
+    admitted = np.ones(len(flat), dtype=bool)
+    for name, limit in limits.items():
+        admitted &= costs[name] <= limit * (1 + _ROUNDING)  # by itself
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    constraints += [
+        LinearConstraint(costs[name] / max(limit, 1e-9), -np.inf, 1)
+        for name, limit in limits.items()
+        if name not in largest
+    ]
+    if apart_from:
+        admitted &= [choice.probability > 0 for choice in flat]
+        common = np.array([_common(layers, other) for other in apart_from])
+        constraints.append(LinearConstraint(common, -np.inf, len(layers) - distance))
     result = milp(
         [-math.log(max(choice.probability, sys.float_info.min)) for choice in flat],
         integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs / np.array([[max(limit, 1e-9)] for limit in limits.values()]), -np.inf, 1),
-        ],
+        bounds=Bounds(0, admitted.astype(float)),
+        constraints=constraints,
         options={"mip_rel_gap": 0},
     )
+    if result.x is None and apart_from:
+        raise CapacityError(f"no other genotype differs from {len(apart_from)} of them in {distance} layers")
     if result.x is None:
-        least = {name: sum(min(tables[name][c.row, c.column] for c in layer) for layer in layers) for name in limits}
-        asked = ", ".join(f"{name}={limit:g} (at least {least[name]:g})" for name, limit in limits.items())
-        raise CapacityError(f"--budget: got {asked}; no genotype keeps to it; raise it, or lower the target fps")
+        raise CapacityError(_too_tight(layers, tables, limits, largest))
     return with_choices(backbone, [flat[index] for index in np.flatnonzero(np.rint(result.x))], variant)
+
+
+def _common(layers: Sequence[Sequence[Choice]], other: Genotype) -> list[bool]:
+    """Return, of every choice of every layer, whether the other genotype has it."""
+    ops = (layer.nas_op for cell in other.cells for layer in cell.layers)
+    return [_same(choice.nas_op, nas_op) for layer, nas_op in zip(layers, ops, strict=True) for choice in layer]
+
+
+def _same(one: NasOp | None, other: NasOp | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (one.op, one.input) == (other.op, other.input)
+
+
+def _too_tight(
+    layers: Sequence[Sequence[Choice]],
+    tables: Mapping[str, NDArray[np.float64]],
+    limits: Mapping[str, float],
+    largest: Collection[str],
+) -> str:
+    """Return in words which limits no genotype keeps to, with the least that each can be."""
+    asked = []
+    for name, limit in limits.items():
+        least = [min(tables[name][choice.row, choice.column] for choice in layer) for layer in layers]
+        asked.append(f"{name}={limit:g} (at least {max(least) if name in largest else sum(least):g})")
+    return f"--budget: got {', '.join(asked)}; no genotype keeps to it; raise it, or lower the target fps"

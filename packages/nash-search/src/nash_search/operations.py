@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .binary import BinaryConv2d, Signs
+from .convolution import Conv2d, Every
 from .primitives import Shape
 from .sums import BatchNorm, Term
 
@@ -44,10 +45,12 @@ class State:
     """One state of a cell, with the forms of it that the operations reading it share.
 
     before: what the signs are taken of instead of x, where x has been through a ReLU: its signs are all +1.
+    act: the state as convolutions of the backbone read it, if that is not x.
     """
 
-    def __init__(self, x: Tensor, before: Tensor | None = None) -> None:
+    def __init__(self, x: Tensor, before: Tensor | None = None, act: Tensor | None = None) -> None:
         self.x = x
+        self.act = x if act is None else act
         self._before = x if before is None else before
         self._signs: Signs | None = None
         self._pooled: dict[int, Tensor] = {}
@@ -127,3 +130,39 @@ class BinaryConvolution(Operation):
 
     def forward(self, state: State) -> Term:
         return Term(self.conv(state.signs()), self.bn, self.conv.eps())
+
+
+class QuantizedReduction(Operation):
+    """The 1x1 convolutions of `Reduction` with quantized weights, on the state itself and without a ReLU, and BN."""
+
+    def __init__(self, shape: Shape, bits: int) -> None:
+        super().__init__()
+        self.stride = shape.stride
+        bits = bits if shape.stride == 1 else max(bits, 2)  # retrained as one convolution, most of whose weights are 0
+        self.convs = nn.ModuleList(
+            Conv2d(shape.in_channels, shape.out_channels // shape.stride, 1, bits=bits) for _ in range(shape.stride)
+        )
+        self.bn = BatchNorm(shape.out_channels)
+
+    def forward(self, state: State) -> Term:
+        parts = [conv(self._pixels(state.x, first)) for first, conv in enumerate(self.convs)]
+        return Term(torch.cat(parts, 1), self.bn)
+
+    def _pixels(self, x: Tensor, first: int) -> Tensor:
+        """Return each stride-th pixel from `first` on, past an odd edge zeros."""
+        if self.stride == 1:
+            return x
+        missing = [first * (side % self.stride) for side in (x.shape[3], x.shape[2])]
+        return Every.apply(F.pad(x, (0, missing[0], 0, missing[1])) if any(missing) else x, self.stride, first)
+
+
+class QuantizedConvolution(Operation):
+    """Convolution with quantized weights, and BN."""
+
+    def __init__(self, shape: Shape, kernel: int, bits: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(shape.in_channels, shape.out_channels, kernel, shape.stride, bits=bits)
+        self.bn = BatchNorm(shape.out_channels)
+
+    def forward(self, state: State) -> Term:
+        return Term(self.conv(state.x), self.bn)

@@ -53,8 +53,8 @@ class Primitive:
         """Return how many weights its convolutions have together."""
         return 0
 
-    def searched(self, shape: Shape) -> Operation:
-        """Return it as the supernet runs it."""
+    def searched(self, shape: Shape, bits: int | None = None) -> Operation:
+        """Return it as the supernet runs it; bits: those of its weights in a quantized one."""
         raise NotImplementedError
 
     def retrained(self, shape: Shape, size: tuple[int, int]) -> nn.Module:
@@ -67,7 +67,7 @@ class Nothing(Primitive):
 
     name, label, colour = NONE, "none", "#8a929c"
 
-    def searched(self, shape: Shape) -> Operation:
+    def searched(self, shape: Shape, bits: int | None = None) -> Operation:
         from .operations import Nothing
 
         return Nothing()
@@ -83,7 +83,7 @@ class MaxPool3x3(Primitive):
             return f"{shape.out_channels} output channels, expected a multiple of the {shape.in_channels} it pools"
         return super().refusal(shape)
 
-    def searched(self, shape: Shape) -> Operation:
+    def searched(self, shape: Shape, bits: int | None = None) -> Operation:
         from .operations import MaxPool
 
         return MaxPool(shape)
@@ -111,10 +111,12 @@ class SkipConnect(Primitive):
     def num_weights(self, shape: Shape) -> int:
         return 0 if shape.is_same else shape.in_channels * shape.out_channels
 
-    def searched(self, shape: Shape) -> Operation:
-        from .operations import Identity, Reduction
+    def searched(self, shape: Shape, bits: int | None = None) -> Operation:
+        from .operations import Identity, QuantizedReduction, Reduction
 
-        return Identity() if shape.is_same else Reduction(shape)
+        if shape.is_same:
+            return Identity()
+        return Reduction(shape) if bits is None else QuantizedReduction(shape, bits)
 
     def retrained(self, shape: Shape, size: tuple[int, int]) -> nn.Module:
         from torch import nn
@@ -129,17 +131,17 @@ class SkipConnect(Primitive):
 
 
 class Convolution(Primitive):
-    """Convolution and BN, in the supernet a binary one with a ReLU in between."""
+    """Convolution and BN, in the supernet a binary one with a ReLU in between unless that is quantized."""
 
     is_convolution = True
 
     def num_weights(self, shape: Shape) -> int:
         return shape.in_channels * shape.out_channels * self.kernel**2
 
-    def searched(self, shape: Shape) -> Operation:
-        from .operations import BinaryConvolution
+    def searched(self, shape: Shape, bits: int | None = None) -> Operation:
+        from .operations import BinaryConvolution, QuantizedConvolution
 
-        return BinaryConvolution(shape, self.kernel)
+        return BinaryConvolution(shape, self.kernel) if bits is None else QuantizedConvolution(shape, self.kernel, bits)
 
     def retrained(self, shape: Shape, size: tuple[int, int]) -> nn.Module:
         from .network import ConvBN

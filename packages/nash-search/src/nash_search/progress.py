@@ -17,7 +17,15 @@ from .board import Board
 class Reporter:
     """Tells how far a search is; use as a context."""
 
-    def __init__(self, num_steps: int, first_step: int, *, board: Board | None = None, is_silent: bool = False) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        first_step: int,
+        *,
+        label: str = "search",
+        board: Board | None = None,
+        is_silent: bool = False,
+    ) -> None:
         console = Console(stderr=True)
         self._num_steps = num_steps
         self._is_silent = is_silent
@@ -25,7 +33,7 @@ class Reporter:
         self._first_step = first_step
         self._started = time.monotonic()
         self._progress = Progress(
-            TextColumn("search"),
+            TextColumn(label),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -34,7 +42,7 @@ class Reporter:
             transient=True,
             disable=is_silent or not console.is_terminal,
         )
-        self._task = self._progress.add_task("search", total=num_steps, completed=first_step, note="")
+        self._task = self._progress.add_task(label, total=num_steps, completed=first_step, note="")
 
     def __enter__(self) -> Reporter:
         self._progress.start()
@@ -53,18 +61,22 @@ class Reporter:
 
     def epoch(self, record: Mapping[str, Any], num_epochs: int) -> None:
         """Show what an epoch came to."""
+        if self._board is not None and not self._is_silent:
+            self._board.epoch(record)
+        self.line(
+            f"epoch {record['epoch']}/{num_epochs}: loss {record['weight_loss']:.3f}, "
+            f"accuracy {record['accuracy']:.1f} %, alpha entropy {record['alpha_entropy']:.3f}",
+            record["step"],
+        )
+
+    def line(self, text: str, step: int) -> None:
+        """Show what came to an end with a step."""
         if self._is_silent:
             return
-        if self._board is not None:
-            self._board.epoch(record)
-        line = (
-            f"epoch {record['epoch']}/{num_epochs}: loss {record['weight_loss']:.3f}, "
-            f"accuracy {record['accuracy']:.1f} %, alpha entropy {record['alpha_entropy']:.3f}"
-        )
         if self._progress.disable:
-            print(f"{line}, {self._time_left(record['step'])} left", file=sys.stderr, flush=True)
+            print(f"{text}, {self._time_left(step)} left", file=sys.stderr, flush=True)
         else:
-            self._progress.console.print(line, highlight=False)
+            self._progress.console.print(text, highlight=False)
 
     def _time_left(self, step: int) -> str:
         done = max(step - self._first_step, 1)

@@ -78,6 +78,11 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
 
 
+def default(preset: str | None) -> str:
+    """Return the recipe of a search that is given none: a quantized supernet warms up before its alphas move."""
+    return "quick" if preset is None else "quick-quantized"
+
+
 def load(name: str, *, epochs: int | None = None) -> Recipe:
     """Return a recipe by its name, or from a file if the name ends in .json.
 

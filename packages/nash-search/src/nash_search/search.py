@@ -17,20 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from . import allocator, batches, checkpoint, cost, data, genotype, manifest, parallel, warm
+from . import allocator, batches, checkpoint, cost, data, finish, genotype, manifest, parallel, training, warm
 from .architect import Architect, ArchitectureStep
 from .board import Board
 from .convolution import multiplies_bfloat16
-from .decoding import decode_within
 from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
+from .finish import FINISH_FILE, Finished
 from .genotype import Genotype
 from .interrupt import Stop
 from .penalty import Penalty
 from .progress import Reporter
-from .recipe import Recipe
 from .settings import Settings
 from .supernet import Supernet
 
@@ -60,9 +59,13 @@ class Search:
         variant, self.dtype = settings.strategy(), _DTYPES[settings.precision]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.supernet = Supernet(settings.backbone, variant, settings.relaxation, alpha_std=recipe.alphas.std).to(
-                self.dtype
-            )
+            self.supernet = Supernet(
+                settings.backbone,
+                variant,
+                settings.relaxation,
+                alpha_std=recipe.alphas.std,
+                quantization=settings.quantization(),
+            ).to(self.dtype)
         if settings.precision == "mixed" and multiplies_bfloat16():
             self.supernet.multiply_in(torch.bfloat16)
         if settings.init_weights is not None:
@@ -80,7 +83,7 @@ class Search:
             weight_decay=recipe.alphas.weight_decay,
             penalty=self.penalty,
         )
-        self.optimizer = _sgd(self.supernet, recipe)
+        self.optimizer = training.sgd(self.supernet, recipe.weights)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
@@ -165,32 +168,16 @@ class Search:
         """Train the alphas on a batch."""
         path = self.architect.sample(self._generator(_ALPHA_PATHS))
         step = self.architect.accumulate(x.to(self.dtype), y, path)
-        self._refuse_unless_finite("alpha loss", step.loss)
-        self._refuse_unless_finite("gradient of the alphas", step.gradient_norm)
+        training.refuse_unless_finite("alpha loss", step.loss)
+        training.refuse_unless_finite("gradient of the alphas", step.gradient_norm)
         self.architect.update(path)
         return step
 
     def weight_step(self, x: Tensor, y: Tensor) -> float:
         """Train the weights of one sampled path on a batch and return the loss."""
-        recipe = self.settings.recipe.weights
-        path = self.supernet.sample(self._generator(_WEIGHT_PATHS))
-        share = parallel.share_of_loss(self.supernet(x.to(self.dtype), path), y)
-        loss = parallel.total(share.item())
-        self._refuse_unless_finite("weight loss", loss)
-        share.backward()
-        parallel.sum_gradients(self.supernet.weights())
-        trained = [weight for weight in self.supernet.weights() if weight.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
-        self._refuse_unless_finite("gradient of the weights", norm.item())
-        cosine = (1 + math.cos(math.pi * self.step / self.num_steps)) / 2
-        self.optimizer.param_groups[0]["lr"] = recipe.lr_min + (recipe.lr - recipe.lr_min) * cosine
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # not later: the architecture step has no use for these gradients
-        return loss
-
-    def _refuse_unless_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise self._diverged(f"the {what} is {value}")
+        path, recipe = self.supernet.sample(self._generator(_WEIGHT_PATHS)), self.settings.recipe.weights
+        lr = training.rate(recipe, self.step, self.num_steps)
+        return training.weight_step(self.supernet, path, x, y, self.optimizer, lr=lr, clip_norm=recipe.clip_norm)
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
@@ -227,24 +214,14 @@ class Search:
         self.save()
         reporter.epoch(record, self.settings.recipe.epochs)
 
-    @torch.no_grad()
-    def validate(self, stop: Stop) -> dict[str, float] | None:
+    def validate(self, stop: Stop, found: Genotype | None = None) -> dict[str, float] | None:
         """Return loss and accuracy (percent) of the genotype as it is now on the clean alpha half; None if stopped.
 
-        It normalizes by the batch: running statistics mix those of all sampled paths and fit no single one.
+        found: another genotype instead.
         """
-        path = self.supernet.path_of(self.genotype())
-        loss, num_correct = 0.0, 0
-        with self.supernet.frozen():
-            for x, y in self.alpha_half.clean_batches(self.batch_size):
-                if stop.requested:
-                    return None
-                logits = self.supernet(x.to(self.dtype), path)
-                loss += F.cross_entropy(logits, y, reduction="sum").item()
-                num_correct += int((logits.argmax(1) == y).sum())
-        loss, num_correct = parallel.total(loss), parallel.total(num_correct)
-        self._refuse_unless_finite("validation loss", loss)
-        return {"loss": loss / len(self.alpha_half), "accuracy": 100 * num_correct / len(self.alpha_half)}
+        path = self.supernet.path_of(self.genotype() if found is None else found)
+        figures = training.evaluate(self.supernet, path, self.alpha_half, self.batch_size, stop)
+        return None if figures is None else dict(zip(("loss", "accuracy"), figures, strict=True))
 
     def genotype(self) -> Genotype:
         """Return the most probable genotype, within the budget if there is one.
@@ -254,16 +231,23 @@ class Search:
         """
         if self.penalty is None or not self.penalty.limits:
             return self.supernet.genotype()
-        tables = {name: self.penalty.costs.table(name).numpy() for name in self.penalty.limits}
-        probs = self.supernet.table().tolist()
-        return decode_within(self.supernet.backbone, probs, self.supernet.variant, tables, self.penalty.limits)
+        probs, variant = self.supernet.table().tolist(), self.supernet.variant
+        return self.penalty.costs.decode(self.supernet.backbone, probs, variant, self.penalty.limits)
 
-    def write_genotype(self, inputs: list[dict[str, Any]]) -> Path:
-        """Write the alphas and the genotype they decode to, and return the latter's path."""
+    def budget(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+        """Return by metric the cost of each primitive on each edge, and the limit; empty without a budget."""
+        if self.penalty is None:
+            return {}, {}
+        tables = {name: self.penalty.costs.table(name).numpy() for name in self.penalty.limits}
+        return tables, self.penalty.limits
+
+    def write_genotype(self, inputs: list[dict[str, Any]], finished: Finished | None = None) -> Path:
+        """Write the alphas and the genotype they decode to, or that the finish chose, and return the latter's path."""
         alphas = self.out / ALPHAS_FILE
         with manifest.atomic_path(alphas) as temporary:
             temporary.write_text(json.dumps(self._alphas(), indent=1) + "\n", "utf-8")
-        found = self.genotype()
+        artifacts = [manifest.artifact_record(alphas, self.out, "alphas")]
+        found = self.genotype() if finished is None else finished.genotype
         search = {
             "dataset": self.settings.dataset,
             "recipe": self.settings.recipe.name,
@@ -273,20 +257,24 @@ class Search:
             "relaxation": self.settings.relaxation,
             "gradient": self.settings.gradient,
             "precision": self.settings.precision,
+            "preset": self.settings.preset,
             "processes": parallel.size(),
-            "accuracy": self.history[-1]["accuracy"],
+            "accuracy": self.history[-1]["accuracy"] if finished is None else finished.accuracy,
             "alphas": ALPHAS_FILE,
             "primitives": list(self.supernet.variant.primitives),
             "init_weights": None if self.settings.init_weights is None else self.settings.init_weights.name,
             "discard_below": self.settings.discard_below,
             "discard_after": self.settings.discard_after,
         }
+        if finished is not None:
+            search["finish"] = finished.summary
+            artifacts.append(manifest.artifact_record(self.out / FINISH_FILE, self.out, "finish"))
         if self.penalty is not None:
             search["costs"] = self.penalty.summary(found, self.supernet.variant, self.supernet.table())
             inputs = [*inputs, self.penalty.costs.record]
         found = replace(found, name=f"{found.backbone or found.name}-{found.variant}", search=search)
         path = self.out / GENOTYPE_FILE
-        genotype.save(found, path, inputs=inputs, artifacts=[manifest.artifact_record(alphas, self.out, "alphas")])
+        genotype.save(found, path, inputs=inputs, artifacts=artifacts)
         return path
 
     def _alphas(self) -> dict[str, Any]:
@@ -304,19 +292,6 @@ class Search:
             "primitives": list(supernet.variant.primitives),
             "edges": edges,
         }
-
-
-def _sgd(supernet: Supernet, recipe: Recipe) -> torch.optim.SGD:
-    optimizer = torch.optim.SGD(
-        supernet.weights(),
-        lr=recipe.weights.lr,
-        momentum=recipe.weights.momentum,
-        weight_decay=recipe.weights.weight_decay,
-        fused=True,
-    )
-    for weight in supernet.weights():  # a path trains some of them only: the rest must have a momentum, too
-        optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-    return optimizer
 
 
 def run(
@@ -350,13 +325,10 @@ def _run(
 ) -> Path:
     saved = _open(out, resume=resume)
     parallel.wait()  # before any of them writes there
-    shape = settings.backbone.input
-    preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)
-    split = data.load(settings.dataset, "train", preprocessing, data_dir=data_dir)
-    backbone, inputs = _fit_classes(settings.backbone, len(split.class_names), backbone_file), []
+    search = _begin(settings, out, data_dir, backbone_file)
+    inputs = []
     if backbone_file is not None:
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
-    search = Search(replace(settings, backbone=backbone), split, out)
     with parallel.JointStop() as stop:
         if saved is None:
             search.save()
@@ -368,10 +340,30 @@ def _run(
         board = Board(out / BOARD_FOLDER, search.step) if tensorboard and is_first else None
         with Reporter(search.num_steps, search.step, board=board, is_silent=not is_first) as reporter:
             search.train(stop, reporter)
+        finished = None if settings.finish is None else finish.run(search, stop)
         if parallel.is_first():
-            search.write_genotype(inputs)
+            search.write_genotype(inputs, finished)
         parallel.wait()
         return out / GENOTYPE_FILE
+
+
+def reopen(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Path | None) -> Search:
+    """Return the search of a folder as it ended, to score genotypes in its supernet.
+
+    Raises:
+        IntegrityError, UsageError: there is none, or of other settings.
+    """
+    search = _begin(settings, out, data_dir, backbone_file)
+    search.restore(checkpoint.read(out))
+    return search
+
+
+def _begin(settings: Settings, out: Path, data_dir: Path | None, backbone_file: Path | None) -> Search:
+    shape = settings.backbone.input
+    preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)
+    split = data.load(settings.dataset, "train", preprocessing, data_dir=data_dir)
+    backbone = _fit_classes(settings.backbone, len(split.class_names), backbone_file)
+    return Search(replace(settings, backbone=backbone), split, out)
 
 
 def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:
@@ -385,7 +377,7 @@ def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:
 
 def _remove_leftovers(out: Path) -> None:
     """Remove the temporary files of a search that was killed while it wrote."""
-    for name in (GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE):
+    for name in (GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE, FINISH_FILE):
         for leftover in out.glob(f".{name}.*"):
             leftover.unlink(missing_ok=True)
 

@@ -9,13 +9,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import data, genotype, manifest, parallel
+from . import data, genotype, manifest, parallel, quantization
 from .architect import Gradient
 from .genotype import Genotype
 from .penalty import Price
+from .quantization import Quantization
 from .recipe import Recipe
 from .relaxation import Relaxation
 from .variants import VARIANTS, Variant, narrow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How many networks are scored when the alphas are done, and how long the last of them train.
+
+    num_networks: those by the alphas, the search's own first choice among them; num_random: those beside them.
+    epochs: of the last rung, over the half of the weights.
+    """
+
+    num_networks: int
+    epochs: int = 4
+    num_random: int = 0
+
+    def rungs(self) -> list[int]:
+        """Return the epochs of each rung: halved from the last one back, as often as the networks can be, down to 1.
+
+        >>> Finish(num_networks=8).rungs(), Finish(num_networks=3, epochs=5).rungs()
+        ([1, 2, 4], [2, 5])
+        """
+        num_halvings = max(1, (self.num_networks - 1).bit_length())
+        return [self.epochs >> back for back in reversed(range(num_halvings)) if self.epochs >> back]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +61,8 @@ class Settings:
     init_weights: Path | None = None
     discard_below: float | None = None
     discard_after: int = 1
+    finish: Finish | None = None  # None: the alphas alone choose
+    preset: str | None = None  # None: the supernet of the variant, not quantized
 
     def strategy(self) -> Variant:
         """Return the variant with the primitives that were asked for.
@@ -47,6 +72,14 @@ class Settings:
         """
         variant = VARIANTS[self.variant]
         return variant if self.primitives is None else narrow(variant, self.primitives)
+
+    def quantization(self) -> Quantization | None:
+        """Return the quantization of the supernet, None for none.
+
+        Raises:
+            UsageError: an unknown preset.
+        """
+        return None if self.preset is None else quantization.preset(self.preset)
 
     def flat(self, split: data.Split) -> dict[str, Any]:
         """Return the settings as they are compared before a search goes on, the pictures' labels included."""
@@ -71,12 +104,26 @@ class Settings:
         if self.costs_file is not None and self.price is not None:
             flat["costs"] = manifest.file_sha256(self.costs_file)[:12]
             flat |= {"cost_weight": self.price.weight, "cost_resource": self.price.metric}
-            flat["budget"] = ",".join(f"{name}={limit}" for name, limit in self.price.budget.items())
+            flat["budget"] = _joined(self.price.budget)
+            if self.price.total_budget:
+                flat["total_budget"] = _joined(self.price.total_budget)
         if self.init_weights is not None:
             flat["init_weights"] = manifest.file_sha256(self.init_weights)[:12]
         if self.discard_below is not None:
             flat |= {"discard_below": self.discard_below, "discard_after": self.discard_after}
+        if self.finish is not None:
+            flat |= {
+                "finish": self.finish.num_networks,
+                "finish_epochs": self.finish.epochs,
+                "finish_random": self.finish.num_random,
+            }
+        if self.preset is not None:
+            flat["preset"] = self.preset
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}
+
+
+def _joined(budget: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={limit}" for name, limit in budget.items())
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

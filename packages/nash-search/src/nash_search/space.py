@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import manifest
+from . import genotype, manifest
 from .genotype import Genotype
 from .primitives import NONE, PRIMITIVES
 from .variants import Variant
@@ -69,12 +69,14 @@ def candidates(backbone: Genotype, variant: Variant) -> Iterator[Candidate]:
 
 def to_manifest(backbone: Genotype, variant: Variant) -> dict[str, Any]:
     """Return the keys of space.json that describe the space."""
+    plain = genotype.to_manifest(backbone.without_nas_ops())
     return {
         "name": f"{backbone.backbone or backbone.name}-{variant.name}",
         "backbone": backbone.backbone,
         "variant": variant.name,
         "num_classes": backbone.num_classes,
         "input": asdict(backbone.input),
+        "network": {key: plain[key] for key in ("num_classes", "input", "stem", "cells")},
         "candidates": [asdict(candidate) for candidate in candidates(backbone, variant)],
     }
 

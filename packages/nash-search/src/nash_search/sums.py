@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import parallel
+from .quantizers import dot
 
 _MOMENTUM = 0.1  # of running statistics
 EPS = 1e-5  # added to variances
@@ -155,7 +156,7 @@ class _NormalizedSum(torch.autograd.Function):
         ctx.gating = None
         if gating is not None:
             of_normalized = torch.addcmul(weight * dgamma, bias, dbeta).sum(1).unbind()
-            inner = [*of_normalized, *(_dot(grad, x) for x in plain)]
+            inner = [*of_normalized, *(dot(grad, x) for x in plain)]
             of_gates = _gate_gradients(gating, grad, {key: inner[place] for key, place in ctx.places.items()})
         return None, None, of_gates, *gradients, *[grad] * len(plain), *dgamma.unbind(), *dbeta.unbind()
 
@@ -192,10 +193,6 @@ def _joined(means: Tensor, variances: Tensor, *, num_pixels: int) -> tuple[Tenso
     share = num_pixels / len(means) / total  # of a column
     mean = parallel.summed(means.sum(0).mul_(share))
     return mean, parallel.summed((means - mean).square_().add_(variances).sum(0).mul_(share)), total
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return torch.dot(x.permute(0, 2, 3, 1).reshape(-1), y.permute(0, 2, 3, 1).reshape(-1))
 
 
 def _reduced(grad: Tensor, features: Sequence[Tensor], mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,7 +249,7 @@ def _inner(grad: Tensor, term: Term | None) -> Tensor | None:
     if term is None:
         return None
     if term.norm is None:
-        return _dot(grad, term.features)
+        return dot(grad, term.features)
     mean, invstd = term.normal()
     (dgamma,), (dbeta,) = _reduced(grad, [term.features], mean[None], invstd[None])
     return torch.dot(term.norm.weight, dgamma).add_(torch.dot(term.norm.bias, dbeta))

@@ -3,6 +3,9 @@
 Shapes: pictures (B, C, H, W) in [0, 1]; alphas, probs and gates have a row a choice, which is one of a layer or one of
 an edge (`relaxation.py`); a column of alphas and probs is an option of it.
 
+Quantized, it is the network that nash-qat trains, save for the quantizers of its additions and for scales, which follow
+weights and batch here: weights and states have a preset's bits, and a ReLU stands before each state and nowhere else.
+
 A choice is a mixed operation, sum_k g_k o_k(x). Its gates g are one-hot in the forward pass: only the operation of
 `active_index` runs (path binarization, ProxylessNAS, arXiv 1812.00332). In the architecture step the backward
 pass adds the gates' gradients dL/dg_k = <dL/dy, o_k(x)> (see `sums.py`), and the softmax they come from takes them
@@ -16,18 +19,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import activations
 from .binary import BinaryConv2d
 from .convolution import Conv2d
 from .decoding import best, decode
 from .genotype import Cell, Edge, Genotype
 from .operations import State
 from .primitives import NONE, PRIMITIVES
+from .quantization import Quantization
+from .quantizers import quantized_relu, quantized_weight
 from .relaxation import Layout, Menu, Relaxation
 from .sums import BatchNorm, Gating, Term, normalized_sum
 from .variants import VARIANTS, Variant
@@ -52,25 +57,37 @@ class Path:
 
 
 class Supernet(nn.Module):
-    """Every network that a variant can find around a backbone, with shared weights."""
+    """Every network that a variant can find around a backbone, with shared weights.
+
+    quantization: without one, weights and states are as the variant has them.
+    """
 
     def __init__(
-        self, backbone: Genotype, variant: Variant, relaxation: Relaxation = "layer", *, alpha_std: float = 1e-3
+        self,
+        backbone: Genotype,
+        variant: Variant,
+        relaxation: Relaxation = "layer",
+        *,
+        alpha_std: float = 1e-3,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone.without_nas_ops()
         self.variant = variant
         self.relaxation = relaxation
+        self.quantization = quantization
         self.layout = Layout(backbone, variant, relaxation)
         stem = backbone.stem
-        self.stem = Conv2d(backbone.input.channels, stem.channels, stem.kernel, stem.stride)
+        bits = None if quantization is None else quantization.stem_weight_bits
+        self.stem = Conv2d(backbone.input.channels, stem.channels, stem.kernel, stem.stride, bits=bits)
         self.stem_bn = BatchNorm(stem.channels)
         self.layers = nn.ModuleList(
-            SearchLayer(backbone.cells[cell], list(group), variant, self.layout)
+            SearchLayer(backbone.cells[cell], list(group), variant, self.layout, quantization)
             for (cell, _), group in groupby(
                 enumerate(backbone.edges()), key=lambda numbered: (numbered[1].cell, numbered[1].layer)
             )
         )
+        self.layers[-1].activate = activations.of_layer(variant, quantization, is_last=True)
         self.classifier = nn.Linear(backbone.cells[-1].layers[-1].channels, backbone.num_classes, bias=False)
         self.alpha = nn.Parameter(alpha_std * torch.randn(self.layout.shape))
         self.register_buffer("admissible", self.layout.admissible.clone())
@@ -155,6 +172,8 @@ class Supernet(nn.Module):
         x = self.stem_bn(self.stem(x))
         if self.backbone.stem.max_pool:
             x = F.max_pool2d(x, 3, 2, 1)  # before the ReLU, which gives the same
+        if self.quantization is not None:
+            return activations.of_quantized(self.quantization)(x)
         return State(F.relu(x), before=x)
 
     def _finish(self, states: list[State], first: int, path: Path, seen: list[list[State]] | None = None) -> Tensor:
@@ -165,7 +184,13 @@ class Supernet(nn.Module):
             if seen is not None:
                 seen.append(states)
             states = [*states, self.layers[number](states, path, self._layer_of.index(number))]
-        return self.classifier(states[-1].x.mean((2, 3)))
+        return self._classified(states[-1].act.mean((2, 3)))
+
+    def _classified(self, features: Tensor) -> Tensor:
+        if self.quantization is None:
+            return self.classifier(features)
+        weight = quantized_weight(self.classifier.weight, self.quantization.head_weight_bits, per_channel=False)
+        return F.linear(quantized_relu(features, self.quantization.feature_bits), weight)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -201,11 +226,11 @@ class Supernet(nn.Module):
 class MixedOperation(nn.Module):
     """The primitives of one edge, of which one runs; nothing stands in for those that no choice lists there."""
 
-    def __init__(self, edge: Edge, variant: Variant, listed: Set[int]) -> None:
+    def __init__(self, edge: Edge, variant: Variant, listed: Set[int], bits: int | None = None) -> None:
         super().__init__()
         self.input = edge.input
         self.ops = nn.ModuleList(
-            PRIMITIVES[name if column in listed else NONE].searched(edge.shape)
+            PRIMITIVES[name if column in listed else NONE].searched(edge.shape, bits)
             for column, name in enumerate(variant.primitives)
         )
 
@@ -220,19 +245,27 @@ class SearchLayer(nn.Module):
     menus: of each choice of the layer, the options: which mixed operation, and which of its primitives.
     """
 
-    def __init__(self, cell: Cell, edges: list[tuple[int, Edge]], variant: Variant, layout: Layout) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        edges: list[tuple[int, Edge]],
+        variant: Variant,
+        layout: Layout,
+        quantization: Quantization | None = None,
+    ) -> None:
         super().__init__()
         first, target = edges[0][0], edges[0][1].layer
         layer = cell.layers[target - 1]
         self.residual_from = layer.residual_from
-        self.is_binary = variant.binary_backbone
-        self.has_tanh = variant.activation == "tanh"
-        kind = BinaryConv2d if self.is_binary else Conv2d
+        self.is_binary = variant.binary_backbone and quantization is None
+        self.activate = activations.of_layer(variant, quantization, is_last=False)
+        of_main, of_projection, of_nas = _weight_bits(quantization)
+        kind = BinaryConv2d if self.is_binary else partial(Conv2d, bits=of_main)
         before = cell.channels(target - 1)
         self.conv = kind(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
         self.bn = BatchNorm(layer.channels)
-        self.projection = _projection(cell, target) if layer.projection else None
-        self.mixed = nn.ModuleList(MixedOperation(edge, variant, layout.listed(row)) for row, edge in edges)
+        self.projection = _projection(cell, target, of_projection) if layer.projection else None
+        self.mixed = nn.ModuleList(MixedOperation(edge, variant, layout.listed(row), of_nas) for row, edge in edges)
         self.menus = [
             [(row - first, column) for row, column in menu]
             for menu in layout.menus
@@ -247,7 +280,7 @@ class SearchLayer(nn.Module):
         if path.gates is not None:
             gating = Gating(path.gates[rows], path.wanted[rows], active, partial(self._run, states))
         y = normalized_sum([*self._backbone(states), *(term for _, term in active if term is not None)], gating)
-        return State(Tanh.apply(y) if self.has_tanh else y)
+        return self.activate(y)
 
     def _run(self, states: Sequence[State], row: int, index: int | None) -> Term | None:
         if index is None:
@@ -259,7 +292,7 @@ class SearchLayer(nn.Module):
         if self.is_binary:
             terms = [Term(self.conv(states[-1].signs()), self.bn, self.conv.eps())]
         else:
-            terms = [Term(self.conv(states[-1].x), self.bn)]
+            terms = [Term(self.conv(states[-1].act), self.bn)]
         if self.residual_from is not None:
             residual = states[self.residual_from].x
             if self.projection is None:
@@ -270,31 +303,14 @@ class SearchLayer(nn.Module):
         return terms
 
 
-def _projection(cell: Cell, target: int) -> nn.Module:
+def _projection(cell: Cell, target: int, bits: int | None) -> nn.Module:
     shape = cell.shape(cell.layers[target - 1].residual_from or 0, target)
-    return nn.Sequential(Conv2d(shape.in_channels, shape.out_channels, 1, shape.stride), BatchNorm(shape.out_channels))
+    conv = Conv2d(shape.in_channels, shape.out_channels, 1, shape.stride, bits=bits)
+    return nn.Sequential(conv, BatchNorm(shape.out_channels))
 
 
-class Tanh(torch.autograd.Function):
-    """tanh in place, as 2 sigmoid(2x) - 1, which torch computes in a quarter of the time.
-
-    >>> x = torch.tensor([-1.0, 0.0, 20.0], requires_grad=True)
-    >>> y = Tanh.apply(x.clone())
-    >>> y
-    tensor([-0.7616,  0.0000,  1.0000], grad_fn=<TanhBackward>)
-    >>> y.sum().backward()
-    >>> x.grad
-    tensor([0.4200, 1.0000, 0.0000])
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        y = x.mul_(2).sigmoid_().mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(grad, y)
+def _weight_bits(quantization: Quantization | None) -> tuple[int | None, int | None, int | None]:
+    """Return those of a layer's convolution, of its projection and of its NAS operations."""
+    if quantization is None:
+        return None, None, None
+    return quantization.weight_bits, quantization.projection_weight_bits, quantization.nas_weight_bits

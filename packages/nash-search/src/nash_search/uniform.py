@@ -4,11 +4,12 @@ Drawn uniformly from all genotypes of the space whose cost differs from that of 
 Costs are rounded to bins so fine that all rounding together is a small part of that share; counted are, layer by layer
 from the last, the genotypes of the layers from there on by their bin, and drawn is from the first layer on, each
 option as often as it has genotypes behind it that end within the limits. What rounding alone let in is drawn anew.
+Of cycles not the sum counts, but the largest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import cost, genotype, manifest
-from .cost import Costs
+from .cost import CYCLES, SCARCEST, Costs
 from .decoding import choices
 from .draw import nas_ops
 from .errors import CapacityError, UsageError
@@ -49,6 +50,8 @@ def write(like_path: Path, costs_path: Path, out: Path, *, metric: str, seed: in
         ManifestError: a file is not valid, or the costs are of another space.
         OutputError: the file cannot be written.
     """
+    if metric == SCARCEST:
+        raise UsageError(f"--cost-resource: got {metric}, which is no cost of operations; take another one")
     like = genotype.load(like_path)
     variant = variant_of(like)
     costs = cost.load(costs_path, like, variant)
@@ -71,26 +74,56 @@ def draw(like: Genotype, variant: Variant, costs: Costs, metric: str, seed: int)
         CapacityError: there is none, or it is too rare to be drawn.
         UsageError: what it is like costs nothing.
     """
-    layers = choices(like, np.zeros(costs.keeps.shape).tolist(), variant)
-    table = costs.table(metric).numpy()
-    prices = [np.array([table[choice.row, choice.column] for choice in layer]) for layer in layers]
     target = costs.total(metric, like, variant)
     if not target > 0:
         raise UsageError(f"--like: got {like.name}, whose operations cost no {metric}, expected one that costs some")
+    drawn = next(draws(like, variant, costs.table(metric).numpy(), seed, joined=joining(metric)), None)
+    if drawn is None:
+        raise CapacityError(
+            f"--like: got {like.name} at {metric}={target:g}; no other genotype found within {TOLERANCE:.0%} of that; "
+            f"take another --cost-resource"
+        )
+    return drawn
+
+
+def joining(metric: str) -> np.ufunc:
+    """Return how the costs of the layers make that of a genotype: the largest of cycles, and else their sum."""
+    return np.maximum if metric == CYCLES else np.add
+
+
+def draws(
+    like: Genotype, variant: Variant, table: NDArray[np.float64], seed: int, *, joined: np.ufunc = np.add
+) -> Iterator[Genotype]:
+    """Draw from the other genotypes of the same space whose joined costs are the same within 5 %, again and again.
+
+    table: the cost of each primitive on each edge, (num_edges, num_primitives). What they are like must cost something.
+
+    It ends after a thousand tries, at once if there is none.
+    """
+    layers = choices(like, np.zeros(table.shape).tolist(), variant)
+    prices = [np.array([table[choice.row, choice.column] for choice in layer]) for layer in layers]
+    target = total(like, variant, table, joined=joined)
     bins, window = _bins(prices, target)
-    counts = _counts(bins, window)
-    rng = np.random.default_rng(seed)
+    counts, rng = _counts(bins, window, joined), np.random.default_rng(seed)
     for _ in range(_MOST_DRAWS if counts[0].any() else 0):
-        picked = _drawn(rng, bins, counts)
-        cost = sum(price[index] for price, index in zip(prices, picked, strict=True))
+        picked = _drawn(rng, bins, counts, joined)
+        cost = joined.reduce([price[index] for price, index in zip(prices, picked, strict=True)])
         ops = [layer[index].nas_op for layer, index in zip(layers, picked, strict=True)]
         found = like.with_nas_ops([op and replace(op, probability=None) for op in ops])
-        if abs(cost - target) <= TOLERANCE * target and _ops(found) != _ops(like):
-            return found
-    raise CapacityError(
-        f"--like: got {like.name} at {metric}={target:g}; no other genotype found within {TOLERANCE:.0%} of that; "
-        f"take another --cost-resource"
-    )
+        if abs(cost - target) <= TOLERANCE * target and kept(found) != kept(like):
+            yield found
+
+
+def total(found: Genotype, variant: Variant, table: NDArray[np.float64], *, joined: np.ufunc = np.add) -> float:
+    """Return what the operations of a genotype of the space cost together."""
+    layers = zip(choices(found, np.zeros(table.shape).tolist(), variant), kept(found), strict=True)
+    prices = [
+        table[choice.row, choice.column]
+        for layer, op in layers
+        for choice in layer
+        if op is not None and choice.nas_op is not None and (choice.nas_op.op, choice.nas_op.input) == op
+    ]
+    return float(joined.reduce([0.0, *prices]))
 
 
 def _bins(prices: Sequence[NDArray[np.float64]], target: float) -> tuple[list[NDArray[np.int64]], slice]:
@@ -102,32 +135,37 @@ def _bins(prices: Sequence[NDArray[np.float64]], target: float) -> tuple[list[ND
     return [np.minimum(np.rint(price / unit), limit).astype(np.int64) for price in prices], slice(int(low), limit)
 
 
-def _counts(bins: Sequence[NDArray[np.int64]], window: slice) -> list[NDArray[np.float64]]:
+def _counts(bins: Sequence[NDArray[np.int64]], window: slice, joined: np.ufunc) -> list[NDArray[np.float64]]:
     """Return, a layer, by the bins spent before it, how many ways there are to end within the window."""
-    ends = np.zeros(window.stop)
-    ends[window] = 1
-    counts = [ends]
+    counts = [np.zeros(window.stop)]
+    counts[0][window] = 1
+    before = np.arange(window.stop)
     for layer in reversed(bins):
-        before = np.zeros_like(ends)
-        for spent in layer.tolist():
-            if spent < window.stop:
-                before[: window.stop - spent] += counts[0][spent:]
-        counts.insert(0, before)
+        counts.insert(0, sum(_ways(counts[0], joined(before, spent)) for spent in layer.tolist()))
     return counts
 
 
 def _drawn(
-    rng: np.random.Generator, bins: Sequence[NDArray[np.int64]], counts: Sequence[NDArray[np.float64]]
+    rng: np.random.Generator,
+    bins: Sequence[NDArray[np.int64]],
+    counts: Sequence[NDArray[np.float64]],
+    joined: np.ufunc,
 ) -> list[int]:
     spent, picked = 0, []
     for layer, behind in zip(bins, counts[1:], strict=True):
-        after = spent + layer
-        ways = np.where(after < len(behind), behind[np.minimum(after, len(behind) - 1)], 0.0)
+        after = joined(spent, layer)
+        ways = _ways(behind, after)
         picked.append(int(rng.choice(len(layer), p=ways / ways.sum())))
         spent = int(after[picked[-1]])
     return picked
 
 
-def _ops(found: Genotype) -> list[tuple[str, int] | None]:
+def _ways(counts: NDArray[np.float64], spent: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the counts of these bins; beyond the last there are none."""
+    return np.where(spent < len(counts), counts[np.minimum(spent, len(counts) - 1)], 0.0)
+
+
+def kept(found: Genotype) -> list[tuple[str, int] | None]:
+    """Return the operation beside each layer and the state it reads, None for nothing."""
     ops = (layer.nas_op for cell in found.cells for layer in cell.layers)
     return [None if nas_op is None else (nas_op.op, nas_op.input) for nas_op in ops]
