@@ -349,6 +349,7 @@ def test_options_are_frozen():
             "--out",
             "--target-fps",
             "--weight-bits",
+            "--widths",
             "source",
         ],
         "collect": ["--json", "out"],
