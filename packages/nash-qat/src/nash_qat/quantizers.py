@@ -36,6 +36,7 @@ INPUT_SCALE = layers.INPUT_SCALE
 # Values before a quantizer are often whole multiples of another scale. A scale with a plain ratio to it would put its
 # rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
 _OFF_GRID = 1.0007
+_EXPONENTS = range(-10, 13)  # of the units of a sum
 _WEIGHT_STEPS = 64  # of a sixteenth of an octave: the scale may be a sixteenth of the largest weight's
 _BINS = 1 << 16
 _CHUNK = 1 << 22  # values a histogram: float32 counts exactly up to 1 << 24
@@ -135,7 +136,7 @@ class _LeadersScale(nn.Module):
         super().__init__()
         self.scale = torch.ones(())
 
-    def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
+    def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
         return self.scale
 
 
@@ -192,12 +193,33 @@ class _LearnedIntPerTensor(IntQuant, _PerTensor, _LearnedWeightScale, WeightQuan
     pass
 
 
+class _FollowingWeights(_PerChannel):
+    scaling_impl_type = ScalingImplType.PARAMETER  # what lies beyond the levels has no gradient
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_init = 1.0
+    scaling_impl = _LeadersScale
+
+
+class _FollowingBinary(_Binary, _FollowingWeights, WeightQuantSolver):
+    pass
+
+
+class _FollowingInt(IntQuant, _FollowingWeights, WeightQuantSolver):
+    pass
+
+
+class _FollowingNarrowInt(NarrowIntQuant, _FollowingWeights, WeightQuantSolver):
+    pass
+
+
 # by bits; None stands for the rest, whose classes take a bit width
 _Quantizers = dict[int | None, type[Any]]
 _PER_CHANNEL: _Quantizers = {1: _BinaryPerChannel, 2: _TernaryPerChannel, None: _IntPerChannel}
 _PER_TENSOR: _Quantizers = {1: _BinaryPerTensor, 2: _TernaryPerTensor, None: _IntPerTensor}
 _LEARNED_PER_CHANNEL: _Quantizers = {1: _LearnedBinaryPerChannel, None: _LearnedIntPerChannel}
 _LEARNED_PER_TENSOR: _Quantizers = {1: _LearnedBinaryPerTensor, None: _LearnedIntPerTensor}
+_FOLLOWING: _Quantizers = {1: _FollowingBinary, None: _FollowingNarrowInt}
+_FOLLOWING_LEARNED: _Quantizers = {1: _FollowingBinary, None: _FollowingInt}
 
 
 def conv(
@@ -210,8 +232,14 @@ def conv(
     stride: int = 1,
     padding: int,
     groups: int = 1,
+    leader: nn.Module | None = None,
 ) -> nn.Conv2d:
-    """Return a convolution without bias whose weights have one scale an output channel."""
+    """Return a convolution without bias whose weights have one scale an output channel.
+
+    It is learned or follows the weights, or it is that of the weights of `leader` times a power of two.
+    """
+    own = _LEARNED_PER_CHANNEL if has_learned_scale else _PER_CHANNEL
+    following = _FOLLOWING_LEARNED if has_learned_scale else _FOLLOWING
     return layers.Conv2d(
         in_channels,
         out_channels,
@@ -221,7 +249,8 @@ def conv(
         groups=groups,
         weight_bits=bits,
         has_learned_scale=has_learned_scale,
-        **_weight_quant(bits, _LEARNED_PER_CHANNEL if has_learned_scale else _PER_CHANNEL),
+        leader=leader,
+        **_weight_quant(bits, own if leader is None else following),
     )
 
 
@@ -247,13 +276,13 @@ def pixels() -> nn.Module:
     return layers.Pixels(act_quant=_Pixels)
 
 
-def relu(*, bits: int, leader: nn.Module | None = None, leads: bool = False) -> nn.Module:
+def relu(*, bits: int, leader: nn.Module | None = None, shift: int = 0, leads: bool = False) -> nn.Module:
     """Return a ReLU with an unsigned quantizer behind it.
 
-    It has the scale of `leader` if there is one; `leads` says that others will have its own.
+    It has the scale of `leader` over 2^shift if there is one; `leads` says that others will have its own.
     """
     if leader is not None:
-        return layers.ReLU(act_quant=_UnsignedFollower, bits=bits, leader=leader)
+        return layers.ReLU(act_quant=_UnsignedFollower, bits=bits, leader=leader, shift=shift)
     return layers.ReLU(act_quant=_UnsignedLeader if leads else _UnsignedAct, bits=bits, is_short=leads)
 
 
@@ -266,9 +295,14 @@ def signed(*, bits: int, leader: nn.Module | None = None, shift: int = 0) -> nn.
     return layers.Signed(act_quant=act_quant, bits=bits, leader=leader, shift=shift)
 
 
+def states(conv: nn.Module) -> nn.Module:
+    """Return what brings states into the sum of a convolution's accumulators and others."""
+    return layers.States(conv)
+
+
 def is_scale(name: str) -> bool:
-    """Say whether a tensor of a network's state is a learned scale, by its name."""
-    return name.endswith("scaling_impl.value")
+    """Say whether a tensor of a network's state is a learned scale or the power of two of one, by its name."""
+    return name.endswith(("scaling_impl.value", ".units"))
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -314,6 +348,35 @@ def fit_weight_scale(layer: nn.Module) -> None:
     scales = best_weight_scales(layer.weight_rows(), low, high)
     thresholds = (scales * max(high, -low)).clamp_min(fused.MIN_SCALE)
     layer.log2_threshold.copy_(thresholds.log2().view_as(layer.log2_threshold))
+
+
+@torch.no_grad()
+def fit_units(conv: nn.Module) -> None:
+    """Set the units of a layer whose weights follow the scale of another's to those of least square error.
+
+    The error of a channel counts in relation to the squares of its weights.
+    """
+    low, high = conv.levels
+    rows, scales = conv.weight_rows().double(), conv.leader.weight_scale.double().view(-1, 1)
+    squares = rows.square().sum(1).clamp_min(fused.MIN_SCALE**2)
+
+    def error(units: float) -> float:
+        scale = units * scales
+        if conv.weight_bits == 1:
+            steps = torch.where(rows >= 0, 1.0, -1.0)
+        else:
+            steps = (rows / scale).round().clamp(low, high)
+        return float(((steps * scale - rows).square().sum(1) / squares).sum())
+
+    conv.units.fill_(min((2.0**exponent for exponent in _EXPONENTS), key=error))
+
+
+@torch.no_grad()
+def set_units(follower: nn.Module, wanted: Tensor) -> None:
+    """Let a layer or states count as many units of their leader's scales (C values) as come nearest to `wanted` (C)."""
+    ratio = wanted.double().flatten() / follower.leader.weight_scale.double().flatten()
+    exponent = round(float(ratio.clamp_min(fused.MIN_SCALE).log2().mean()))
+    follower.units.fill_(2.0 ** max(_EXPONENTS.start, min(exponent, _EXPONENTS.stop - 1)))
 
 
 @torch.no_grad()
@@ -378,7 +441,7 @@ def set_mode(network: nn.Module, mode: layers.Mode) -> None:
     for module in network.modules():
         if hasattr(module, "mode"):
             module.mode = mode
-        if is_activation(module):
+        if hasattr(module, "follow"):
             with torch.no_grad():  # of a tensor with a gradient the network could not be copied
                 module.follow()
         if is_learned(module) or has_learned_weight_scale(module):

@@ -84,7 +84,7 @@ class TrainedRun:
 
 def candidates(network: Network, bits: tuple[int, ...]) -> dict[str, list[int]]:
     """Return the bits that each tensor can have, its own among them."""
-    lowest = {name: tensor.lowest for name, tensor in table.tensors(network.genotype).items()}
+    lowest = {name: tensor.lowest for name, tensor in table.tensors(network.genotype, network.spec.join).items()}
     return {name: sorted({own, *(each for each in bits if each >= lowest[name])}) for name, own in network.bits.items()}
 
 
@@ -95,7 +95,7 @@ def with_bits(network: Network, name: str, bits: int, pictures: Tensor) -> Netwo
     with torch.random.fork_rng(devices=[]):
         result = Network(network.genotype, spec)
     result.to(pictures.device, memory_format=torch.channels_last).eval()
-    kind = table.tensors(network.genotype)[name].kind
+    kind = table.tensors(network.genotype, network.spec.join)[name].kind
     place = _module_name(name, kind)
     activations = (f"{place}.fine.", f"{place}.coarse.") if kind in ("act", "state") else ()
     kept = {key: value for key, value in network.state_dict().items() if not key.startswith(activations)}
@@ -240,7 +240,7 @@ class Sensitivity:
             {"path": runs.CHECKPOINT, "sha256": self._checkpoint_sha256, "schema": None},
         ]
         dataset, _, part = self._split.name.partition("/")
-        kinds: Mapping[str, table.QuantizedTensor] = table.tensors(genotype)
+        kinds: Mapping[str, table.QuantizedTensor] = table.tensors(genotype, spec.join)
         return manifests.header(KIND, inputs=records) | {
             "name": f"{genotype.name}-{spec.preset or 'custom'}",
             "quantization": {**spec.to_dict(), RESOLVED: self._network.bits},
