@@ -111,7 +111,7 @@ def _quantizer_name(name: str, bits: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sum:
-    """A sum's name, all tensors it reads, and the states among them by the terms that have no weights, pooled or not."""
+    """A sum's name, all tensors it reads, and states, pooled or not, by the terms that are nothing else."""
 
     name: str
     reads: tuple[str, ...]

@@ -274,7 +274,7 @@ class LayerBlock(nn.Module):
             self.join = _quantizer(join, states)
         elif fused is not None:
             others = [term.conv for term in (self.residual, self.nas_op) if isinstance(term, ConvBN)]
-            self.join = sums.FusedSum(self.main.conv, others, has_states=bool(fused))
+            self.join = sums.FusedSum(self.main.conv, others, num_states=len(fused))
             self.join.initialize()
         self.act = _activation(own, bits, plan, states)
 

@@ -315,6 +315,11 @@ def is_learned(module: nn.Module) -> bool:
     return is_activation(module) and module.leader is None
 
 
+def shares_scale(module: nn.Module) -> bool:
+    """Say whether a module is an activation quantizer whose scale others have, too."""
+    return is_activation(module) and module.is_short
+
+
 def is_relu(module: nn.Module) -> bool:
     """Say whether a module is a ReLU with a quantizer behind it."""
     return isinstance(module, layers.ReLU)
@@ -329,9 +334,9 @@ def act_scale(quantizer: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def set_act_scale(quantizer: nn.Module, scale: float) -> None:
-    """Set the learned scale of an activation quantizer."""
-    low, high = quantizer.levels
-    threshold = scale * (high if low == 0 else -low)
+    """Set the learned scale of an activation quantizer, or that of its leader so that it gets this one."""
+    low, high = (quantizer.leader or quantizer).levels
+    threshold = scale * 2.0**quantizer.shift * (high if low == 0 else -low)
     log2_threshold = torch.log2(torch.tensor(max(threshold, fused.MIN_SCALE), dtype=torch.float64))
     quantizer.log2_threshold.fill_(log2_threshold.item())
 
@@ -339,6 +344,11 @@ def set_act_scale(quantizer: nn.Module, scale: float) -> None:
 def has_learned_weight_scale(module: nn.Module) -> bool:
     """Say whether a module's weights have a learned scale."""
     return isinstance(module, layers.Conv2d | layers.Linear) and module.has_learned_scale
+
+
+def follows_weights(module: nn.Module) -> bool:
+    """Say whether a module's weights have the scale of another's times a power of two."""
+    return isinstance(module, layers.Conv2d) and module.leader is not None
 
 
 @torch.no_grad()
@@ -362,10 +372,8 @@ def fit_units(conv: nn.Module) -> None:
 
     def error(units: float) -> float:
         scale = units * scales
-        if conv.weight_bits == 1:
-            steps = torch.where(rows >= 0, 1.0, -1.0)
-        else:
-            steps = (rows / scale).round().clamp(low, high)
+        is_sign = conv.weight_bits == 1
+        steps = torch.where(rows >= 0, 1.0, -1.0) if is_sign else (rows / scale).round().clamp(low, high)
         return float(((steps * scale - rows).square().sum(1) / squares).sum())
 
     conv.units.fill_(min((2.0**exponent for exponent in _EXPONENTS), key=error))

@@ -1,9 +1,9 @@
 """How much a trained network loses when one tensor alone has other bits.
 
 Every tensor is measured at every bit width by itself, with all others as the run has them: weights are quantized by
-their own rule, learned scales of weights and those of activations are found anew by least square error, nothing is
-trained. What is measured is the cross-entropy and the accuracy on the run's validation split, or on its training split
-if it held nothing out: test pictures stay unseen.
+their own rule, learned scales of weights and those of activations are found anew by least square error (those that a
+fused sum has in common are kept but for a power of two), nothing is trained. What is measured is the cross-entropy and
+the accuracy on the run's validation split, or on its training split if it held nothing out: test pictures stay unseen.
 Shapes: pictures (B, C, H, W) uint8, logits (B, K).
 """
 
@@ -30,6 +30,7 @@ from .errors import DivergedError, IntegrityError, Interrupted, UsageError
 from .network import Activation, ConvBN, Network
 from .presets import BITS, RESOLVED
 from .progress import TrainingProgress
+from .sums import FusedSum
 
 KIND = "sensitivity"
 _BATCH = 256
@@ -105,12 +106,27 @@ def with_bits(network: Network, name: str, bits: int, pictures: Tensor) -> Netwo
         layer = quantizer.conv if isinstance(quantizer, ConvBN) else quantizer
         if quantizers.has_learned_weight_scale(layer):
             quantizers.fit_weight_scale(layer)
+        if quantizers.follows_weights(layer):
+            quantizers.fit_units(layer)
+        if network.spec.join == "fused" and place.endswith(".main"):
+            _keep_terms(network, result, place)
         return result
     if isinstance(quantizer, Activation):
+        before, after = network.get_submodule(place).quantizer_of(kind), quantizer.quantizer_of(kind)
         quantizer = _keep_other(network.get_submodule(place), quantizer, kind)
+        if network.spec.join == "fused" and quantizers.shares_scale(before):
+            quantizers.set_act_scale(after, float(before.scale) * 2.0 ** (network.bits[name] - bits))
+            return result
     if quantizer is not None:
         calibrate.calibrate_one(result, quantizer, pictures)
     return result
+
+
+def _keep_terms(old: Network, new: Network, place: str) -> None:
+    """Let the other terms of a sum be as nearly as can be what they were for the scales of its convolution before."""
+    total = new.get_submodule(place.replace("main", "join"))
+    if isinstance(total, FusedSum):
+        total.keep(old.get_submodule(place.replace("main", "join")))
 
 
 def _module_name(name: str, kind: str) -> str:
