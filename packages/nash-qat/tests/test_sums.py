@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from nash_qat import bits, calibrate, execute, export, frozen, joins, quantizers, sensitivity, sums, weights
 from nash_qat.errors import ManifestError
-from nash_qat.network import Network
+from nash_qat.network import MaxPoolBN, Network
 from nash_qat.presets import QuantizationSpec, preset
 
 
@@ -176,9 +176,8 @@ def test_calibration_keeps_the_share_of_states() -> None:
     with torch.no_grad():
         block.main.conv.weight.mul_(3.0)
     calibrate.calibrate(network, calibrate.noise_pictures(32, (1, 8, 8), seed=0))
-    ratio = block.join.states.factor.log2().mean()
+    ratio = block.join.states.factor.detach().log2().mean()
     assert abs(float(ratio)) <= 0.5
-    assert torch.equal(block.main.conv.weight_scale, network.cells[0].layers[1].main.conv.weight_scale)
 
 
 def test_gamma_behind_states_stays_positive() -> None:
@@ -209,6 +208,9 @@ def test_powers_of_two_are_state_of_the_network() -> None:
 @pytest.mark.parametrize("tree", [networks.NASH, networks.STRIDED_SIDE_OPS], ids=lambda tree: tree["name"])
 def test_weights_of_batch_normalized_terms_give_the_same_float_network(tree: dict, tmp_path: Path) -> None:
     source = export.untrained(parsed(tree), preset("w4a4"), seed=0)
+    for block in (block for cell in source.cells for block in cell.layers):
+        if block.residual is not None and isinstance(block.nas_op, MaxPoolBN):  # both enter the sum with one factor
+            block.nas_op.bn.running_var.copy_(block.nas_op.bn.weight.detach() ** 2)
     weights.write(tmp_path / "float.safetensors", source)
     network = Network(parsed(tree), fused("w4a4"))
     taken, without = weights.warm_start(network, weights.read(tmp_path / "float.safetensors", parsed(tree)))
@@ -218,16 +220,13 @@ def test_weights_of_batch_normalized_terms_give_the_same_float_network(tree: dic
     for each in (source, network):
         quantizers.set_mode(each.eval(), "float")
     with torch.no_grad():
-        for block in (block for cell in source.cells for block in cell.layers):
-            if block.residual is not None and hasattr(block.nas_op, "pool"):  # both enter the sum with one factor
-                block.nas_op.bn.weight.copy_((block.nas_op.bn.running_var + block.nas_op.bn.eps).sqrt())
-        expected, before = source(x), network(x)
-        if tree is networks.STRIDED_SIDE_OPS:
-            torch.testing.assert_close(before, expected, rtol=1e-4, atol=1e-4)
+        expected = source(x)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
         sums.take_statistics(network, x)
-        torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-4)
-        trained = network.train()(x)  # of the statistics of this batch
-    assert float((trained - before).abs().max()) < 0.05 * float(before.abs().max())
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4)
+        for _, total in sums.of_network(network):
+            total.train()  # they normalize with the statistics of this batch
+        torch.testing.assert_close(network(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_every_tensor_can_have_other_bits() -> None:
