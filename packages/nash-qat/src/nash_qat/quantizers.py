@@ -37,6 +37,7 @@ INPUT_SCALE = layers.INPUT_SCALE
 # rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
 _OFF_GRID = 1.0007
 _EXPONENTS = range(-10, 13)  # of the units of a sum
+_FINE_ENOUGH = 0.01  # square error over squares, 20 dB: that of four bits
 _WEIGHT_STEPS = 64  # of a sixteenth of an octave: the scale may be a sixteenth of the largest weight's
 _BINS = 1 << 16
 _CHUNK = 1 << 22  # values a histogram: float32 counts exactly up to 1 << 24
@@ -362,9 +363,10 @@ def fit_weight_scale(layer: nn.Module) -> None:
 
 @torch.no_grad()
 def fit_units(conv: nn.Module) -> None:
-    """Set the units of a layer whose weights follow the scale of another's to those of least square error.
+    """Set the units of a layer whose weights follow the scale of another's to the power of two nearest to 1 that is
+    fine enough (a square error of a hundredth of the weights' squares), or to that of least error if none is.
 
-    The error of a channel counts in relation to the squares of its weights.
+    The nearer to 1, the fewer bits the sum has. The error of a channel counts in relation to its own weights.
     """
     low, high = conv.levels
     rows, scales = conv.weight_rows().double(), conv.leader.weight_scale.double().view(-1, 1)
@@ -374,9 +376,11 @@ def fit_units(conv: nn.Module) -> None:
         scale = units * scales
         is_sign = conv.weight_bits == 1
         steps = torch.where(rows >= 0, 1.0, -1.0) if is_sign else (rows / scale).round().clamp(low, high)
-        return float(((steps * scale - rows).square().sum(1) / squares).sum())
+        return float(((steps * scale - rows).square().sum(1) / squares).mean())
 
-    conv.units.fill_(min((2.0**exponent for exponent in _EXPONENTS), key=error))
+    errors = {exponent: error(2.0**exponent) for exponent in _EXPONENTS}
+    enough = max(min(errors.values()), _FINE_ENOUGH)
+    conv.units.fill_(2.0 ** min((exponent for exponent in errors if errors[exponent] <= enough), key=abs))
 
 
 @torch.no_grad()
