@@ -11,7 +11,7 @@ from networks import run
 from nash_hw import manifest
 from nash_hw.bitcosts import BitCostsConfig, price_bits, summary
 from nash_hw.boards import RESOURCES, find_board
-from nash_hw.errors import CapacityError, ManifestError, UsageError
+from nash_hw.errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from nash_hw.pieces import PIECE, Piece, PieceBits, write
 from nash_hw.places import places_of, tensors_of
 
@@ -102,6 +102,14 @@ def test_places_hold_every_tensor(resolved_json):
         f"cells.2.layers.{name}" for name in ("1.main", "0.act", "1.act")
     )
     assert "cells.2.layers.1.coarse" not in by_name
+
+
+def test_fused_sums_are_refused(resolved_json, tmp_path):
+    content = json.loads(resolved_json.read_text())
+    content["quantization"]["join"] = "fused"
+    resolved_json.write_text(json.dumps(content))
+    with pytest.raises(UnsupportedError, match=r"quantization\.join: got 'fused', expected quantized or aligned"):
+        price_bits(resolved_json, CONFIG, tmp_path / "bitcosts.json")
 
 
 def test_price_is_what_the_layers_of_the_model_take(resolved_json, tmp_path, finn):

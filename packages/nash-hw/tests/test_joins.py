@@ -378,22 +378,22 @@ def test_a_pool_of_many_channels_becomes_a_requant_of_wider_words():
     np.testing.assert_array_equal(run(model, images), expected)
 
 
-def fused_network(*, with_state: bool):
-    """Accumulators of equal scale in each channel, added as they are; one batch normalization for their sum."""
+def fused_network(*, with_state: bool, units: float = 1.0):
+    """Accumulators of equal scale in each channel, or `units` of it, added as they are; one batch normalization."""
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4), scale=225 / 2048)
     y = net.relu(net.norm(net.conv(x, (4, 4, 3, 3)), 4), scale=225 / 2048)
     scales = net.random.uniform(0.5, 1.5, (4, 1, 1, 1)).astype(np.float32) / 8
 
-    def convolve(source, kernel):
-        values = net.constant(net.random.normal(size=(4, 4, kernel, kernel)))
-        weights = net.quantize(values, scales, 4, narrow=True)
+    def convolve(source, kernel, units=1.0):
+        values = net.constant(units * net.random.normal(size=(4, 4, kernel, kernel)))
+        weights = net.quantize(values, np.float32(units) * scales, 4, narrow=True)
         return net.node(
             "Conv", [source, weights], kernel_shape=[kernel] * 2, strides=[1, 1], pads=[kernel // 2] * 4,
             group=1, dilations=[1, 1],
         )  # fmt: skip
 
-    total = net.node("Add", [convolve(y, 3), convolve(x, 1)])
+    total = net.node("Add", [convolve(y, 3), convolve(x, 1, units)])
     if with_state:  # 4 units of each channel
         total = net.node("Add", [total, net.node("Mul", [x, net.constant(4 * scales.reshape(1, 4, 1, 1))])])
     z = net.relu(net.norm(total, 4, positive=with_state))
@@ -417,6 +417,19 @@ def test_accumulators_of_equal_scale_are_added_as_they_are(with_state):
     hardware = specialized(source)
     np.testing.assert_array_equal(run(hardware, images), integers)
     assert op_types(hardware).count("ElementwiseMul_hls") == with_state
+
+
+@pytest.mark.parametrize(("units", "num_factors"), [(0.25, 2), (4.0, 1)])
+def test_accumulators_of_scales_a_power_of_two_apart_are_shifted(units, num_factors):
+    """A convolution of finer weights makes the other one and the state count more; one as coarse as the state none."""
+    from nash_hw.streamline import streamline
+
+    source = fused_network(with_state=True, units=units)
+    images = pictures(source)
+    model, dequantization = streamline(source)
+    logits = run(model, images) * dequantization.scale + dequantization.bias
+    np.testing.assert_allclose(logits, qonnx_outputs(source, images), rtol=1e-6, atol=1e-6)
+    assert op_types(model).count("Mul") == num_factors
 
 
 def test_accumulators_of_other_scales_are_refused():

@@ -1,7 +1,7 @@
 """Train networks with every kind of addition, with several seeds; top-1 on the test split and paired differences.
 
     python benchmarks/joins.py GENOTYPE.json... --data DIR --out FOLDER
-        [--kinds quantized aligned:0 aligned:2 aligned:3] [--preset w4a4] [--seeds 0 1 2]
+        [--kinds quantized aligned:0 aligned:2 aligned:3 fused] [--preset w4a4] [--seeds 0 1 2]
         [--pictures 10000] [--epochs 10]
 
 DIR has the layout of an image folder: train/CLASS/picture.jpg and test/ or val/. A kind is a word of the quantization's
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("genotypes", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="+", default=["quantized", "aligned:0", "aligned:2", "aligned:3"])
+    parser.add_argument("--kinds", nargs="+", default=["quantized", "aligned:0", "aligned:2", "aligned:3", "fused"])
     parser.add_argument("--preset", default="w4a4")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=10_000)

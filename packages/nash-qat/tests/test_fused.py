@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from nash_qat import calibrate, export, fused, quantizers
 from nash_qat.presets import preset
 
+FUSED = [("statistics", "fused"), ("learned", "fused")]
+
 
 def test_doctests() -> None:
     results = doctest.testmod(fused)
@@ -112,7 +114,7 @@ def test_pixels() -> None:
         assert torch.equal(pixels(x), fast)
 
 
-@pytest.mark.parametrize(("weight_scale", "join"), [("statistics", "quantized"), ("learned", "aligned")])
+@pytest.mark.parametrize(("weight_scale", "join"), [("statistics", "quantized"), ("learned", "aligned"), *FUSED])
 @pytest.mark.parametrize("name", ["w4a4", "w1a2", "w2a2", "w8a8", "v4"])
 @pytest.mark.parametrize("tree", networks.ALL.values(), ids=networks.ALL)
 def test_whole_network(tree: dict, name: str, weight_scale: str, join: str) -> None:
@@ -127,7 +129,8 @@ def test_whole_network(tree: dict, name: str, weight_scale: str, join: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("weight_scale", "join"), [("statistics", "quantized"), ("learned", "quantized"), ("learned", "aligned")]
+    ("weight_scale", "join"),
+    [("statistics", "quantized"), ("learned", "quantized"), ("learned", "aligned"), *FUSED],
 )
 def test_training_step_of_a_network_moves_every_parameter_alike(weight_scale: str, join: str) -> None:
     torch.manual_seed(0)

@@ -66,8 +66,9 @@ def _history(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / runs.HISTORY).read_text().splitlines()]
 
 
-def test_training_learns_and_exports(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, epochs=4)
+@pytest.mark.parametrize("join", ["quantized", "fused"])
+def test_training_learns_and_exports(join: str, tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=4, join=join)
     trainer = setup.run(tmp_path / "run")
     history = _history(tmp_path / "run")
     assert [entry["phase"] for entry in history] == ["float", "float", "quantized", "quantized"]

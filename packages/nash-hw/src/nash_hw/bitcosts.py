@@ -15,7 +15,7 @@ from typing import Any
 
 from . import manifest
 from .boards import RESOURCES, Board, find_board
-from .errors import CapacityError, ManifestError, UsageError
+from .errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from .finn_env import contained_finn
 from .flow import Source
 from .options import Option, price_groups
@@ -64,11 +64,17 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
 
     Raises:
         ManifestError: the model is malformed, or does not say the bits of its tensors.
+        UnsupportedError: its sums are fused.
         CapacityError: a piece does not reach the frame rate, or the model as it is does not fit.
     """
     source = Source.read(model_path)
     if "resolved" not in source.manifest["quantization"]:
         raise ManifestError(f"{model_path}: quantization: misses the key 'resolved'; export the model anew")
+    if source.manifest["quantization"].get("join") == "fused":
+        raise UnsupportedError(
+            f"{model_path}: quantization.join: got 'fused', expected quantized or aligned; a fused sum has no "
+            "quantizer where it falls apart, so price the network with --join quantized"
+        )
     tensors, places = tensors_of(source.manifest), places_of(source.manifest)
     candidates = {name: _candidates(tensor, config.bits) for name, tensor in tensors.items()}
     own = {name: tensor.bits for name, tensor in tensors.items()}

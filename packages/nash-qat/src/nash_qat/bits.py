@@ -2,8 +2,8 @@
 
 Weights have the name of their convolution ('stem', 'cells.0.layers.1.main', '.residual', '.nas_op') or 'classifier'.
 Activations: 'stem_act' and 'cells.0.layers.1.act' as backbone convolutions read them, 'stem_state' and '.state' the
-same as residuals, projections and NAS operations read them (there only if one does), '.join' both sides of an addition,
-and 'features', which the classifier reads.
+same as residuals, projections and NAS operations read them (there only if one does), '.join' both sides of an addition
+(there only if it quantizes them: a fused one does not), and 'features', which the classifier reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from .errors import ManifestError
 from .genotype import Cell, Genotype, Layer
-from .presets import BITS, QuantizationSpec
+from .presets import BITS, JoinKind, QuantizationSpec
 
 Kind = Literal["weight", "act", "state", "join", "features"]
 
@@ -30,14 +30,16 @@ class QuantizedTensor:
     lowest: int = BITS.start
 
 
-def tensors(genotype: Genotype) -> dict[str, QuantizedTensor]:
-    """Return the quantized tensors of a network by name, from the pictures to the logits."""
+def tensors(genotype: Genotype, join: JoinKind = "quantized") -> dict[str, QuantizedTensor]:
+    """Return the quantized tensors of a network by name, from the pictures to the logits; `join` is its additions'."""
     stem_is_read, are_read = _side_reads(genotype)
     found = {"stem": _weight("stem_weight_bits")} | _activation("stem_act", "stem_state", is_side_read=stem_is_read)
     for c, cell in enumerate(genotype.cells):
         for index, layer in enumerate(cell.layers):
             place = f"cells.{c}.layers.{index}"
             of_layer = _layer_tensors(cell, index + 1, layer)
+            if join != "fused" and layer.has_sum:
+                of_layer["join"] = QuantizedTensor(kind="join", key="join_bits", lowest=2)
             of_layer |= _activation("act", "state", is_side_read=are_read[c][index])
             found |= {f"{place}.{name}": tensor for name, tensor in of_layer.items()}
     features = QuantizedTensor(kind="features", key="feature_bits")
@@ -53,7 +55,7 @@ def resolve(genotype: Genotype, spec: QuantizationSpec) -> dict[str, int]:
     Raises:
         ManifestError: an override matches nothing, gives a join one bit, or is as specific as another that disagrees.
     """
-    found = tensors(genotype)
+    found = tensors(genotype, spec.join)
     matches = {pattern: _matching(pattern, found) for pattern in spec.overrides}
     problems = [_no_match(pattern, found) for pattern, names in matches.items() if not names]
     problems += [_too_few(pattern, spec, names[0]) for pattern, names in _unsigned_joins(matches, spec, found).items()]
@@ -109,8 +111,6 @@ def _layer_tensors(cell: Cell, number: int, layer: Layer) -> dict[str, Quantized
         widens = op == "skip_connect" and cell.state_channels[source] != layer.channels
         if is_reduction or widens or op.startswith("conv"):
             found["nas_op"] = _weight("nas_weight_bits", lowest=2 if is_reduction else BITS.start)
-    if layer.residual_from is not None or layer.nas_op is not None:
-        found["join"] = QuantizedTensor(kind="join", key="join_bits", lowest=2)
     return found
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import quantizers
 from .network import Network
+from .sums import FusedSum
 
 _SCALE = torch.tensor(quantizers.INPUT_SCALE, dtype=torch.float32)
 
@@ -39,11 +40,15 @@ def calibrate(network: Network, pictures: Tensor) -> None:
     for module in network.modules():
         if quantizers.has_learned_weight_scale(module):
             quantizers.fit_weight_scale(module)
+    for module in network.modules():
+        if isinstance(module, FusedSum):
+            module.fit()
     best = _best_scales(network, pictures, fixed=())
     shared = {}
     for follower, scale in best.items():
         if follower.leader is not None:
-            shared.setdefault(follower.leader, [best[follower.leader]]).append(scale)
+            of_leader = scale * 2**follower.shift
+            shared.setdefault(follower.leader, [best[follower.leader]]).append(of_leader)
     for leader, scales in shared.items():
         quantizers.set_act_scale(leader, math.exp(statistics.fmean(map(math.log, scales))))
     if shared:

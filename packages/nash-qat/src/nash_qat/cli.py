@@ -23,7 +23,8 @@ Data = Annotated[Path | None, typer.Option(help="Folder the dataset lies in; dig
 Preset = Annotated[str | None, typer.Option(help="Bit widths: wNaM, v1..v4 or resnet34-v3. [default: w4a4]")]
 Quantization = Annotated[Path | None, typer.Option(help="JSON file with bit widths, instead of --preset.")]
 Join = Annotated[
-    str | None, typer.Option(help="How additions are formed: quantized or aligned. [default: the preset's or file's]")
+    str | None,
+    typer.Option(help="How additions are formed: quantized, aligned or fused. [default: the preset's or file's]"),
 ]
 JoinShift = Annotated[
     int | None, typer.Option(help="Of aligned additions: their grid is the states' scale over 2 to this. [default: 2]")

@@ -56,6 +56,8 @@ def _run(node: onnx.NodeProto, inputs: list[Tensor]) -> Tensor:
             return x.relu()
         case "Add":
             return x + inputs[1]
+        case "Mul":
+            return x * inputs[1]
         case "Concat":
             return torch.cat(inputs, attributes["axis"])
         case "MaxPool":

@@ -32,6 +32,7 @@ _EXACT_TOLERANCE = 1e-9  # of the largest logit, in float64
 _INPUT_ROLES = {
     "Quant": ("weight", "scale", "zero_point", "bit_width"),
     "BipolarQuant": ("weight", "scale"),
+    "Mul": ("input", "factor"),
     "BatchNormalization": ("input", "gamma", "beta", "mean", "variance"),
 }
 _TOLERANCE = 1e-5  # of the largest logit, in float32

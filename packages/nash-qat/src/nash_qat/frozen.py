@@ -24,6 +24,17 @@ class _FixedQuantizer(nn.Module):
         return functools.reduce(torch.add, quantized)
 
 
+class _FixedFactor(nn.Module):
+    """Multiplication by constants (1, C, 1, 1)."""
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
 @torch.no_grad()
 def freeze(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return an inference copy in plain torch layers that uses exactly the scales and weights of the exported file.
@@ -56,8 +67,11 @@ def _frozen_layer(module: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     elif isinstance(module, layers.ReLU | layers.Signed | layers.Pixels):
         quantizer = _FixedQuantizer(quantizers.act_scale(module), *module.levels)
         return nn.Sequential(nn.ReLU(), quantizer) if isinstance(module, layers.ReLU) else quantizer
+    elif isinstance(module, layers.States):
+        return _FixedFactor(module.factor.detach().clone())
     else:
         return None
+    module.follow()
     quantized = module.quant_weight()
     integers = (quantized.value / quantized.scale).round()
     layer.weight = nn.Parameter(integers.to(dtype) * quantized.scale.to(dtype), requires_grad=False)

@@ -88,6 +88,12 @@ def quantized_weight(weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
     tensor([[ 1., -1.],
             [ 3.,  3.]])
     """
+    scale = statistics_scale(weight, bits, per_channel=per_channel)
+    return _Signs.apply(weight, scale) if bits == 1 else _Rounded.apply(weight, scale, max((1 << bits - 1) - 1, 1))
+
+
+def statistics_scale(weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
+    """Return the scale (O, 1, 1, 1) or () that follows the weights: mean|W| below three bits, max|W| from there on."""
     magnitude = weight.abs().flatten(1 if per_channel else 0)
     if bits > 2:
         threshold = magnitude.max(1)[0] if per_channel else magnitude.max()
@@ -96,9 +102,7 @@ def quantized_weight(weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
     high = max((1 << bits - 1) - 1, 1)
     bounded = threshold + (threshold.clamp_min(MIN_SCALE) - threshold).detach()  # the gradient passes the bound
     scale = bounded / high
-    if per_channel:
-        scale = scale.view(-1, *[1] * (weight.ndim - 1))
-    return _Signs.apply(weight, scale) if bits == 1 else _Rounded.apply(weight, scale, high)
+    return scale.view(-1, *[1] * (weight.ndim - 1)) if per_channel else scale
 
 
 def learned_weight(weight: Tensor, log2_threshold: Tensor, low: int, high: int) -> Tensor:
@@ -112,10 +116,24 @@ def learned_weight(weight: Tensor, log2_threshold: Tensor, low: int, high: int) 
     >>> quantized.detach(), weight.grad
     (tensor([-4., -1.,  0.,  1.]), tensor([0., 1., 1., 1.]))
     """
+    scale = learned_scale(log2_threshold, low, high)
+    return following_weight(weight, scale, low, high, has_zero=not low == -high == -1)
+
+
+def learned_scale(log2_threshold: Tensor, low: int, high: int) -> Tensor:
+    """Return the learned scale of weights, 2^log2_threshold / max(high, -low)."""
     threshold = 2.0**log2_threshold
     bounded = threshold + (threshold.clamp_min(MIN_SCALE) - threshold).detach()
-    scale = bounded / _DIVISORS[max(high, -low)]
-    return _Signs.apply(weight, scale) if low == -high == -1 else _Clipped.apply(weight, scale, low, high)
+    return bounded / _DIVISORS[max(high, -low)]
+
+
+def following_weight(weight: Tensor, scale: Tensor, low: int, high: int, *, has_zero: bool) -> Tensor:
+    """Return weights quantized to low..high with a given scale, which has a gradient, too; without zero to its signs.
+
+    >>> following_weight(torch.tensor([-9.0, 0.0, 0.9]), torch.tensor(1.0), -1, 1, has_zero=False)
+    tensor([-1.,  1.,  1.])
+    """
+    return _Clipped.apply(weight, scale, low, high) if has_zero else _Signs.apply(weight, scale)
 
 
 def mean_magnitude(magnitude: Tensor, dim: int, factor: float) -> Tensor:

@@ -37,6 +37,11 @@ class Layer:
     projection: bool
     nas_op: NasOp | None
 
+    @property
+    def has_sum(self) -> bool:
+        """Say whether anything is added to the convolution."""
+        return self.residual_from is not None or self.nas_op is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:

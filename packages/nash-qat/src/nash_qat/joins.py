@@ -4,12 +4,15 @@
 `aligned`: a term that is a state already (an identity residual, a plain skip, a max-pool, which has no batch
 normalization then) enters as it is. States that meet in a sum have one scale s; the convolutions' terms are quantized
 to the grid s / 2^shift, of which the states are whole multiples. A sum of convolutions alone is as in `quantized`.
+`fused`: no term is quantized. All that a sum reads has one scale s times a power of two, and all its weights have the
+scales of the layer's convolution, s_w of each channel, times a power of two: the accumulators are whole multiples of
+s s_w over a power of two, and a state counts 2^m of them. One batch normalization is behind the sum (see sums.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from . import bits as table
@@ -35,23 +38,36 @@ class Join:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The sums of a network by their names in the table of bits, and the states that follow the scale of another."""
+    """How a network forms its sums, by their names in the table of bits.
 
-    joins: Mapping[str, Join]
-    leaders: Mapping[str, str]
+    joins: those with a quantizer. fused: those without, and which of their terms enter as they are. leaders: the states
+    and activations that follow the scale of another one, by name: it is that one's over 2^shifts.
+    """
+
+    joins: Mapping[str, Join] = field(default_factory=dict)
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    leaders: Mapping[str, str] = field(default_factory=dict)
+    shifts: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def followed(self) -> frozenset[str]:
-        """Return the states whose scale a sum or another state has."""
+        """Return the states and activations whose scale a sum or another one has."""
         return frozenset(self.leaders.values()) | {join.leader for join in self.joins.values() if join.leader}
 
 
 def plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) -> Plan:
     """Return how a network forms its sums; `bits` has those of every tensor (see `bits.resolve`)."""
-    if spec.join == "quantized":
-        joins = {name: Join(bits=number) for name, number in bits.items() if name.endswith(".join")}
-        return Plan(joins=joins, leaders={})
-    direct = dict(_direct_terms(genotype, bits))
+    match spec.join:
+        case "quantized":
+            return Plan(joins={name: Join(bits=number) for name, number in bits.items() if name.endswith(".join")})
+        case "aligned":
+            return _aligned_plan(genotype, spec, bits)
+        case "fused":
+            return _fused_plan(genotype, bits)
+
+
+def _aligned_plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) -> Plan:
+    direct = {total.name: total.direct for total in _sums(genotype, bits)}
     states = [name for name, tensor in table.tensors(genotype).items() if tensor.kind == "state"]
     leaders = _leaders(states, [set(terms.values()) for terms in direct.values() if terms])
     joins = {}
@@ -65,25 +81,54 @@ def plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) ->
     return Plan(joins=joins, leaders=leaders)
 
 
+def _fused_plan(genotype: Genotype, bits: Mapping[str, int]) -> Plan:
+    """Return the plan of sums without quantizers.
+
+    Of the integers of two tensors with one scale but for a power of two, the largest ones stand for nearly the same.
+    """
+    sums = list(_sums(genotype, bits))
+    prefixes = dict.fromkeys(prefix for of_cell in table.state_prefixes(genotype) for prefix in of_cell)
+    tensors = [name for prefix in prefixes for kind in ("state", "act") if (name := f"{prefix}{kind}") in bits]
+    leaders = _leaders(tensors, [{_quantizer_name(name, bits) for name in total.reads} for total in sums])
+    return Plan(
+        fused={total.name: tuple(total.direct) for total in sums},
+        leaders=leaders,
+        shifts={name: bits[name] - bits[leader] for name, leader in leaders.items()},
+    )
+
+
 def _aligned(join_bits: int, state_bits: int, shift: int) -> Join:
     """Return a sum in which states of `state_bits` enter as they are; a term of too few bits shifts less."""
     shift = min(shift, max(0, join_bits - state_bits - _LEAST_HEADROOM_BITS))
     return Join(bits=min(join_bits, shift + state_bits + _HEADROOM_BITS), shift=shift)
 
 
-def _direct_terms(genotype: Genotype, bits: Mapping[str, int]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield every sum's name, and its terms that have no weights, states, pooled or not, with the state's name."""
+def _quantizer_name(name: str, bits: Mapping[str, int]) -> str:
+    """Return the name of the state for an activation of the same bits: one quantizer makes both."""
+    state = f"{name.removesuffix('act')}state"
+    return state if name.endswith("act") and bits.get(state) == bits[name] else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sum:
+    """A sum's name, all tensors it reads, and states, pooled or not, by the terms that are nothing else."""
+
+    name: str
+    reads: tuple[str, ...]
+    direct: Mapping[str, str]
+
+
+def _sums(genotype: Genotype, bits: Mapping[str, int]) -> Iterator[_Sum]:
     for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True):
-        for layer, own in zip(cell.layers, prefixes[1:], strict=True):
-            if f"{own}join" in bits:
+        for number, layer in enumerate(cell.layers, 1):
+            if layer.has_sum:
+                own = prefixes[number]
                 sources = {"residual": layer.residual_from, "nas_op": layer.nas_op and layer.nas_op.input}
-                yield (
-                    f"{own}join",
-                    {
-                        term: f"{prefixes[source]}state"
-                        for term, source in sources.items()
-                        if source is not None and f"{own}{term}" not in bits
-                    },
+                terms = {term: f"{prefixes[source]}state" for term, source in sources.items() if source is not None}
+                yield _Sum(
+                    name=f"{own}join",
+                    reads=(f"{prefixes[number - 1]}act", *terms.values()),
+                    direct={term: state for term, state in terms.items() if f"{own}{term}" not in bits},
                 )
 
 

@@ -29,15 +29,28 @@ class _Switched(nn.Module):
 class _Weighted(_Switched):
     """Weights of `weight_bits` bits with one scale an output channel, or one for all.
 
-    A learned scale takes all integers of the bits, one that follows the weights leaves out the lowest.
+    A learned scale takes all integers of the bits, one that follows the weights leaves out the lowest. With a `leader`
+    the scale is that of the leader's weights times `units`, a power of two.
     """
 
     weight: nn.Parameter
+    units: Tensor
     _is_per_channel: bool
 
-    def __init__(self, *args: Any, weight_bits: int, has_learned_scale: bool, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        weight_bits: int,
+        has_learned_scale: bool,
+        leader: _Weighted | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(*args, bias=False, **settings)
-        self.weight_bits, self.has_learned_scale = weight_bits, has_learned_scale
+        self.weight_bits = weight_bits
+        self.has_learned_scale = has_learned_scale and leader is None
+        self._leader = () if leader is None else (leader,)  # in a tuple, so that it is no module of this one
+        if leader is not None:
+            self.register_buffer("units", torch.ones(()))
         half = 1 << weight_bits - 1
         self.levels = (-1, 1) if weight_bits == 1 else (-half if has_learned_scale else 1 - half, half - 1)
 
@@ -46,6 +59,25 @@ class _Weighted(_Switched):
         """Return the logarithms of what the largest level stands for, (O, 1, 1, 1) or (); only of a learned scale."""
         return self.weight_quant.tensor_quant.scaling_impl.value
 
+    @property
+    def leader(self) -> _Weighted | None:
+        """Return the layer whose weights' scale these follow, None if they have their own."""
+        return self._leader[0] if self._leader else None
+
+    @property
+    def weight_scale(self) -> Tensor:
+        """Return the scale of the weights, (O, 1, 1, 1) or ()."""
+        if self.leader is not None:
+            return self.leader.weight_scale * self.units
+        if self.has_learned_scale:
+            return fused.learned_scale(self.log2_threshold, *self.levels)
+        return fused.statistics_scale(self.weight, self.weight_bits, per_channel=self._is_per_channel)
+
+    def follow(self) -> None:
+        """Take up the leader's scale, for Brevitas to read."""
+        if self.leader is not None:
+            self.weight_quant.tensor_quant.scaling_impl.scale = self.weight_scale
+
     def weight_rows(self) -> Tensor:
         """Return the weights as rows (O, N) that have one scale each, or one row."""
         return self.weight.detach().flatten(1) if self._is_per_channel else self.weight.detach().reshape(1, -1)
@@ -53,6 +85,8 @@ class _Weighted(_Switched):
     def _active_weight(self) -> Tensor:
         if self.mode == "float":
             return self.weight
+        if self.leader is not None:
+            return fused.following_weight(self.weight, self.weight_scale, *self.levels, has_zero=self.weight_bits > 1)
         if self.has_learned_scale:
             return fused.learned_weight(self.weight, self.log2_threshold, *self.levels)
         return fused.quantized_weight(self.weight, self.weight_bits, per_channel=self._is_per_channel)
@@ -69,6 +103,7 @@ class Conv2d(_Weighted, qnn.QuantConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "brevitas":
+            self.follow()
             return super().forward(x)
         return self.inner_forward_impl(x, self._active_weight(), None)
 
@@ -155,10 +190,18 @@ class ReLU(_Activation, qnn.QuantReLU):
     """A ReLU with an unsigned quantizer behind it; `levels` are its lowest and its highest integer."""
 
     def __init__(
-        self, *, act_quant: type[Any], bits: int, leader: _Activation | None = None, is_short: bool = False
+        self,
+        *,
+        act_quant: type[Any],
+        bits: int,
+        leader: _Activation | None = None,
+        shift: int = 0,
+        is_short: bool = False,
     ) -> None:
         levels = (0, (1 << bits) - 1)
-        super().__init__(levels=levels, leader=leader, is_short=is_short, act_quant=act_quant, bit_width=bits)
+        super().__init__(
+            levels=levels, leader=leader, shift=shift, is_short=is_short, act_quant=act_quant, bit_width=bits
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "brevitas":
@@ -187,6 +230,41 @@ class Signed(_Activation, qnn.QuantIdentity):
         for term in terms[1:]:
             total = total + term
         return total
+
+
+class States(_Switched):
+    """What brings states (B, C, H, W) into a sum of accumulators: `units`, a power of two, of the scale of each
+    channel's weights in the layer's convolution; in float what that should come near to, `weight` (1, C, 1, 1).
+    """
+
+    weight: Tensor
+    units: Tensor
+
+    def __init__(self, conv: Conv2d) -> None:
+        super().__init__()
+        self._conv = (conv,)  # in a tuple, so that it is no module of this one
+        self.register_buffer("weight", torch.ones(1, conv.out_channels, 1, 1))
+        self.register_buffer("units", torch.ones(()))
+        self._constant = self.weight
+
+    @property
+    def leader(self) -> Conv2d:
+        """Return the layer's convolution."""
+        return self._conv[0]
+
+    @property
+    def factor(self) -> Tensor:
+        """Return what a state is multiplied by, (1, C, 1, 1)."""
+        return self.leader.weight_scale.view(1, -1, 1, 1) * self.units
+
+    def follow(self) -> None:
+        """Take up the factor as a constant, for the export to write."""
+        self._constant = self.factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "float":
+            return x * self.weight
+        return x * (self._constant if torch.jit.is_tracing() else self.factor)
 
 
 class Pixels(_Switched, qnn.QuantIdentity):

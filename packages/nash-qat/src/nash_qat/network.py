@@ -6,15 +6,15 @@ convolutions read it and `side` as residuals, projections and NAS operations do;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import bits as table
-from . import joins, quantizers
+from . import joins, quantizers, sums
 from .genotype import Cell, Genotype, Layer, NasOp
 from .presets import QuantizationSpec
 
@@ -31,21 +31,19 @@ class State(NamedTuple):
 class Activation(nn.Module):
     """ReLU and quantizer; where both precisions are read, the coarser is made from the finer.
 
-    leader: the quantizer whose scale the state has as side operations read it, None if it has its own. leads: whether
-    others have that one's.
+    make: returns the quantizer of 'state' (what side operations read, and backbone convolutions if the bits are equal)
+    or of 'act' (what backbone convolutions read).
     """
 
     def __init__(
-        self, *, act_bits: int, side_bits: int | None, leader: nn.Module | None = None, leads: bool = False
+        self, *, act_bits: int, side_bits: int | None, make: Callable[[Literal["act", "state"]], nn.Module]
     ) -> None:
         super().__init__()
         self._act_is_finer = side_bits is not None and act_bits > side_bits
-        two = side_bits is not None and side_bits != act_bits
-        own: dict[str, Any] = {}
-        of_side: dict[str, Any] = {"leader": leader, "leads": leads}
-        of_fine, of_coarse = (own, of_side) if self._act_is_finer else (of_side, own)
-        self.fine = quantizers.relu(bits=max(act_bits, side_bits or act_bits), **of_fine)
-        self.coarse = quantizers.relu(bits=min(act_bits, side_bits or act_bits), **of_coarse) if two else None
+        state = None if side_bits is None else make("state")
+        act = state if side_bits == act_bits else make("act")
+        self.fine = act if state is None or self._act_is_finer else state
+        self.coarse = None if state is None or state is act else (state if self._act_is_finer else act)
 
     def quantizer_of(self, kind: str) -> nn.Module:
         """Return the quantizer that 'act', what backbone convolutions read, or 'state' comes out of."""
@@ -63,7 +61,11 @@ class Activation(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """Convolution and batch normalization; `mask` marks the weights that may differ from zero."""
+    """Convolution and batch normalization; `mask` marks the weights that may differ from zero.
+
+    With `is_summed` there is no batch normalization, as that is behind a sum; `leader` is the convolution whose
+    weights' scales these have then, None if they have their own.
+    """
 
     mask: Tensor | None
 
@@ -80,6 +82,8 @@ class ConvBN(nn.Module):
         padding: int | None = None,
         groups: int = 1,
         mask: Tensor | None = None,
+        is_summed: bool = False,
+        leader: nn.Module | None = None,
     ) -> None:
         super().__init__()
         padding = kernel // 2 if padding is None else padding
@@ -93,9 +97,10 @@ class ConvBN(nn.Module):
             stride=stride,
             padding=padding,
             groups=groups,
+            leader=leader,
         )
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = nn.Identity() if is_summed else nn.BatchNorm2d(out_channels)
         self.register_buffer("mask", mask, persistent=False)
         self.constrain()
 
@@ -116,7 +121,7 @@ def factorized_reduction(
     bits: int,
     reads_bits: int,
     size: tuple[int, int],
-    has_learned_scale: bool = False,
+    **settings: Any,
 ) -> ConvBN:
     """Return two stride-2 1x1 convolutions, the second on the input shifted by one pixel, as one masked convolution.
 
@@ -134,10 +139,10 @@ def factorized_reduction(
         kernel,
         bits=bits,
         reads_bits=reads_bits,
-        has_learned_scale=has_learned_scale,
         stride=2,
         padding=padding,
         mask=mask,
+        **settings,
     )
 
 
@@ -204,8 +209,7 @@ class LayerBlock(nn.Module):
     """One layer of a cell: the convolution, what is added to it, the activation.
 
     bits: of every tensor of the network. prefixes: what the names of those of the cell's states begin with. plan: how
-    sums are formed. states: the quantizers of earlier states, as side operations read them, by the state's name; the
-    layer's own is added.
+    sums are formed. states: the quantizers of earlier states by their names; the layer's own are added.
     """
 
     def __init__(
@@ -222,8 +226,8 @@ class LayerBlock(nn.Module):
     ) -> None:
         super().__init__()
         layer, own = cell.layers[number - 1], prefixes[number]
-        join = plan.joins.get(f"{own}join")
-        self._direct = () if join is None else join.direct
+        join, fused = plan.joins.get(f"{own}join"), plan.fused.get(f"{own}join")
+        self._direct = (join.direct if join is not None else fused) or ()
         self._residual_from = layer.residual_from
         self._nas_input = None if layer.nas_op is None else layer.nas_op.input
         self.main = ConvBN(
@@ -235,6 +239,7 @@ class LayerBlock(nn.Module):
             has_learned_scale=has_learned_scale,
             stride=layer.stride,
             groups=layer.groups,
+            is_summed=fused is not None,
         )
 
         def edge(source: int) -> _Edge:
@@ -248,8 +253,13 @@ class LayerBlock(nn.Module):
         def side_bits(name: str, source: int) -> dict[str, Any]:
             if f"{own}{name}" not in bits:  # it has no weights
                 return {}
-            reads_bits = bits[f"{prefixes[source]}state"]
-            return {"bits": bits[f"{own}{name}"], "reads_bits": reads_bits, "has_learned_scale": has_learned_scale}
+            return {
+                "bits": bits[f"{own}{name}"],
+                "reads_bits": bits[f"{prefixes[source]}state"],
+                "has_learned_scale": has_learned_scale,
+                "is_summed": fused is not None,
+                "leader": None if fused is None else self.main.conv,
+            }
 
         self.residual = self.nas_op = None
         if layer.residual_from is not None:
@@ -259,7 +269,13 @@ class LayerBlock(nn.Module):
             source = layer.nas_op.input
             read_bits, is_direct = side_bits("nas_op", source), "nas_op" in self._direct
             self.nas_op = _nas_operation(layer.nas_op, edge(source), read_bits, is_direct=is_direct)
-        self.join = None if join is None else _quantizer(join, states)
+        self.join: nn.Module | None = None
+        if join is not None:
+            self.join = _quantizer(join, states)
+        elif fused is not None:
+            others = [term.conv for term in (self.residual, self.nas_op) if isinstance(term, ConvBN)]
+            self.join = sums.FusedSum(self.main.conv, others, num_states=len(fused))
+            self.join.initialize()
         self.act = _activation(own, bits, plan, states)
 
     def forward(self, states: list[State]) -> State:
@@ -270,9 +286,12 @@ class LayerBlock(nn.Module):
             terms["nas_op"] = self.nas_op(states[self._nas_input].side)
         if self.join is None:
             return self.act(terms["main"])
-        total = self.join(*(term for name, term in terms.items() if name not in self._direct))
-        for name in self._direct:
-            total = total + terms[name]
+        direct = [terms.pop(name) for name in self._direct]
+        if isinstance(self.join, sums.FusedSum):
+            return self.act(self.join(list(terms.values()), direct))
+        total = self.join(*terms.values())
+        for term in direct:
+            total = total + term
         return self.act(total)
 
 
@@ -282,14 +301,16 @@ def _quantizer(join: joins.Join, states: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def _activation(prefix: str, bits: Mapping[str, int], plan: joins.Plan, states: dict[str, nn.Module]) -> Activation:
-    """Return the activation of a state and add its quantizer, as side operations read it, to `states`."""
-    name = f"{prefix}state"
-    leader = states[plan.leaders[name]] if name in plan.leaders else None
-    activation = Activation(
-        act_bits=bits[f"{prefix}act"], side_bits=bits.get(name), leader=leader, leads=name in plan.followed
-    )
-    states[name] = activation.quantizer_of("state")
-    return activation
+    """Return the activation of a state and add its quantizers to `states`."""
+
+    def make(kind: str) -> nn.Module:
+        name = f"{prefix}{kind}"
+        leader = states[plan.leaders[name]] if name in plan.leaders else None
+        shift = plan.shifts.get(name, 0)
+        states[name] = quantizers.relu(bits=bits[name], leader=leader, shift=shift, leads=name in plan.followed)
+        return states[name]
+
+    return Activation(act_bits=bits[f"{prefix}act"], side_bits=bits.get(f"{prefix}state"), make=make)
 
 
 class CellBlock(nn.Module):
@@ -383,7 +404,7 @@ class Network(nn.Module):
 
 
 def _is_constrained(module: nn.Module) -> bool:
-    return isinstance(module, MaxPoolBN) or (isinstance(module, ConvBN) and module.mask is not None)
+    return isinstance(module, MaxPoolBN | sums.FusedSum) or (isinstance(module, ConvBN) and module.mask is not None)
 
 
 def _sizes(cell: Cell, size: tuple[int, int]) -> list[tuple[int, int]]:

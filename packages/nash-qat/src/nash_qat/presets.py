@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from .errors import ManifestError, UsageError
 
 WeightScale = Literal["statistics", "learned"]
-JoinKind = Literal["quantized", "aligned"]
+JoinKind = Literal["quantized", "aligned", "fused"]
 BITS = range(1, 9)
 SHIFTS = range(7)
 RESOLVED = "resolved"  # in model.json: the bits of every tensor
@@ -29,7 +29,8 @@ class QuantizationSpec:
     weight_scale: 'learned', scales that train with the weights (arXiv 1902.08153), or 'statistics', those of their mean
     or largest magnitude, which is also what files without this key have.
     join: 'quantized', all terms of a sum on a grid of their own, which is also what files without this key have, or
-    'aligned', on that of the states among them, divided by 2^join_shift (see joins.py).
+    'aligned', on that of the states among them, divided by 2^join_shift, or 'fused', as the accumulators and states
+    that they are, with one batch normalization behind the sum (see joins.py); join_bits are of no account then.
     overrides: bits of single tensors by their names in the network, such as 'cells.0.layers.1.main', or by a pattern
     such as 'cells.*.join', in which '*' stands for any characters (see bits.py).
     """

@@ -36,6 +36,8 @@ INPUT_SCALE = layers.INPUT_SCALE
 # Values before a quantizer are often whole multiples of another scale. A scale with a plain ratio to it would put its
 # rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
 _OFF_GRID = 1.0007
+_EXPONENTS = range(-10, 13)  # of the units of a sum
+_FINE_ENOUGH = 0.01  # square error over squares, 20 dB: that of four bits
 _WEIGHT_STEPS = 64  # of a sixteenth of an octave: the scale may be a sixteenth of the largest weight's
 _BINS = 1 << 16
 _CHUNK = 1 << 22  # values a histogram: float32 counts exactly up to 1 << 24
@@ -135,7 +137,7 @@ class _LeadersScale(nn.Module):
         super().__init__()
         self.scale = torch.ones(())
 
-    def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
+    def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
         return self.scale
 
 
@@ -192,12 +194,33 @@ class _LearnedIntPerTensor(IntQuant, _PerTensor, _LearnedWeightScale, WeightQuan
     pass
 
 
+class _FollowingWeights(_PerChannel):
+    scaling_impl_type = ScalingImplType.PARAMETER  # what lies beyond the levels has no gradient
+    restrict_scaling_type = RestrictValueType.FP
+    scaling_init = 1.0
+    scaling_impl = _LeadersScale
+
+
+class _FollowingBinary(_Binary, _FollowingWeights, WeightQuantSolver):
+    pass
+
+
+class _FollowingInt(IntQuant, _FollowingWeights, WeightQuantSolver):
+    pass
+
+
+class _FollowingNarrowInt(NarrowIntQuant, _FollowingWeights, WeightQuantSolver):
+    pass
+
+
 # by bits; None stands for the rest, whose classes take a bit width
 _Quantizers = dict[int | None, type[Any]]
 _PER_CHANNEL: _Quantizers = {1: _BinaryPerChannel, 2: _TernaryPerChannel, None: _IntPerChannel}
 _PER_TENSOR: _Quantizers = {1: _BinaryPerTensor, 2: _TernaryPerTensor, None: _IntPerTensor}
 _LEARNED_PER_CHANNEL: _Quantizers = {1: _LearnedBinaryPerChannel, None: _LearnedIntPerChannel}
 _LEARNED_PER_TENSOR: _Quantizers = {1: _LearnedBinaryPerTensor, None: _LearnedIntPerTensor}
+_FOLLOWING: _Quantizers = {1: _FollowingBinary, None: _FollowingNarrowInt}
+_FOLLOWING_LEARNED: _Quantizers = {1: _FollowingBinary, None: _FollowingInt}
 
 
 def conv(
@@ -210,8 +233,14 @@ def conv(
     stride: int = 1,
     padding: int,
     groups: int = 1,
+    leader: nn.Module | None = None,
 ) -> nn.Conv2d:
-    """Return a convolution without bias whose weights have one scale an output channel."""
+    """Return a convolution without bias whose weights have one scale an output channel.
+
+    It is learned or follows the weights, or it is that of the weights of `leader` times a power of two.
+    """
+    own = _LEARNED_PER_CHANNEL if has_learned_scale else _PER_CHANNEL
+    following = _FOLLOWING_LEARNED if has_learned_scale else _FOLLOWING
     return layers.Conv2d(
         in_channels,
         out_channels,
@@ -221,7 +250,8 @@ def conv(
         groups=groups,
         weight_bits=bits,
         has_learned_scale=has_learned_scale,
-        **_weight_quant(bits, _LEARNED_PER_CHANNEL if has_learned_scale else _PER_CHANNEL),
+        leader=leader,
+        **_weight_quant(bits, own if leader is None else following),
     )
 
 
@@ -247,13 +277,13 @@ def pixels() -> nn.Module:
     return layers.Pixels(act_quant=_Pixels)
 
 
-def relu(*, bits: int, leader: nn.Module | None = None, leads: bool = False) -> nn.Module:
+def relu(*, bits: int, leader: nn.Module | None = None, shift: int = 0, leads: bool = False) -> nn.Module:
     """Return a ReLU with an unsigned quantizer behind it.
 
-    It has the scale of `leader` if there is one; `leads` says that others will have its own.
+    It has the scale of `leader` over 2^shift if there is one; `leads` says that others will have its own.
     """
     if leader is not None:
-        return layers.ReLU(act_quant=_UnsignedFollower, bits=bits, leader=leader)
+        return layers.ReLU(act_quant=_UnsignedFollower, bits=bits, leader=leader, shift=shift)
     return layers.ReLU(act_quant=_UnsignedLeader if leads else _UnsignedAct, bits=bits, is_short=leads)
 
 
@@ -266,9 +296,14 @@ def signed(*, bits: int, leader: nn.Module | None = None, shift: int = 0) -> nn.
     return layers.Signed(act_quant=act_quant, bits=bits, leader=leader, shift=shift)
 
 
+def states(conv: nn.Module) -> nn.Module:
+    """Return what brings states into the sum of a convolution's accumulators and others."""
+    return layers.States(conv)
+
+
 def is_scale(name: str) -> bool:
-    """Say whether a tensor of a network's state is a learned scale, by its name."""
-    return name.endswith("scaling_impl.value")
+    """Say whether a tensor of a network's state is a learned scale or the power of two of one, by its name."""
+    return name.endswith(("scaling_impl.value", ".units"))
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -279,6 +314,11 @@ def is_activation(module: nn.Module) -> bool:
 def is_learned(module: nn.Module) -> bool:
     """Say whether a module is an activation quantizer with a learned scale of its own."""
     return is_activation(module) and module.leader is None
+
+
+def shares_scale(module: nn.Module) -> bool:
+    """Say whether a module is an activation quantizer whose scale others have, too."""
+    return is_activation(module) and module.is_short
 
 
 def is_relu(module: nn.Module) -> bool:
@@ -295,9 +335,9 @@ def act_scale(quantizer: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def set_act_scale(quantizer: nn.Module, scale: float) -> None:
-    """Set the learned scale of an activation quantizer."""
-    low, high = quantizer.levels
-    threshold = scale * (high if low == 0 else -low)
+    """Set the learned scale of an activation quantizer, or that of its leader so that it gets this one."""
+    low, high = (quantizer.leader or quantizer).levels
+    threshold = scale * 2.0**quantizer.shift * (high if low == 0 else -low)
     log2_threshold = torch.log2(torch.tensor(max(threshold, fused.MIN_SCALE), dtype=torch.float64))
     quantizer.log2_threshold.fill_(log2_threshold.item())
 
@@ -307,6 +347,11 @@ def has_learned_weight_scale(module: nn.Module) -> bool:
     return isinstance(module, layers.Conv2d | layers.Linear) and module.has_learned_scale
 
 
+def follows_weights(module: nn.Module) -> bool:
+    """Say whether a module's weights have the scale of another's times a power of two."""
+    return isinstance(module, layers.Conv2d) and module.leader is not None
+
+
 @torch.no_grad()
 def fit_weight_scale(layer: nn.Module) -> None:
     """Set the learned scales of a layer's weights to those of least square error."""
@@ -314,6 +359,36 @@ def fit_weight_scale(layer: nn.Module) -> None:
     scales = best_weight_scales(layer.weight_rows(), low, high)
     thresholds = (scales * max(high, -low)).clamp_min(fused.MIN_SCALE)
     layer.log2_threshold.copy_(thresholds.log2().view_as(layer.log2_threshold))
+
+
+@torch.no_grad()
+def fit_units(conv: nn.Module) -> None:
+    """Set the units of a layer whose weights follow the scale of another's to the power of two nearest to 1 that is
+    fine enough (a square error of a hundredth of the weights' squares), or to that of least error if none is.
+
+    The nearer to 1, the fewer bits the sum has. The error of a channel counts in relation to its own weights.
+    """
+    low, high = conv.levels
+    rows, scales = conv.weight_rows().double(), conv.leader.weight_scale.double().view(-1, 1)
+    squares = rows.square().sum(1).clamp_min(fused.MIN_SCALE**2)
+
+    def error(units: float) -> float:
+        scale = units * scales
+        is_sign = conv.weight_bits == 1
+        steps = torch.where(rows >= 0, 1.0, -1.0) if is_sign else (rows / scale).round().clamp(low, high)
+        return float(((steps * scale - rows).square().sum(1) / squares).mean())
+
+    errors = {exponent: error(2.0**exponent) for exponent in _EXPONENTS}
+    enough = max(min(errors.values()), _FINE_ENOUGH)
+    conv.units.fill_(2.0 ** min((exponent for exponent in errors if errors[exponent] <= enough), key=abs))
+
+
+@torch.no_grad()
+def set_units(follower: nn.Module, wanted: Tensor) -> None:
+    """Let a layer or states count as many units of their leader's scales (C values) as come nearest to `wanted` (C)."""
+    ratio = wanted.double().flatten() / follower.leader.weight_scale.double().flatten()
+    exponent = round(float(ratio.clamp_min(fused.MIN_SCALE).log2().mean()))
+    follower.units.fill_(2.0 ** max(_EXPONENTS.start, min(exponent, _EXPONENTS.stop - 1)))
 
 
 @torch.no_grad()
@@ -378,7 +453,7 @@ def set_mode(network: nn.Module, mode: layers.Mode) -> None:
     for module in network.modules():
         if hasattr(module, "mode"):
             module.mode = mode
-        if is_activation(module):
+        if hasattr(module, "follow"):
             with torch.no_grad():  # of a tensor with a gradient the network could not be copied
                 module.follow()
         if is_learned(module) or has_learned_weight_scale(module):

@@ -1,9 +1,9 @@
 """How much a trained network loses when one tensor alone has other bits.
 
 Every tensor is measured at every bit width by itself, with all others as the run has them: weights are quantized by
-their own rule, learned scales of weights and those of activations are found anew by least square error, nothing is
-trained. What is measured is the cross-entropy and the accuracy on the run's validation split, or on its training split
-if it held nothing out: test pictures stay unseen.
+their own rule, learned scales of weights and those of activations are found anew by least square error (those that a
+fused sum has in common are kept but for a power of two), nothing is trained. What is measured is the cross-entropy and
+the accuracy on the run's validation split, or on its training split if it held nothing out: test pictures stay unseen.
 Shapes: pictures (B, C, H, W) uint8, logits (B, K).
 """
 
@@ -30,6 +30,7 @@ from .errors import DivergedError, IntegrityError, Interrupted, UsageError
 from .network import Activation, ConvBN, Network
 from .presets import BITS, RESOLVED
 from .progress import TrainingProgress
+from .sums import FusedSum
 
 KIND = "sensitivity"
 _BATCH = 256
@@ -84,7 +85,7 @@ class TrainedRun:
 
 def candidates(network: Network, bits: tuple[int, ...]) -> dict[str, list[int]]:
     """Return the bits that each tensor can have, its own among them."""
-    lowest = {name: tensor.lowest for name, tensor in table.tensors(network.genotype).items()}
+    lowest = {name: tensor.lowest for name, tensor in table.tensors(network.genotype, network.spec.join).items()}
     return {name: sorted({own, *(each for each in bits if each >= lowest[name])}) for name, own in network.bits.items()}
 
 
@@ -95,7 +96,7 @@ def with_bits(network: Network, name: str, bits: int, pictures: Tensor) -> Netwo
     with torch.random.fork_rng(devices=[]):
         result = Network(network.genotype, spec)
     result.to(pictures.device, memory_format=torch.channels_last).eval()
-    kind = table.tensors(network.genotype)[name].kind
+    kind = table.tensors(network.genotype, network.spec.join)[name].kind
     place = _module_name(name, kind)
     activations = (f"{place}.fine.", f"{place}.coarse.") if kind in ("act", "state") else ()
     kept = {key: value for key, value in network.state_dict().items() if not key.startswith(activations)}
@@ -105,12 +106,27 @@ def with_bits(network: Network, name: str, bits: int, pictures: Tensor) -> Netwo
         layer = quantizer.conv if isinstance(quantizer, ConvBN) else quantizer
         if quantizers.has_learned_weight_scale(layer):
             quantizers.fit_weight_scale(layer)
+        if quantizers.follows_weights(layer):
+            quantizers.fit_units(layer)
+        if network.spec.join == "fused" and place.endswith(".main"):
+            _keep_terms(network, result, place)
         return result
     if isinstance(quantizer, Activation):
+        before, after = network.get_submodule(place).quantizer_of(kind), quantizer.quantizer_of(kind)
         quantizer = _keep_other(network.get_submodule(place), quantizer, kind)
+        if network.spec.join == "fused" and quantizers.shares_scale(before):
+            quantizers.set_act_scale(after, float(before.scale) * 2.0 ** (network.bits[name] - bits))
+            return result
     if quantizer is not None:
         calibrate.calibrate_one(result, quantizer, pictures)
     return result
+
+
+def _keep_terms(old: Network, new: Network, place: str) -> None:
+    """Let the other terms of a sum be as nearly as can be what they were for the scales of its convolution before."""
+    total = new.get_submodule(place.replace("main", "join"))
+    if isinstance(total, FusedSum):
+        total.keep(old.get_submodule(place.replace("main", "join")))
 
 
 def _module_name(name: str, kind: str) -> str:
@@ -240,7 +256,7 @@ class Sensitivity:
             {"path": runs.CHECKPOINT, "sha256": self._checkpoint_sha256, "schema": None},
         ]
         dataset, _, part = self._split.name.partition("/")
-        kinds: Mapping[str, table.QuantizedTensor] = table.tensors(genotype)
+        kinds: Mapping[str, table.QuantizedTensor] = table.tensors(genotype, spec.join)
         return manifests.header(KIND, inputs=records) | {
             "name": f"{genotype.name}-{spec.preset or 'custom'}",
             "quantization": {**spec.to_dict(), RESOLVED: self._network.bits},

@@ -35,6 +35,7 @@ from . import (
     optimize,
     pretrained,
     quantizers,
+    sums,
     weights,
 )
 from . import loss as losses
@@ -117,6 +118,7 @@ class Trainer:
             with manifests.atomic_path(out / GENOTYPE) as temporary:
                 shutil.copyfile(genotype_path, temporary)
         self._carry_bias()
+        self._carry_statistics()
         self._save()
         self._world.wait()
 
@@ -225,6 +227,15 @@ class Trainer:
         pictures = self._training_pictures(self._recipe.calibration_pictures)
         pretrained.carry_bias(self.network, bias, calibrate.to_input(pictures))
         self._begin_phase()
+
+    def _carry_statistics(self) -> None:
+        """Let sums whose weights come from a file normalize with the statistics of training pictures."""
+        if self._inputs.init is not None and self._settings.quantization.join == "fused":
+            pictures = self._training_pictures(self._recipe.calibration_pictures)
+            mode = "float" if self._settings.starts_in_float else "fused"
+            quantizers.set_mode(self.network, "float")
+            sums.take_statistics(self.network, calibrate.to_input(pictures))
+            quantizers.set_mode(self.network, mode)
 
     def _begin_phase(self) -> None:
         """Make what belongs to the float epochs, or to the quantized ones."""

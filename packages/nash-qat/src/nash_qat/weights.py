@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import manifest as manifests
-from . import pretrained, quantizers
+from . import pretrained, quantizers, sums
 from .errors import IntegrityError, UsageError
 from .genotype import Genotype
 
@@ -112,8 +112,8 @@ def warm_start(network: nn.Module, weights: Weights) -> tuple[int, list[str]]:
     Raises:
         IntegrityError: not one has the name and shape of one of the network's, or one of torchvision's does not fit.
     """
-    state = _weights_of(network)
-    fitting = [name for name, own in state.items() if _fits(own, weights.tensors.get(name))]
+    state, tensors = _weights_of(network), sums.folded(network, weights.tensors)
+    fitting = [name for name, own in state.items() if _fits(own, tensors.get(name))]
     if weights.normalization is not None:
         replaceable = ("stem.", "classifier.")
         wrong = [name for name in weights.tensors if name not in fitting and not name.startswith(replaceable)]
@@ -127,7 +127,7 @@ def warm_start(network: nn.Module, weights: Weights) -> tuple[int, list[str]]:
             f"{next(iter(state))} {tuple(next(iter(state.values())).shape)}; pass weights of this genotype"
         )
     for name in fitting:
-        state[name].copy_(weights.tensors[name])
+        state[name].copy_(tensors[name])
     return len(fitting), [name for name in state if name not in fitting]
 
 
