@@ -72,8 +72,8 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
         raise ManifestError(f"{model_path}: quantization: misses the key 'resolved'; export the model anew")
     if source.manifest["quantization"].get("join") == "fused":
         raise UnsupportedError(
-            f"{model_path}: quantization.join: got 'fused', expected quantized or aligned; a fused sum has no quantizer "
-            "where it falls apart, so price the network with --join quantized"
+            f"{model_path}: quantization.join: got 'fused', expected quantized or aligned; a fused sum has no "
+            "quantizer where it falls apart, so price the network with --join quantized"
         )
     tensors, places = tensors_of(source.manifest), places_of(source.manifest)
     candidates = {name: _candidates(tensor, config.bits) for name, tensor in tensors.items()}
