@@ -174,12 +174,12 @@ def test_weights_have_the_nearest_steps_that_are_fine_enough() -> None:
     torch.nn.init.constant_(leader.weight, 7.0)  # of its 4 bits the scale is 1
     normal = torch.randn(16, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     # 1/12 of a squared step is below a hundredth of a square of 4^2, but not of 1^2; the largest levels are 7 and 127
-    for size, weight_bits, units in ((4.0, 8, 1.0), (1.0, 8, 0.25), (20.0, 8, 1.0), (20.0, 4, 8.0), (0.01, 8, 1 / 512)):
-        conv = quantizers.conv(4, 16, 3, bits=weight_bits, padding=1, leader=leader)
+    for size, number, units in ((4.0, 8, 1.0), (1.0, 8, 0.25), (20.0, 8, 1.0), (20.0, 4, 8.0), (0.01, 8, 1 / 512)):
+        conv = quantizers.conv(4, 16, 3, bits=number, padding=1, leader=leader)
         with torch.no_grad():
             conv.weight.copy_(size * normal)
         quantizers.fit_units(conv)
-        assert float(conv.units) == units, (size, weight_bits)
+        assert float(conv.units) == units, (size, number)
 
 
 def test_calibration_keeps_the_share_of_states() -> None:
