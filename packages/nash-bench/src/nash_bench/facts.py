@@ -215,7 +215,12 @@ def _search_terms(search: Mapping[str, Any]) -> str | None:
     """Return in words what hardware costs a search was told to heed, or that of the network that one was drawn like."""
     costs = search.get("costs") or {}
     parts = [f"cost weight {costs['weight']:g} of {costs.get('resource')}"] if costs.get("weight") else []
-    parts += [f"{name} <= {limit:g}" for name, limit in sorted((costs.get("budget") or {}).items())]
+    parts += [f"{name} <= {limit}" for name, limit in sorted((costs.get("budget") or {}).items())]
+    parts += [f"total {name} <= {limit}" for name, limit in sorted((costs.get("total_budget") or {}).items())]
+    if search.get("preset"):
+        parts.append(f"quantized {search['preset']}")
+    budget = (search.get("pareto") or {}).get("budget")
+    parts += [] if budget is None else [f"within {budget:.4g}"]
     return ", ".join(parts) or None
 
 
@@ -309,7 +314,7 @@ class Identity:
             selected_on=(training.get("selection") or {}).get("split"),
             join=quantization.get("join"),
             recipe=_recipe(training),
-            searched_with=_search_terms(drawn or search),
+            searched_with=_search_terms(drawn.get("like_search") or search),
             drawn=drawn.get("seed"),
             is_given=not search,
         )

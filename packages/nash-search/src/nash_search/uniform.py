@@ -57,12 +57,24 @@ def write(like_path: Path, costs_path: Path, out: Path, *, metric: str, seed: in
     costs = cost.load(costs_path, like, variant)
     drawn = draw(like, variant, costs, metric, seed)
     both = {name: costs.total(metric, one, variant) for name, one in (("cost", drawn), ("cost_of_like", like))}
-    search = {"random": {"seed": seed, "like": like.name, "resource": metric, **both}}
+    search = {"random": {"seed": seed, "like": like.name, "resource": metric, **both, "like_search": _asked(like)}}
     drawn = replace(drawn, name=f"{like.name}-random{seed}", search=search | {"primitives": list(variant.primitives)})
     inputs = [manifest.input_record(like_path, manifest.load(like_path, "genotype")), costs.record]
     genotype.save(drawn, out, inputs=inputs)
     result = {"genotype": str(out), "name": drawn.name, "resource": metric, **both, "costs": costs.of(drawn, variant)}
     return result | {"nas_ops": nas_ops(drawn)}, drawn
+
+
+def _asked(like: Genotype) -> dict[str, Any]:
+    """Return what the search of a genotype was asked about costs, by which its random ones are known to be of it."""
+    search = like.search or {}
+    kept = {"costs": ("weight", "resource", "budget", "total_budget"), "pareto": ("budget",)}
+    preset = {"preset": search["preset"]} if search.get("preset") else {}
+    return preset | {
+        name: {key: search[name][key] for key in keys if key in search[name]}
+        for name, keys in kept.items()
+        if isinstance(search.get(name), dict)
+    }
 
 
 def draw(like: Genotype, variant: Variant, costs: Costs, metric: str, seed: int) -> Genotype:

@@ -226,7 +226,10 @@ def _random(like: Network, settings: Settings) -> Iterator[Network]:
         name = f"{like.name}-random{number}{own}"
         priced = [like.space.job, like.space.costs(preset, board)]
         sources = (like.genotype, priced[-1].target)
-        options = ("--like", sources[0], "--costs", sources[1], "--cost-resource", settings["cost_resource"])
+        resource = (
+            "sum" if settings["cost_resource"] == "scarcest" else settings["cost_resource"]
+        )  # no cost of operations
+        options = ("--like", sources[0], "--costs", sources[1], "--cost-resource", resource)
         yield Network(
             name=name,
             options=(*options, "--seed", str(number)),
