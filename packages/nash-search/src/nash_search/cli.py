@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from . import console
 from .console import Json
-
-if TYPE_CHECKING:
-    from .genotype import Genotype
-    from .settings import Finish, Settings
+from .options import (
+    CostResource,
+    GradientName,
+    Precision,
+    RelaxationName,
+    VariantName,
+    backbone_of,
+    settings_of,
+    with_options_of,
+)
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -35,53 +39,7 @@ _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest s
 _PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
 _RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
 _ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
-_OF_RUN_ALONE = ("sweep_cost", "finish", "finish_epochs", "finish_random")  # pareto writes many genotypes of one search
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
-
-
-class VariantName(StrEnum):
-    """The variants of the search strategy."""
-
-    V1 = "v1"
-    V2 = "v2"
-    V3 = "v3"
-    V4 = "v4"
-
-
-class RelaxationName(StrEnum):
-    """What one softmax chooses among."""
-
-    LAYER = "layer"
-    EDGE = "edge"
-
-
-class GradientName(StrEnum):
-    """The ways to the alphas' gradient."""
-
-    TWO_PATH = "two-path"
-    FULL = "full"
-    SWAP = "swap"
-
-
-class Precision(StrEnum):
-    """The numbers that a search computes in."""
-
-    MIXED = "mixed"
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-
-
-class CostResource(StrEnum):
-    """What --cost-weight weighs."""
-
-    SUM = "sum"
-    SCARCEST = "scarcest"
-    LUT = "lut"
-    FF = "ff"
-    BRAM = "bram"
-    URAM = "uram"
-    DSP = "dsp"
-    CYCLES = "cycles"
 
 
 class SchemaName(StrEnum):
@@ -156,7 +114,7 @@ def run_command(
 
     if cost_weight and sweep_cost is not None:
         raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
-    settings, options = _settings(asked)
+    settings, options = settings_of(asked)
     if sweep_cost is None:
         path = search.run(settings, out, **options)
         if parallel.is_first():
@@ -167,79 +125,8 @@ def run_command(
             console.print_result({"sweep": found}, sweep.table(found), as_json=as_json)
 
 
-def _finish(num_networks: int | None, epochs: int | None, num_random: int | None) -> Finish | None:
-    from .errors import UsageError
-    from .settings import Finish
-
-    if not num_networks:
-        for option, value in {"--finish-epochs": epochs, "--finish-random": num_random}.items():
-            if value is not None:
-                advice = "pass how many networks to score, or leave it out"
-                raise UsageError(f"{option}: got {value} without --finish; {advice}")
-        return None
-    num_random = num_networks if num_random is None else num_random
-    return Finish(num_networks=num_networks, epochs=epochs or Finish.epochs, num_random=num_random)
-
-
-def _settings(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
-    """Return what determines the search that options of `run` ask for, and the options of `search.run`."""
-    import torch
-
-    from . import penalty
-    from . import recipe as recipes
-    from .architect import DEFAULTS
-    from .errors import UsageError
-    from .settings import Settings
-
-    for name in ("cost_weight", "budget", "total_budget", "sweep_cost"):
-        value = getattr(asked, name, None)
-        if value and asked.costs is None:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option}: got {value} without --costs; pass what 'nash-hw costs' wrote")
-    found, backbone_file = _backbone(asked.backbone, asked.width, asked.input_size)
-    budget, total_budget = asked.budget, asked.total_budget
-    settings = Settings(
-        backbone=found,
-        variant=asked.variant.value,
-        dataset=asked.dataset,
-        recipe=recipes.load(asked.recipe or recipes.default(asked.preset), epochs=asked.epochs),
-        relaxation=asked.relaxation.value,
-        gradient=DEFAULTS[asked.relaxation.value] if asked.gradient is None else asked.gradient.value,
-        seed=asked.seed,
-        threads=torch.get_num_threads() if asked.threads is None else asked.threads,
-        num_images=asked.num_images,
-        precision=asked.precision.value,
-        primitives=None if asked.primitives is None else tuple(asked.primitives.split(",")),
-        costs_file=asked.costs,
-        price=penalty.Price(
-            weight=asked.cost_weight,
-            metric=asked.cost_resource.value,
-            budget={} if budget is None else penalty.parse_budget(budget),
-            total_budget={} if total_budget is None else penalty.parse_budget(total_budget, "--total-budget"),
-        ),
-        init_weights=asked.init_weights,
-        discard_below=asked.discard_below,
-        discard_after=asked.discard_after,
-        finish=_finish(*(getattr(asked, name, None) for name in ("finish", "finish_epochs", "finish_random"))),
-        preset=asked.preset,
-    )
-    options = {"data_dir": asked.data, "backbone_file": backbone_file}
-    return settings, options | {"resume": asked.resume, "tensorboard": asked.tensorboard}
-
-
-def _with_options_of_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take the options of `run` but a few before its own: it searches, too."""
-    of_run, own = (inspect.signature(function, eval_str=True).parameters for function in (run_command, command))
-    shared = [found for name, found in of_run.items() if name not in (*_OF_RUN_ALONE, *own)]
-    taken = [found for found in own.values() if found.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters = [found.replace(kind=inspect.Parameter.KEYWORD_ONLY) for found in (*shared, *taken)]
-    command.__signature__ = inspect.Signature(parameters)
-    command.__annotations__ = {found.name: found.annotation for found in parameters}
-    return command
-
-
 @app.command("pareto")
-@_with_options_of_run
+@with_options_of(run_command)
 def pareto_command(
     along: Annotated[CostResource, typer.Option(help=_ALONG_HELP)] = CostResource.SCARCEST,
     points: Annotated[int, typer.Option(min=1, help="Budgets to find a genotype for.")] = 8,
@@ -249,25 +136,10 @@ def pareto_command(
     """Search, and write genotypes along the trade-off between loss and cost, plain widths among them."""
     from . import parallel, pareto
 
-    settings, options = _settings(SimpleNamespace(**of_run))
+    settings, options = settings_of(SimpleNamespace(**of_run))
     found = pareto.run(settings, of_run["out"], along=along.value, num_points=points, **options)
     if parallel.is_first():
         console.print_result(found, pareto.table(found), as_json=as_json)
-
-
-def _backbone(
-    name: str, width: int | None, input_size: int | None, num_classes: int | None = None
-) -> tuple[Genotype, Path | None]:
-    from . import backbones, genotype
-    from .errors import UsageError
-
-    if not name.endswith(".json"):
-        input_size, num_classes = 32 if input_size is None else input_size, num_classes or 10
-        return backbones.build(name, width=width, input_size=input_size, num_classes=num_classes), None
-    for option, value in (("--width", width), ("--input-size", input_size), ("--num-classes", num_classes)):
-        if value is not None:
-            raise UsageError(f"{option}: got a value beside --backbone {name}, which has its own; leave it out")
-    return genotype.load(Path(name)), Path(name)
 
 
 def _print_genotype(path: Path, *, as_json: bool) -> None:
@@ -362,7 +234,7 @@ def space_command(
     strategy = VARIANTS[variant.value]
     if primitives is not None:
         strategy = narrow(strategy, primitives.split(","))
-    found, backbone_file = _backbone(backbone, width, input_size, num_classes)
+    found, backbone_file = backbone_of(backbone, width, input_size, num_classes)
     inputs = []
     if backbone_file is not None:
         inputs = [manifest.input_record(backbone_file, manifest.load(backbone_file, "genotype"))]
