@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py GENOTYPE.json --data DIR [--pictures 10000] [--epochs 8] [--seeds 3]
 
-A float network is trained per seed (recipe `cifar`). Then scales are set on 512 pictures: by `quantizers.best_scale`,
+A float network is trained per seed (recipe `cifar`). Then scales are set on 512 pictures: by `scales.best_scale`,
 and by the same search over 65,536 values at a fixed stride, which maps of 2^n pixels turn into one column. `w8a2` is
 tested as it is then, the others after 200 quantized steps. DIR has the layout of an image folder.
 """
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nash_qat import genotype, manifest, presets, quantizers, recipe, runs, selection, train, weights
+from nash_qat import genotype, manifest, presets, quantizers, recipe, runs, scales, selection, train, weights
 from nash_qat.data import Split
 
 CASES = {"w8a2": 0, "w2a2": 200, "w3a3": 200}  # quantized steps behind the calibration
@@ -37,7 +37,7 @@ def strided_scale(terms: Sequence[Tensor], low: int, high: int) -> float:
     return whole_scale([values[:: max(len(values) // NUM_STRIDED, 1)]], low, high)
 
 
-whole_scale: Callable[[Sequence[Tensor], int, int], float] = quantizers.best_scale
+whole_scale: Callable[[Sequence[Tensor], int, int], float] = scales.best_scale
 
 
 @contextmanager

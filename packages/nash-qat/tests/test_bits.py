@@ -10,8 +10,9 @@ from networks import cell, layer, manifest, parsed
 
 from nash_qat import bits, complexity, export
 from nash_qat.errors import ManifestError
-from nash_qat.network import ConvBN, Network
+from nash_qat.network import Network
 from nash_qat.presets import QuantizationSpec, preset
+from nash_qat.terms import ConvBN
 
 MIXED = [
     {"cells.*.join": 4, "cells.0.layers.0.act": 2, "classifier": 3},

@@ -15,10 +15,11 @@ import torch
 from networks import parsed, written
 from onnx import numpy_helper
 
-from nash_qat import bits, calibrate, execute, export, frozen, joins, quantizers, sensitivity
+from nash_qat import bits, calibrate, execute, export, frozen, joins, quantizers, scales, sensitivity
 from nash_qat.errors import ManifestError
-from nash_qat.network import MaxPool, MaxPoolBN, Network
+from nash_qat.network import Network
 from nash_qat.presets import QuantizationSpec, preset
+from nash_qat.terms import MaxPool, MaxPoolBN
 
 
 def aligned(name: str, *, shift: int = 2) -> QuantizationSpec:
@@ -171,7 +172,7 @@ def test_calibration_gives_states_the_mean_of_their_scales() -> None:
     for name, quantizer in (("leader", apart.stem_act.fine), ("follower", apart.cells[0].layers[0].act.fine)):
         quantizer.register_forward_pre_hook(lambda _module, terms, name=name: inputs.setdefault(name, terms[0]))
     calibrate.calibrate(apart, pictures)
-    own = [quantizers.best_scale([inputs[name]], 0, 15) for name in ("leader", "follower")]
+    own = [scales.best_scale([inputs[name]], 0, 15) for name in ("leader", "follower")]
     assert float(apart.stem_act.fine.scale) == pytest.approx(math.sqrt(math.prod(own)), rel=2**-12)
     assert float(apart.cells[0].layers[1].join.scale) == float(apart.stem_act.fine.scale) / 4
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from nash_qat import calibrate, complexity, export, quantizers
 from nash_qat.errors import ManifestError
-from nash_qat.network import Activation, ConvBN, MaxPoolBN, Network, factorized_reduction
+from nash_qat.network import Activation, Network
 from nash_qat.presets import QuantizationSpec, preset
+from nash_qat.terms import ConvBN, MaxPoolBN, factorized_reduction
 
 
 @pytest.mark.parametrize("name", networks.ALL)

@@ -9,12 +9,12 @@ import networks
 import pytest
 import torch
 
-from nash_qat import calibrate, export, frozen, quantizers
+from nash_qat import calibrate, export, frozen, quantizers, scales
 from nash_qat.presets import preset
 
 
 def test_doctests() -> None:
-    results = doctest.testmod(quantizers)
+    results = doctest.testmod(scales)
     assert results.attempted >= 1
     assert results.failed == 0
 
@@ -126,20 +126,20 @@ def test_best_scale_is_that_of_the_whole_tensor(bits: int, is_signed: bool) -> N
     values = maps if low else maps.relu()
     largest = float(values.abs().max())
     least = min(_error_of(largest / high * step / 256, values, low, high) for step in range(16, 257))
-    assert _error_of(quantizers.best_scale([maps], low, high), values, low, high) < 1.02 * least
+    assert _error_of(scales.best_scale([maps], low, high), values, low, high) < 1.02 * least
 
 
 def test_best_scale_does_not_depend_on_where_values_lie() -> None:
     maps = _uneven_maps()
     order = torch.randperm(maps.numel(), generator=torch.Generator().manual_seed(1))
-    scale = quantizers.best_scale([maps.flatten()[order]], 0, 3)
-    assert quantizers.best_scale([maps], 0, 3) == scale
-    assert quantizers.best_scale([maps.contiguous(memory_format=torch.channels_last)], 0, 3) == scale
-    assert quantizers.best_scale([maps[:5], maps[5:]], 0, 3) == scale
+    scale = scales.best_scale([maps.flatten()[order]], 0, 3)
+    assert scales.best_scale([maps], 0, 3) == scale
+    assert scales.best_scale([maps.contiguous(memory_format=torch.channels_last)], 0, 3) == scale
+    assert scales.best_scale([maps[:5], maps[5:]], 0, 3) == scale
 
 
 def test_best_scale_of_nothing_but_zeros() -> None:
-    assert quantizers.best_scale([torch.zeros(4), -torch.ones(4)], 0, 3) == pytest.approx(1 / 3)
+    assert scales.best_scale([torch.zeros(4), -torch.ones(4)], 0, 3) == pytest.approx(1 / 3)
 
 
 def test_scales_learn_and_stay_positive() -> None:

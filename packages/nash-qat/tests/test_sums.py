@@ -17,8 +17,9 @@ from onnx import numpy_helper
 
 from nash_qat import bits, calibrate, execute, export, frozen, joins, quantizers, sensitivity, sums, weights
 from nash_qat.errors import ManifestError
-from nash_qat.network import MaxPoolBN, Network
+from nash_qat.network import Network
 from nash_qat.presets import QuantizationSpec, preset
+from nash_qat.terms import MaxPoolBN
 
 
 def fused(name: str, **changes: object) -> QuantizationSpec:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import quantizers
+from . import quantizers, scales
 from .network import Network
 from .sums import FusedSum
 
@@ -49,8 +49,8 @@ def calibrate(network: Network, pictures: Tensor) -> None:
         if follower.leader is not None:
             of_leader = scale * 2**follower.shift
             shared.setdefault(follower.leader, [best[follower.leader]]).append(of_leader)
-    for leader, scales in shared.items():
-        quantizers.set_act_scale(leader, math.exp(statistics.fmean(map(math.log, scales))))
+    for leader, found in shared.items():
+        quantizers.set_act_scale(leader, math.exp(statistics.fmean(map(math.log, found))))
     if shared:
         _best_scales(network, pictures, fixed=shared)
     network.train(was_training)
@@ -61,7 +61,7 @@ def _best_scales(network: Network, pictures: Tensor, *, fixed: Collection[nn.Mod
     best: dict[Any, float] = {}
 
     def measure(quantizer: nn.Module, terms: tuple[Tensor, ...]) -> None:
-        best[quantizer] = quantizers.best_scale(terms, *quantizer.levels)
+        best[quantizer] = scales.best_scale(terms, *quantizer.levels)
         if quantizers.is_learned(quantizer):
             quantizers.set_act_scale(quantizer, best[quantizer])
 
@@ -126,7 +126,7 @@ def randomize_batch_norm(network: Network, *, seed: int) -> None:
 
 
 def _set_best_scale(quantizer: nn.Module, terms: tuple[Tensor, ...]) -> None:
-    quantizers.set_act_scale(quantizer, quantizers.best_scale(terms, *quantizer.levels))
+    quantizers.set_act_scale(quantizer, scales.best_scale(terms, *quantizer.levels))
 
 
 def _batch_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from .network import ConvBN, Network
+from .network import Network
+from .terms import ConvBN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ convolutions read it and `side` as residuals, projections and NAS operations do;
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from . import bits as table
 from . import joins, quantizers, sums
-from .genotype import Cell, Genotype, Layer, NasOp
+from .genotype import Cell, Genotype
 from .presets import QuantizationSpec
+from .terms import ConvBN, Edge, MaxPoolBN, nas_operation, residual
 
 _MIN_GAMMA = 1e-3
 
@@ -60,151 +60,6 @@ class Activation(nn.Module):
         return State(fine, coarse) if self._act_is_finer else State(coarse, fine)
 
 
-class ConvBN(nn.Module):
-    """Convolution and batch normalization; `mask` marks the weights that may differ from zero.
-
-    With `is_summed` there is no batch normalization, as that is behind a sum; `leader` is the convolution whose
-    weights' scales these have then, None if they have their own.
-    """
-
-    mask: Tensor | None
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        bits: int,
-        reads_bits: int,
-        has_learned_scale: bool = False,
-        stride: int = 1,
-        padding: int | None = None,
-        groups: int = 1,
-        mask: Tensor | None = None,
-        is_summed: bool = False,
-        leader: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        padding = kernel // 2 if padding is None else padding
-        self.weight_bits, self.reads_bits = bits, reads_bits
-        self.conv = quantizers.conv(
-            in_channels,
-            out_channels,
-            kernel,
-            bits=bits,
-            has_learned_scale=has_learned_scale,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            leader=leader,
-        )
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        self.bn = nn.Identity() if is_summed else nn.BatchNorm2d(out_channels)
-        self.register_buffer("mask", mask, persistent=False)
-        self.constrain()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
-
-    @torch.no_grad()
-    def constrain(self) -> None:
-        """Set the structural zeros to zero."""
-        if self.mask is not None:
-            self.conv.weight.mul_(self.mask)
-
-
-def factorized_reduction(
-    in_channels: int,
-    out_channels: int,
-    *,
-    bits: int,
-    reads_bits: int,
-    size: tuple[int, int],
-    **settings: Any,
-) -> ConvBN:
-    """Return two stride-2 1x1 convolutions, the second on the input shifted by one pixel, as one masked convolution.
-
-    The first half of the outputs reads pixel (2y, 2x), the second (2y + 1, 2x + 1); beyond an odd edge there is zero.
-    """
-    even = size[0] % 2 == 0 and size[1] % 2 == 0
-    kernel, padding, tap = (2, 0, 0) if even else (3, 1, 1)
-    mask = torch.zeros(out_channels, in_channels, kernel, kernel)
-    mask[: out_channels // 2, :, tap, tap] = 1
-    mask[out_channels // 2 :, :, tap + 1, tap + 1] = 1
-    bits = max(bits, 2)  # one bit has no zero
-    return ConvBN(
-        in_channels,
-        out_channels,
-        kernel,
-        bits=bits,
-        reads_bits=reads_bits,
-        stride=2,
-        padding=padding,
-        mask=mask,
-        **settings,
-    )
-
-
-class MaxPool(nn.Module):
-    """3x3 max-pool, its channels repeated to fill `out_channels`."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
-        super().__init__()
-        self._repeats = out_channels // in_channels
-        self.pool = nn.MaxPool2d(3, stride=stride, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(x)
-        return torch.cat([x] * self._repeats, dim=1) if self._repeats > 1 else x
-
-
-class MaxPoolBN(MaxPool):
-    """The same with a batch normalization behind it whose gamma is positive."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
-        super().__init__(in_channels, out_channels, stride=stride)
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(super().forward(x))
-
-    @torch.no_grad()
-    def constrain(self) -> None:
-        """Keep gamma positive: the hardware then needs no multiplication after the pool."""
-        self.bn.weight.clamp_(min=_MIN_GAMMA)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Edge:
-    """From one state of a cell to another; `size` is (H, W) of the state it starts from."""
-
-    in_channels: int
-    out_channels: int
-    stride: int
-    size: tuple[int, int]
-
-
-def _nas_operation(nas_op: NasOp, edge: _Edge, bits: dict[str, Any], *, is_direct: bool) -> nn.Module:
-    if nas_op.op == "max_pool_3x3":
-        pool = MaxPool if is_direct else MaxPoolBN
-        return pool(edge.in_channels, edge.out_channels, stride=edge.stride)
-    if nas_op.op != "skip_connect":
-        kernel = {"conv_1x1": 1, "conv_3x3": 3, "conv_5x5": 5}[nas_op.op]
-        return ConvBN(edge.in_channels, edge.out_channels, kernel, stride=edge.stride, **bits)
-    if edge.stride == 2:
-        return factorized_reduction(edge.in_channels, edge.out_channels, size=edge.size, **bits)
-    if edge.in_channels != edge.out_channels:
-        return ConvBN(edge.in_channels, edge.out_channels, 1, **bits)
-    return nn.Identity()
-
-
-def _residual(layer: Layer, edge: _Edge, bits: dict[str, Any]) -> nn.Module:
-    if not layer.projection:
-        return nn.Identity()
-    return ConvBN(edge.in_channels, edge.out_channels, 1, stride=edge.stride, **bits)
-
-
 class LayerBlock(nn.Module):
     """One layer of a cell: the convolution, what is added to it, the activation.
 
@@ -242,8 +97,8 @@ class LayerBlock(nn.Module):
             is_summed=fused is not None,
         )
 
-        def edge(source: int) -> _Edge:
-            return _Edge(
+        def edge(source: int) -> Edge:
+            return Edge(
                 in_channels=cell.state_channels[source],
                 out_channels=layer.channels,
                 stride=cell.stride_between(source, number),
@@ -264,11 +119,11 @@ class LayerBlock(nn.Module):
         self.residual = self.nas_op = None
         if layer.residual_from is not None:
             source = layer.residual_from
-            self.residual = _residual(layer, edge(source), side_bits("residual", source))
+            self.residual = residual(layer, edge(source), side_bits("residual", source))
         if layer.nas_op is not None:
             source = layer.nas_op.input
             read_bits, is_direct = side_bits("nas_op", source), "nas_op" in self._direct
-            self.nas_op = _nas_operation(layer.nas_op, edge(source), read_bits, is_direct=is_direct)
+            self.nas_op = nas_operation(layer.nas_op, edge(source), read_bits, is_direct=is_direct)
         self.join: nn.Module | None = None
         if join is not None:
             self.join = _quantizer(join, states)

@@ -1,4 +1,4 @@
-"""Quantizers: the only file that knows Brevitas injection.
+"""Quantizers as the network asks for them; how Brevitas puts them together is in injectors.py.
 
 Weights (O, I, kH, kW) have one scale an output channel and no zero point. Where it follows the weights, they are narrow
 signed integers from 2 bits on (at 2 bits the scale follows the mean magnitude, above the largest) and +-mean|W| at 1
@@ -10,217 +10,24 @@ Learned scales are kept positive by their logarithms.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import fused, layers
+from . import fused, injectors, layers, scales
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from brevitas.core.quant import BinaryQuant
-    from brevitas.core.zero_point import ZeroZeroPoint
     from brevitas.export.onnx.qonnx.function import BrevitasQuantOp
     from brevitas.export.onnx.qonnx.handler import BrevitasActQuantProxyHandler
     from brevitas.export.onnx.qonnx.manager import QONNXManager
-    from brevitas.inject import ExtendedInjector
-    from brevitas.inject.enum import QuantType, RestrictValueType, ScalingImplType, ScalingPerOutputType
-    from brevitas.quant.base import IntQuant, NarrowIntQuant, UintQuant
-    from brevitas.quant.solver.act import ActQuantSolver
-    from brevitas.quant.solver.weight import WeightQuantSolver
 
 INPUT_SCALE = layers.INPUT_SCALE
-# Values before a quantizer are often whole multiples of another scale. A scale with a plain ratio to it would put its
-# rounding thresholds exactly on such values, where executions differ by float noise: keep the ratio odd.
-_OFF_GRID = 1.0007
 _EXPONENTS = range(-10, 13)  # of the units of a sum
 _FINE_ENOUGH = 0.01  # square error over squares, 20 dB: that of four bits
-_WEIGHT_STEPS = 64  # of a sixteenth of an octave: the scale may be a sixteenth of the largest weight's
-_BINS = 1 << 16
-_CHUNK = 1 << 22  # values a histogram: float32 counts exactly up to 1 << 24
-_SAMPLES = 1 << 16  # of a tensor, to find its scale
-
-
-class _MeanMagnitude(nn.Module):
-    def __init__(self, stats_reduce_dim: int | None = 1, factor: float = 1.0) -> None:
-        super().__init__()
-        self._dim = stats_reduce_dim
-        self._factor = factor
-
-    def forward(self, weight: Tensor) -> Tensor:
-        magnitude = weight.abs()
-        if self._dim is None:
-            return fused.mean_magnitude(magnitude.flatten(), 0, self._factor)
-        return fused.mean_magnitude(magnitude, self._dim, self._factor)
-
-
-class _TernaryMagnitude(_MeanMagnitude):
-    def __init__(self, stats_reduce_dim: int | None = 1) -> None:
-        super().__init__(stats_reduce_dim, fused.TWO_BIT_FACTOR)
-
-
-class _PerChannel(ExtendedInjector):
-    scaling_per_output_type = ScalingPerOutputType.CHANNEL
-
-
-class _PerTensor(ExtendedInjector):
-    scaling_per_output_type = ScalingPerOutputType.TENSOR
-
-
-class _WeightScale(ExtendedInjector):
-    scaling_impl_type = ScalingImplType.STATS
-    scaling_stats_op = "max"
-    scaling_min_val = fused.MIN_SCALE
-    restrict_scaling_type = RestrictValueType.FP
-
-
-class _Binary(ExtendedInjector):
-    quant_type = QuantType.BINARY
-    tensor_quant = BinaryQuant
-    bit_width = 1
-    narrow_range = True
-    signed = True
-    zero_point_impl = ZeroZeroPoint
-    scaling_stats_impl = _MeanMagnitude
-
-
-class _Ternary(NarrowIntQuant):
-    bit_width = 2
-    scaling_stats_impl = _TernaryMagnitude
-
-
-class _BinaryPerChannel(_Binary, _PerChannel, _WeightScale, WeightQuantSolver):
-    pass
-
-
-class _BinaryPerTensor(_Binary, _PerTensor, _WeightScale, WeightQuantSolver):
-    pass
-
-
-class _TernaryPerChannel(_Ternary, _PerChannel, _WeightScale, WeightQuantSolver):
-    pass
-
-
-class _TernaryPerTensor(_Ternary, _PerTensor, _WeightScale, WeightQuantSolver):
-    pass
-
-
-class _IntPerChannel(NarrowIntQuant, _PerChannel, _WeightScale, WeightQuantSolver):
-    pass
-
-
-class _IntPerTensor(NarrowIntQuant, _PerTensor, _WeightScale, WeightQuantSolver):
-    pass
-
-
-class _LearnedScale(_PerTensor):
-    scaling_impl_type = ScalingImplType.PARAMETER
-    restrict_scaling_type = RestrictValueType.LOG_FP
-    scaling_min_val = fused.MIN_SCALE
-
-
-class _UnsignedAct(UintQuant, _LearnedScale, ActQuantSolver):
-    scaling_init = 4.0
-
-
-class _SignedAct(IntQuant, _LearnedScale, ActQuantSolver):
-    scaling_init = 10.0
-
-
-class _LeadersScale(nn.Module):
-    """Give what a follower has taken up of its leader."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.ones(())
-
-    def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
-        return self.scale
-
-
-class _ShortScale(nn.Module):
-    """A learned scale of 12 significant bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, x: Tensor, threshold: Tensor) -> Tensor:
-        return fused.scale(self.value, threshold, is_short=True)
-
-
-class _UnsignedLeader(UintQuant, _LearnedScale, ActQuantSolver):
-    scaling_impl = _ShortScale
-
-
-class _UnsignedFollower(UintQuant, _LearnedScale, ActQuantSolver):
-    scaling_impl = _LeadersScale
-
-
-class _SignedFollower(IntQuant, _LearnedScale, ActQuantSolver):
-    scaling_impl = _LeadersScale
-
-
-class _Pixels(UintQuant, _PerTensor, ActQuantSolver):
-    scaling_impl_type = ScalingImplType.CONST
-    restrict_scaling_type = RestrictValueType.FP
-    scaling_init = 255 * INPUT_SCALE
-    bit_width = 8
-
-
-class _LearnedWeightScale(ExtendedInjector):
-    scaling_impl_type = ScalingImplType.PARAMETER
-    restrict_scaling_type = RestrictValueType.LOG_FP
-    scaling_min_val = fused.MIN_SCALE
-    scaling_init = 1.0
-
-
-class _LearnedBinaryPerChannel(_Binary, _PerChannel, _LearnedWeightScale, WeightQuantSolver):
-    pass
-
-
-class _LearnedBinaryPerTensor(_Binary, _PerTensor, _LearnedWeightScale, WeightQuantSolver):
-    pass
-
-
-class _LearnedIntPerChannel(IntQuant, _PerChannel, _LearnedWeightScale, WeightQuantSolver):
-    pass
-
-
-class _LearnedIntPerTensor(IntQuant, _PerTensor, _LearnedWeightScale, WeightQuantSolver):
-    pass
-
-
-class _FollowingWeights(_PerChannel):
-    scaling_impl_type = ScalingImplType.PARAMETER  # what lies beyond the levels has no gradient
-    restrict_scaling_type = RestrictValueType.FP
-    scaling_init = 1.0
-    scaling_impl = _LeadersScale
-
-
-class _FollowingBinary(_Binary, _FollowingWeights, WeightQuantSolver):
-    pass
-
-
-class _FollowingInt(IntQuant, _FollowingWeights, WeightQuantSolver):
-    pass
-
-
-class _FollowingNarrowInt(NarrowIntQuant, _FollowingWeights, WeightQuantSolver):
-    pass
-
-
-# by bits; None stands for the rest, whose classes take a bit width
-_Quantizers = dict[int | None, type[Any]]
-_PER_CHANNEL: _Quantizers = {1: _BinaryPerChannel, 2: _TernaryPerChannel, None: _IntPerChannel}
-_PER_TENSOR: _Quantizers = {1: _BinaryPerTensor, 2: _TernaryPerTensor, None: _IntPerTensor}
-_LEARNED_PER_CHANNEL: _Quantizers = {1: _LearnedBinaryPerChannel, None: _LearnedIntPerChannel}
-_LEARNED_PER_TENSOR: _Quantizers = {1: _LearnedBinaryPerTensor, None: _LearnedIntPerTensor}
-_FOLLOWING: _Quantizers = {1: _FollowingBinary, None: _FollowingNarrowInt}
-_FOLLOWING_LEARNED: _Quantizers = {1: _FollowingBinary, None: _FollowingInt}
 
 
 def conv(
@@ -239,8 +46,8 @@ def conv(
 
     It is learned or follows the weights, or it is that of the weights of `leader` times a power of two.
     """
-    own = _LEARNED_PER_CHANNEL if has_learned_scale else _PER_CHANNEL
-    following = _FOLLOWING_LEARNED if has_learned_scale else _FOLLOWING
+    own = injectors.LEARNED_PER_CHANNEL if has_learned_scale else injectors.PER_CHANNEL
+    following = injectors.FOLLOWING_LEARNED if has_learned_scale else injectors.FOLLOWING
     return layers.Conv2d(
         in_channels,
         out_channels,
@@ -262,11 +69,11 @@ def linear(in_features: int, out_features: int, *, bits: int, has_learned_scale:
         out_features,
         weight_bits=bits,
         has_learned_scale=has_learned_scale,
-        **_weight_quant(bits, _LEARNED_PER_TENSOR if has_learned_scale else _PER_TENSOR),
+        **_weight_quant(bits, injectors.LEARNED_PER_TENSOR if has_learned_scale else injectors.PER_TENSOR),
     )
 
 
-def _weight_quant(bits: int, quantizers: _Quantizers) -> dict[str, Any]:
+def _weight_quant(bits: int, quantizers: injectors.Quantizers) -> dict[str, Any]:
     if bits in quantizers:
         return {"weight_quant": quantizers[bits]}
     return {"weight_quant": quantizers[None], "weight_bit_width": bits}
@@ -274,7 +81,7 @@ def _weight_quant(bits: int, quantizers: _Quantizers) -> dict[str, Any]:
 
 def pixels() -> nn.Module:
     """Return the network's input quantizer: uint8 with the scale 1/255."""
-    return layers.Pixels(act_quant=_Pixels)
+    return layers.Pixels(act_quant=injectors.Pixels)
 
 
 def relu(*, bits: int, leader: nn.Module | None = None, shift: int = 0, leads: bool = False) -> nn.Module:
@@ -283,8 +90,10 @@ def relu(*, bits: int, leader: nn.Module | None = None, shift: int = 0, leads: b
     It has the scale of `leader` over 2^shift if there is one; `leads` says that others will have its own.
     """
     if leader is not None:
-        return layers.ReLU(act_quant=_UnsignedFollower, bits=bits, leader=leader, shift=shift)
-    return layers.ReLU(act_quant=_UnsignedLeader if leads else _UnsignedAct, bits=bits, is_short=leads)
+        return layers.ReLU(act_quant=injectors.UnsignedFollower, bits=bits, leader=leader, shift=shift)
+    return layers.ReLU(
+        act_quant=injectors.UnsignedLeader if leads else injectors.UnsignedAct, bits=bits, is_short=leads
+    )
 
 
 def signed(*, bits: int, leader: nn.Module | None = None, shift: int = 0) -> nn.Module:
@@ -292,7 +101,7 @@ def signed(*, bits: int, leader: nn.Module | None = None, shift: int = 0) -> nn.
 
     Its scale is learned, or that of `leader` over 2^shift.
     """
-    act_quant = _SignedAct if leader is None else _SignedFollower
+    act_quant = injectors.SignedAct if leader is None else injectors.SignedFollower
     return layers.Signed(act_quant=act_quant, bits=bits, leader=leader, shift=shift)
 
 
@@ -356,8 +165,8 @@ def follows_weights(module: nn.Module) -> bool:
 def fit_weight_scale(layer: nn.Module) -> None:
     """Set the learned scales of a layer's weights to those of least square error."""
     low, high = layer.levels
-    scales = best_weight_scales(layer.weight_rows(), low, high)
-    thresholds = (scales * max(high, -low)).clamp_min(fused.MIN_SCALE)
+    found = scales.best_weight_scales(layer.weight_rows(), low, high)
+    thresholds = (found * max(high, -low)).clamp_min(fused.MIN_SCALE)
     layer.log2_threshold.copy_(thresholds.log2().view_as(layer.log2_threshold))
 
 
@@ -389,63 +198,6 @@ def set_units(follower: nn.Module, wanted: Tensor) -> None:
     ratio = wanted.double().flatten() / follower.leader.weight_scale.double().flatten()
     exponent = round(float(ratio.clamp_min(fused.MIN_SCALE).log2().mean()))
     follower.units.fill_(2.0 ** max(_EXPONENTS.start, min(exponent, _EXPONENTS.stop - 1)))
-
-
-@torch.no_grad()
-def best_weight_scales(rows: Tensor, low: int, high: int) -> Tensor:
-    """Return the scale of every row (O, N) that quantizes it to low..high with the least square error, (O,) float64.
-
-    Plus or minus one (low = -1, high = 1 without zero, one bit) is best at the mean magnitude.
-
-    >>> best_weight_scales(torch.tensor([[-2.0, 1.0, 0.0, -4.0], [0.5, -0.5, 0.25, 0.75]]), -4, 3)
-    tensor([1.0000, 0.2500], dtype=torch.float64)
-    """
-    rows = rows.double()
-    if low == -high == -1:
-        return rows.abs().mean(1)
-    largest = rows.abs().amax(1, keepdim=True).clamp_min(fused.MIN_SCALE)
-    best, least = largest / high, torch.full_like(largest, torch.inf)
-    for step in range(_WEIGHT_STEPS):
-        scale = largest / high * 2 ** (-step / 16)
-        error = ((rows / scale).round_().clamp_(low, high).mul_(scale) - rows).square_().sum(1, keepdim=True)
-        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
-    rounded = (rows / best).round_().clamp_(low, high)  # the best scale of these integers is a ratio of two products
-    squares = rounded.square().sum(1)
-    return torch.where(squares > 0, (rounded * rows).sum(1) / squares.clamp_min(1), best[:, 0])
-
-
-@torch.no_grad()
-def best_scale(terms: Sequence[Tensor], low: int, high: int) -> float:
-    """Return the scale of the integers low..high that quantizes all values of `terms` with the least square error.
-
-    The error is that of a histogram fine enough for eight bits: every value counts, wherever it lies.
-
-    >>> round(best_scale([torch.arange(8.0), torch.arange(8.0, 16.0)], 0, 15), 2)
-    1.0
-    """
-    largest = max(float(term.amax() if low == 0 else term.abs().amax()) for term in terms)
-    if largest <= 0:
-        return 1.0 / high
-    values, counts = _histogram(terms, 0.0 if low == 0 else -largest, largest)
-
-    def error(scale: float) -> float:
-        return float(((values / scale).round_().clamp_(low, high).mul_(scale) - values).square_() @ counts)
-
-    coarse = min((largest / high * 2 ** (-step / 8) for step in range(48)), key=error)
-    return _OFF_GRID * min((coarse * 2 ** (step / 64) for step in range(-7, 8)), key=error)
-
-
-def _histogram(terms: Sequence[Tensor], lowest: float, largest: float) -> tuple[Tensor, Tensor]:
-    """Return the middles of the bins that are not empty, and how many values fall into each, both in float64."""
-    counts = torch.zeros(_BINS, dtype=torch.float64)
-    for term in terms:
-        is_rows = term.ndim == 4 and term.is_contiguous(memory_format=torch.channels_last)
-        flat = (term.detach().permute(0, 2, 3, 1) if is_rows else term.detach()).reshape(-1)
-        for chunk in flat.split(_CHUNK):
-            counts += torch.histc(chunk.float(), _BINS, lowest, largest).cpu()
-    width = (largest - lowest) / _BINS
-    (filled,) = counts.nonzero(as_tuple=True)
-    return lowest + (filled + 0.5).double() * width, counts[filled]
 
 
 def set_mode(network: nn.Module, mode: layers.Mode) -> None:

@@ -27,10 +27,11 @@ from . import calibrate, interrupt, quantizers, runs
 from . import manifest as manifests
 from .data import Split
 from .errors import DivergedError, IntegrityError, Interrupted, UsageError
-from .network import Activation, ConvBN, Network
+from .network import Activation, Network
 from .presets import BITS, RESOLVED
 from .progress import TrainingProgress
 from .sums import FusedSum
+from .terms import ConvBN
 
 KIND = "sensitivity"
 _BATCH = 256
