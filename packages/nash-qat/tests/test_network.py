@@ -80,9 +80,14 @@ def test_join_puts_all_terms_on_one_grid() -> None:
     torch.testing.assert_close(total, total.round(), atol=1e-4, rtol=0)
 
 
+def activation_of(*, act_bits: int, side_bits: int | None) -> Activation:
+    bits = {"act": act_bits, "state": side_bits}
+    return Activation(act_bits=act_bits, side_bits=side_bits, make=lambda kind: quantizers.relu(bits=bits[kind]))
+
+
 @pytest.mark.parametrize(("act_bits", "side_bits"), [(4, 8), (8, 2)])
 def test_two_precisions_come_from_the_finer(act_bits: int, side_bits: int) -> None:
-    activation = Activation(act_bits=act_bits, side_bits=side_bits).eval()
+    activation = activation_of(act_bits=act_bits, side_bits=side_bits).eval()
     with torch.no_grad():
         state = activation(torch.linspace(-1, 9, 2000))
     assert len(state.act.unique()) == min(2**act_bits, 256)
@@ -92,8 +97,8 @@ def test_two_precisions_come_from_the_finer(act_bits: int, side_bits: int) -> No
 
 
 def test_equal_bits_share_one_quantizer() -> None:
-    assert Activation(act_bits=4, side_bits=4).coarse is None
-    assert Activation(act_bits=4, side_bits=None).coarse is None
+    assert activation_of(act_bits=4, side_bits=4).coarse is None
+    assert activation_of(act_bits=4, side_bits=None).coarse is None
     network = Network(parsed(networks.NASH), preset("v3"))
     read_twice = [layer.act.coarse is not None for block in network.cells for layer in block.layers]
     assert read_twice == [True, True, False, True, False]
