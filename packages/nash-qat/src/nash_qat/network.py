@@ -18,8 +18,6 @@ from .genotype import Cell, Genotype
 from .presets import QuantizationSpec
 from .terms import ConvBN, Edge, MaxPoolBN, nas_operation, residual
 
-_MIN_GAMMA = 1e-3
-
 
 class State(NamedTuple):
     """A state at the two precisions it is read at."""
