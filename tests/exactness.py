@@ -6,7 +6,7 @@ It takes the commands that NASH_SEARCH, NASH_QAT and NASH_HW name, as the tests 
 in one process each: to start them takes longer than most of the work. Every network is untrained, exported, and goes
 through the steps of `nash-hw build` for a U250 at a frame rate that leaves little to fold; `--without-folding` executes
 the specialized layers in place of the folded ones. FOLDER keeps a line of results.jsonl for each combination that is
-done; stopped, the same command goes on with the next one. `--only` takes those whose title has one of the texts in it.
+done, not exact ones among them; stopped, the same command goes on with the next one. `--only` takes those whose title has one of the texts in it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Worker:
     def ask(self, request: Any) -> dict[str, Any]:
         """Return the answer; it has the key `error` where something went wrong."""
         print(json.dumps(request), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        return json.loads(answer) if answer else {"error": "the process has ended"}
 
     def stop(self) -> None:
         self._process.stdin.close()
@@ -142,9 +143,9 @@ def _verify(model: str, is_folded: bool) -> dict[str, Any]:
     with contained_finn():
         target = Target(board=find_board(BOARD), clock_mhz=CLOCK_MHZ, fps=FPS, utilization=None)
         flow, state = Flow(Source.read(Path(model)), target), None
-        for name in Flow.NAMES:
-            if name != "fold" or is_folded:
-                state = flow.run(name, state)
+        names = Flow.NAMES if is_folded else (*Flow.NAMES[: Flow.NAMES.index("fold")], "verify specialized")
+        for name in names:
+            state = flow.run(name, state)
         return {"stages": state.verification, "layers": len(state.model.graph.node)}
 
 
@@ -191,8 +192,13 @@ def line_of(result: dict[str, Any]) -> str:
     return f"{title}: all stages equal, flips {stages}; float32 {float32['num_flips']}/{float32['num_samples']}"
 
 
-def run(out: Path, wanted: list[Combination], *, is_folded: bool) -> None:
-    """Try all that is not done yet, and print and keep a line each."""
+def is_exact(result: dict[str, Any]) -> bool:
+    """Tell whether no sample differs in any stage."""
+    return "error" not in result and not any(stage["num_flips"] for stage in result["stages"])
+
+
+def run(out: Path, wanted: list[Combination], *, is_folded: bool) -> int:
+    """Try all that is not done yet, print and keep a line each, and return how many are not exact."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.jsonl"
     results = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
@@ -211,9 +217,11 @@ def run(out: Path, wanted: list[Combination], *, is_folded: bool) -> None:
         result = {"combination": asdict(combination), **found, "seconds": round(time.monotonic() - start, 1)}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
+        results.append(result)
         print(line_of(result), flush=True)
     qat.stop()
     hw.stop()
+    return sum(not is_exact(result) for result in results)
 
 
 def main() -> None:
@@ -229,7 +237,8 @@ def main() -> None:
     if options.out is None:
         parser.error("--out is missing")
     wanted = [one for one in combinations() if any(text in one.title for text in options.only)]
-    run(options.out, wanted, is_folded=not options.without_folding)
+    failed = run(options.out, wanted, is_folded=not options.without_folding)
+    sys.exit(f"{failed} combinations are not exact" if failed else 0)
 
 
 if __name__ == "__main__":
