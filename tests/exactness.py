@@ -6,7 +6,8 @@ It takes the commands that NASH_SEARCH, NASH_QAT and NASH_HW name, as the tests 
 in one process each: to start them takes longer than most of the work. Every network is untrained, exported, and goes
 through the steps of `nash-hw build` for a U250 at a frame rate that leaves little to fold; `--without-folding` executes
 the specialized layers in place of the folded ones. FOLDER keeps a line of results.jsonl for each combination that is
-done, not exact ones among them; stopped, the same command goes on with the next one. `--only` takes those whose title has one of the texts in it.
+done, failed ones, too; stopped, the same command goes on with the next one. `--only` takes those whose title has one of
+the texts in it. The exit code is 1 if one of FOLDER is not exact.
 """
 
 from __future__ import annotations
