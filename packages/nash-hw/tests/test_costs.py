@@ -70,10 +70,10 @@ def test_every_operation_has_a_price(stride, channels, size, tmp_path, finn):
     assert parts == sorted(parts)
 
 
-def test_states_and_pools_are_cheaper_where_joins_are_aligned(tmp_path, finn):
+def test_operations_are_cheaper_where_joins_are_aligned_or_fused(tmp_path, finn):
     candidates = [candidate(op) for op in OPERATIONS]
     prices = {}
-    for joins in ("quantized", "aligned"):
+    for joins in ("quantized", "aligned", "fused"):
         config = CostsConfig(board="ZCU104", weight_bits=4, act_bits=4, target_fps=2000, joins=joins)
         result = price(tmp_path, candidates, config)
         assert result["joins"] == joins
@@ -81,10 +81,12 @@ def test_states_and_pools_are_cheaper_where_joins_are_aligned(tmp_path, finn):
         prices[joins] = dict(zip(OPERATIONS, found, strict=True))
     for op in ("max_pool_3x3", "skip_connect"):
         assert prices["aligned"][op] < prices["quantized"][op]
+    for op in OPERATIONS:
+        assert prices["fused"][op] < prices["quantized"][op]
 
 
 def test_unknown_joins_are_refused():
-    with pytest.raises(UsageError, match="--joins: got 'loose', expected quantized or aligned"):
+    with pytest.raises(UsageError, match="--joins: got 'loose', expected one of quantized, aligned, fused"):
         CostsConfig(board="U250", weight_bits=4, act_bits=4, target_fps=2000, joins="loose")
 
 
@@ -155,9 +157,10 @@ def test_malformed_space_is_refused(tmp_path):
         price(tmp_path, [broken])
 
 
+@pytest.mark.parametrize("joins", ["quantized", "fused"])  # float32 does not hold ties of aligned sums
 @pytest.mark.parametrize("op", [*OPERATIONS, None])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_fragment_is_a_network_the_flow_keeps_exactly(op, stride, finn):
+def test_fragment_is_a_network_the_flow_keeps_exactly(op, stride, joins, finn):
     import numpy as np
     from networks import run
     from qonnx.core.modelwrapper import ModelWrapper
@@ -170,7 +173,7 @@ def test_fragment_is_a_network_the_flow_keeps_exactly(op, stride, finn):
     place = Place(in_channels=4, out_channels=8, stride=stride, size=(6, 6), weight_bits=2, act_bits=3)
     if op == "skip_connect" and stride == 1:
         place = Place(in_channels=8, out_channels=8, stride=stride, size=(6, 6), weight_bits=2, act_bits=3)
-    source = fragment(place, op)
+    source = fragment(place, op, joins)
     x = np.random.default_rng(1).integers(0, 8, (1, place.in_channels, 6, 6)).astype(np.float32)
     reference = ModelWrapper(source).transform(InferShapes())
     expected = execute_onnx(reference, {"x": x * np.float32(6 / 7)})[reference.graph.output[0].name]

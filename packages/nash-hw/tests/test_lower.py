@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import Network, op_types, pictures, residual_network, run
+from networks import Network, op_types, pictures, qonnx_outputs, residual_network, run
+from test_steps import specialized
 
 pytestmark = pytest.mark.usefixtures("finn")
 
@@ -55,6 +56,31 @@ def test_groups_become_zeros_of_a_dense_matrix(bits, group):
     weights = after.get_nodes_by_op_type("MatMul")[1].input[1]
     assert after.get_tensor_datatype(weights).name == ("INT2" if bits == 1 else "INT4")
     assert (after.get_initializer(weights) != 0).mean() <= 1 / group
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_of_one_pixel_are_that_pixel(stride):
+    """Kernels of 3 and 5 and a pool, on a map of one pixel: all but one of their weights meets padding alone."""
+    net = Network((1, 3, 2, 2))
+    x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), stride=2), 4))
+    for kernel in (3, 5):
+        x = net.relu(net.norm(net.conv(x, (4, 4, kernel, kernel), stride=stride), 4))
+    x = net.relu(net.norm(net.conv(x, (4, 1, 3, 3), stride=stride, group=4), 4))
+    source = net.finish(net.head(net.pool(x, stride=stride), 4), (1, 3))
+    images = pictures(source)
+    before, dequantization = streamline_of(source)
+    logits = run(before, images) * dequantization.scale + dequantization.bias
+    np.testing.assert_allclose(logits, qonnx_outputs(source, images), rtol=1e-6, atol=1e-6)
+    after = specialized(source)
+    np.testing.assert_array_equal(run(after, images), run(before, images))
+    assert "Pool_hls" not in op_types(after)
+    assert op_types(after).count("ConvolutionInputGenerator_rtl") == 1  # of the first
+
+
+def streamline_of(source):
+    from nash_hw.streamline import streamline
+
+    return streamline(source)
 
 
 def depthwise_network(bits=4, act_bits=4, stride=1):

@@ -76,8 +76,8 @@ OPERATIONS = (
 )
 
 
-@pytest.mark.parametrize("joins", ["quantized", "aligned"])
-def test_backbone_and_operations_sum_up_to_the_whole_accelerator(joins, tmp_path, finn):
+@pytest.mark.parametrize(("joins", "tolerance"), [("quantized", 0.03), ("aligned", 0.03), ("fused", 0.04)])
+def test_backbone_and_operations_sum_up_to_the_whole_accelerator(joins, tolerance, tmp_path, finn):
     from nash_hw.boards import find_board
     from nash_hw.folding import FoldingSpace
     from nash_hw.specialized import specialized
@@ -89,7 +89,7 @@ def test_backbone_and_operations_sum_up_to_the_whole_accelerator(joins, tmp_path
     actual = FoldingSpace(model, board).for_fps(config.target_fps, config.clock_mhz).resources
     for name in ("LUT", "FF"):
         priced = sum(found["resources"][name] for found in [result["backbone"], *result["candidates"]])
-        assert priced == pytest.approx(actual[name], rel=0.03), name
+        assert priced == pytest.approx(actual[name], rel=tolerance), name
         assert result["backbone"]["resources"][name] < 0.7 * actual[name]  # there is something to add
     for name in ("BRAM_18K", "URAM", "DSP"):
         priced = sum(found["resources"][name] for found in [result["backbone"], *result["candidates"]])
@@ -152,13 +152,14 @@ def test_a_stretch_begins_where_what_ends_within_it_begins():
     assert (begins, found.size, found.in_channels) == (0, (8, 8), 4)
 
 
-def test_the_flow_keeps_a_whole_network_and_a_stretch_exactly(finn):
+@pytest.mark.parametrize("joins", ["quantized", "fused"])  # float32 does not hold ties of aligned sums
+def test_the_flow_keeps_a_whole_network_and_a_stretch_exactly(joins, finn):
     import numpy as np
     from networks import pictures, qonnx_outputs, run
 
     from nash_hw.streamline import streamline
 
-    source = whole(tiny(*OPERATIONS), BITS, "quantized")
+    source = whole(tiny(*OPERATIONS), BITS, joins)
     images = pictures(source)
     expected = qonnx_outputs(source, images)
     model, dequantization = streamline(source)
@@ -167,7 +168,7 @@ def test_the_flow_keeps_a_whole_network_and_a_stretch_exactly(finn):
     )
     assert len(np.unique(expected)) == expected.size  # not all of it is clipped
     around, start = stretch(cells_of(tiny())[0], 1, 4)
-    source = part(around.with_operation("max_pool_3x3", 1 - start), BITS, "quantized")
+    source = part(around.with_operation("max_pool_3x3", 1 - start), BITS, joins)
     assert streamline(source, input_bits=4)[0].get_tensor_shape(source.graph.output[0].name) == [1, 4, 8, 8]
 
 

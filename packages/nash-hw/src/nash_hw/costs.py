@@ -52,7 +52,7 @@ class CostsConfig:
             if getattr(self, name) not in _BITS
         ]
         if self.joins not in JOINS:
-            problems.append(f"--joins: got '{self.joins}', expected {' or '.join(JOINS)}")
+            problems.append(f"--joins: got '{self.joins}', expected one of {', '.join(JOINS)}")
         if not self.target_fps > 0:
             problems.append(f"--target-fps: got {self.target_fps:g}, expected more than 0")
         if not 10 <= self.clock_mhz <= 1000:

@@ -63,8 +63,9 @@ class _Lowering:
         return self._new.constant(node.input[1], value, self._model.get_tensor_datatype(node.input[1]))
 
     def _convolve(self, node: onnx.NodeProto) -> str:
-        given = attributes(node)
+        size = self._model.get_tensor_shape(node.input[0])[2:]
         weights = self._model.get_initializer(node.input[1])  # (out, in / groups, kh, kw)
+        weights, given = _within(size, weights, attributes(node))
         groups, kernel = given["group"], given["kernel_shape"]
         window = self._inputs(node)[0]
         is_depthwise = kernel != [1, 1] and self._has_unit_for(node, weights, groups)
@@ -127,6 +128,8 @@ class _Lowering:
         )
 
     def _max_pool(self, node: onnx.NodeProto) -> str:
+        if self._model.get_tensor_shape(node.input[0])[2:] == [1, 1]:  # of one pixel: that pixel
+            return self._inputs(node)[0]
         return self._new.node(
             "MaxPoolNHWC", self._inputs(node), self._output(node), domain=QONNX_DOMAIN, **attributes(node)
         )
@@ -169,6 +172,24 @@ class _Lowering:
         "MultiThreshold": _threshold,
         "ReduceSum": _sum_positions,
     }
+
+
+def _within(size: list[int], weights: np.ndarray, given: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return weights (out, in, kh, kw) and attributes of a convolution without what reads nothing but padding.
+
+    Where a map is one pixel wide or high, the column or row of the kernel that meets it is left: FINN has no other
+    windows there.
+    """
+    given = dict(given)
+    for axis, length in enumerate(size):
+        before, after = given["pads"][axis], given["pads"][axis + 2]
+        kernel = given["kernel_shape"][axis]
+        if length > 1 or kernel == 1 or 1 + before + after - kernel >= given["strides"][axis]:  # more than one window
+            continue
+        weights = np.take(weights, [before], axis=axis + 2)
+        for key, values in (("kernel_shape", {axis: 1}), ("strides", {axis: 1}), ("pads", {axis: 0, axis + 2: 0})):
+            given[key] = [values.get(position, value) for position, value in enumerate(given[key])]
+    return weights, given
 
 
 def _dense(weights: np.ndarray, groups: int) -> np.ndarray:

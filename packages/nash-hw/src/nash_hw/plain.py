@@ -9,7 +9,7 @@ the join where the layer has none without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from .errors import UsageError
-from .fragment import OPERATION, Place, Writer, operation
+from .fragment import OPERATION, Place, Terms, Writer
 
 PIXEL_BITS = 8
 _STEM_BITS = _PROJECTION_BITS = _HEAD_BITS = 8  # of weights
@@ -162,8 +162,7 @@ class _Cell:
     """Writes the layers of a cell."""
 
     def __init__(self, write: Writer, bits: Bits, joins: str, prefix: str) -> None:
-        self._write, self._bits, self._prefix = write, bits, prefix
-        self._is_aligned = joins == "aligned"
+        self._write, self._bits, self._joins, self._prefix = write, bits, joins, prefix
 
     def extend(self, cell: Stretch, tensor: str) -> str:
         """Write a cell behind a state and return the tensor of its last one."""
@@ -174,8 +173,10 @@ class _Cell:
 
     def _layer(self, own: str, layer: Layer, states: list[_State]) -> _State:
         before = states[-1]
-        kernel = layer.kernel
-        main = self._write.convolve(
+        kernel, stride = layer.kernel, before.stride * layer.stride
+        has_sum = layer.residual_from is not None or layer.operation is not None
+        terms = Terms(self._write, self._joins, self._bits.act)
+        total = self._write.convolve(
             f"{own}main",
             before.tensor,
             (layer.channels, before.channels // layer.groups, kernel, kernel),
@@ -183,40 +184,34 @@ class _Cell:
             pad=kernel // 2,
             bits=self._bits.weight,
             groups=layer.groups,
+            unit=terms.unit if has_sum else None,
         )
-        stride = before.stride * layer.stride
-        sides = []
-        if layer.residual_from is not None:
-            op = "conv_1x1" if layer.projection else "skip_connect"
-            bits = _PROJECTION_BITS if layer.projection else self._bits.weight
-            sides.append(self._side(f"{own}residual", op, bits, states[layer.residual_from], layer, stride))
-        if layer.operation is not None:
-            op, source = layer.operation
-            sides.append(self._side(f"{OPERATION}/{own}nas_op", op, self._bits.weight, states[source], layer, stride))
-        total = self._term(f"{own}main", main) if sides else main
-        for name, side in sides:
-            total = self._write.node("Add", f"{name}/add", [total, side])
+        if has_sum:
+            terms.convolution(f"{own}main", total)
+            for name, op, bits, source in self._sides(own, layer):
+                terms.operation(name, self._place(states[source], layer, stride, bits), op, states[source].tensor)
+            total = terms.total(own.removesuffix("."), layer.channels)
         tensor = _activate(self._write, f"{own}act", total, self._bits)
         return _State(tensor, layer.channels, _shrunk(before.size, layer.stride), stride)
 
-    def _side(self, name: str, op: str, bits: int, source: _State, layer: Layer, stride: int) -> tuple[str, str]:
-        """Write what is added to a layer's convolution, as a term of the sum; return its name and the term."""
-        place = Place(
+    def _sides(self, own: str, layer: Layer) -> Iterator[tuple[str, str, int, int]]:
+        """Yield the name, the operation, the bits of its weights and the state of what is added to a convolution."""
+        if layer.residual_from is not None:
+            op, bits = ("conv_1x1", _PROJECTION_BITS) if layer.projection else ("skip_connect", self._bits.weight)
+            yield f"{own}residual", op, bits, layer.residual_from
+        if layer.operation is not None:
+            op, source = layer.operation
+            yield f"{OPERATION}/{own}nas_op", op, self._bits.weight, source
+
+    def _place(self, source: _State, layer: Layer, stride: int, weight_bits: int) -> Place:
+        return Place(
             in_channels=source.channels,
             out_channels=layer.channels,
             stride=stride // source.stride,
             size=source.size,
-            weight_bits=bits,
+            weight_bits=weight_bits,
             act_bits=self._bits.act,
         )
-        side = operation(self._write, name, place, op, source.tensor, normalize=not self._is_aligned)
-        is_direct = self._is_aligned and (side == source.tensor or op == "max_pool_3x3")
-        return name, side if is_direct else self._term(name, side)
-
-    def _term(self, name: str, tensor: str) -> str:
-        if self._is_aligned:
-            return self._write.aligned(f"{name}/join", tensor, self._bits.act)
-        return self._write.join(f"{name}/join", tensor)
 
 
 def _activate(write: Writer, name: str, tensor: str, bits: Bits) -> str:
