@@ -30,6 +30,11 @@ OPTIONS = {
     "compare": {"baseline", "candidates", "--baseline-seed", "--json"},
     "report": {"run_dirs", "--out", "--title", "--json"},
     "sweep": {"plan_file", "engine_options", "--out", "--executor", "--jobs", "--dry-run", "--json"},
+    "explore": {
+        "backbone", "--out", "--board", "--target-fps", "--clock-mhz", "--preset", "--variant", "--dataset", "--data",
+        "--num-classes", "--input-size", "--width", "--widths", "--points", "--random", "--seeds", "--search-recipe",
+        "--search-epochs", "--qat-recipe", "--epochs", "--rungs", "--hours", "--jobs", "--dry-run", "--json",
+    },
     "schema": {"kind", "--json"},
 }  # fmt: skip
 
