@@ -95,7 +95,7 @@ def space_of(groups, monkeypatch):
     from nash_hw import folding
     from nash_hw.fifos import Fifos
 
-    monkeypatch.setattr(folding, "price_groups", lambda model, board: groups)
+    monkeypatch.setattr(folding, "price_groups", lambda model, board, known: groups)
     no_fifos = Fifos(resources=dict.fromkeys(RESOURCES, 0.0), waiting_bits={})
     monkeypatch.setattr(folding, "fifos_of", lambda *_: no_fifos)
     return folding.FoldingSpace(SimpleNamespace(), BOARD)
