@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_networks_of_files_are_trained_where_they_lie(tmp_path: Path) -> None:
     searched = next(name for name, stage in by_stage.items() if stage == "search")
     assert "--width" not in config["networks"][searched]["options"]
     assert config["networks"]["resnet18-v3-width8"]["options"][:3] == ["resnet18-v3", "--width", "8"]
+
+
+def test_backbone_with_operations_is_no_plain_network(tmp_path: Path) -> None:
+    layers = [{"nas_op": None}, {"nas_op": {"op": "conv_3x3", "input": 0}}]
+    (tmp_path / "mine.json").write_text(json.dumps({"name": "mine", "cells": [{"layers": layers}]}))
+    with pytest.raises(UsageError, match=r"variant: got none beside backbone .*mine\.json, which has NAS operations"):
+        plan_of(tmp_path, "backbone: mine.json")
+    assert len(plan_of(tmp_path, "backbone: mine.json\nvariant: v3").cells) == 1
 
 
 @pytest.mark.parametrize(

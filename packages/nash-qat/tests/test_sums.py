@@ -7,15 +7,15 @@ import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
+import executions
 import networks
-import numpy as np
 import onnx
 import pytest
 import torch
 from networks import parsed, written
 from onnx import numpy_helper
 
-from nash_qat import bits, calibrate, execute, export, frozen, joins, quantizers, sensitivity, sums, weights
+from nash_qat import bits, calibrate, export, frozen, joins, quantizers, sensitivity, sums, weights
 from nash_qat.errors import ManifestError
 from nash_qat.network import Network
 from nash_qat.presets import QuantizationSpec, preset
@@ -92,16 +92,7 @@ def test_export_is_exact(tree: dict, name: str, weight_scale: str, tmp_path: Pat
     model, graph = exported(network, tree, tmp_path)
     assert model["onnx"]["agreement"]["exact_error"] < 1e-9
     assert model["onnx"]["agreement"]["num_flips"] == 0
-    golden = np.load(tmp_path / "out" / "golden.npz")
-    x = calibrate.to_input(torch.from_numpy(golden["input"]))
-    with torch.no_grad():
-        found = {
-            "onnxruntime": execute.Runner(tmp_path / "out" / "model.onnx")(golden["input"]),
-            "torch": torch.cat([network(x[i : i + 1]) for i in range(len(x))]).numpy(),
-        }
-    for way, logits in found.items():
-        errors = np.abs(logits - golden["output"]).max(axis=1) / np.abs(golden["output"]).max()
-        assert (errors <= 1e-5).all(), way
+    executions.assert_equal_golden(network, tmp_path / "out")
     _assert_terms_count_whole_units(graph)
 
 

@@ -34,12 +34,12 @@ class Candidate:
         return Path(self.genotype).stem
 
 
-def measured(plan: Plan, out: Path) -> list[Candidate]:
-    """Return the candidates of a rung that were trained and built, with how they did."""
-    return list(_measured(plan, out))
+def measured(plan: Plan, out: Path) -> Iterator[Candidate]:
+    """Yield the candidates of a rung that were trained and built, with how they did.
 
-
-def _measured(plan: Plan, out: Path) -> Iterator[Candidate]:
+    Raises:
+        DataError: what one took of the board, or its accuracy on the pictures held out, is not known.
+    """
     for cell in plan.cells:
         paths = {job.stage: out / job.target for job in cell.jobs}
         if not (paths["train"].exists() and paths["build"].exists()):

@@ -140,7 +140,7 @@ class Exploration:
         rungs = self._state["rungs"]
         if name not in rungs:
             result = self._sweep(name, candidates, seeds=self._asked.seeds[:1], epochs=epochs)
-            found = measured(read_plan(self._out / f"{name}.yaml"), self._out / name)
+            found = list(measured(read_plan(self._out / f"{name}.yaml"), self._out / name))
             kept = better_half(found)
             rungs[name] = {
                 "epochs": epochs,

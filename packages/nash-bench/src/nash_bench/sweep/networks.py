@@ -152,6 +152,15 @@ def is_file(name: str) -> bool:
     return name.endswith(".json")
 
 
+def has_operations(path: Path) -> bool:
+    """Say whether a genotype file has NAS operations; of one that is no genotype, nash-search or nash-qat will tell."""
+    try:
+        cells = json.loads(path.read_bytes())["cells"]
+        return any(layer.get("nas_op") is not None for cell in cells for layer in cell["layers"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def _plain(name: str, widths: list[int], settings: Settings) -> Iterator[Network]:
     if is_file(name):
         yield Network(name=_name_of(Path(name)), file=name)

@@ -22,7 +22,7 @@ from typing import Any
 
 from .. import manifest
 from ..errors import ManifestError, UsageError
-from .networks import Job, Network, is_file, networks
+from .networks import Job, Network, has_operations, is_file, networks
 
 AXES = (
     "backbone", "variant", "genotype", "width", "baseline_width", "relaxation", "cost_weight", "budget",
@@ -123,6 +123,13 @@ def _resolve_files(settings: dict[str, Any], path: Path) -> None:
         settings[key] = resolved(key, settings[key])
     for key in ("backbone", "genotype"):
         settings[key] = [resolved(key, name) for name in settings[key]]
+    if "none" in settings["variant"]:
+        for name in filter(is_file, settings["backbone"]):
+            if has_operations(Path(name)):
+                raise UsageError(
+                    f"{path}: variant: got none beside backbone {name}, which has NAS operations, expected it "
+                    "alone; name it under genotype, too, or leave none out"
+                )
     if "data" in settings:
         settings["data"] = str(folder / settings["data"])
 
