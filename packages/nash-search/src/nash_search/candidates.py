@@ -22,10 +22,7 @@ from .genotype import Genotype
 from .penalty import Penalty
 from .primitives import NONE
 from .supernet import Supernet
-from .uniform import TOLERANCE
 from .variants import Variant
-
-__all__ = ["TOLERANCE", "Yardstick", "most_probable", "parameters", "random_like", "yardstick"]
 
 _LAYERS_A_DIFFERENCE = 4
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import candidates, manifest, parallel
+from . import candidates, manifest, parallel, uniform
 from .cost import SUM
 from .draw import nas_ops
 from .errors import DivergedError, IntegrityError, Interrupted
@@ -91,7 +91,7 @@ class Ladder:
         by = candidates.yardstick(search.penalty, first, variant)
         tables, limits = search.budget()
         if not limits:
-            tables, limits = {by.name: by.table}, {by.name: (1 + candidates.TOLERANCE) * by.of(first, variant)}
+            tables, limits = {by.name: by.table}, {by.name: (1 + uniform.TOLERANCE) * by.of(first, variant)}
         probable = candidates.most_probable(search.supernet, first, tables, limits, count=plan.num_networks)
         drawn = candidates.random_like(first, variant, by, count=plan.num_random, seed=search.settings.seed)
         self.metric = by.name
