@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nash_bench import data, manifest
-from nash_bench.convert import read_onnx
-from nash_bench.execute import Reference, Runtime
+from nash_bench import data
+from nash_bench.base import manifest
+from nash_bench.measure.convert import read_onnx
+from nash_bench.measure.execute import Reference, Runtime
 
 
 def main() -> None:

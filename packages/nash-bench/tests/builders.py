@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nash_bench.execute import Reference
+from nash_bench.measure.execute import Reference
 
 QONNX = "qonnx.custom_op.general"
 OPERATIONS = ("conv_3x3", "max_pool_3x3", "skip_connect", "conv_5x5", "conv_1x1")

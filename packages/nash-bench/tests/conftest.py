@@ -15,9 +15,10 @@ import pytest
 from builders import write_hardware, write_model, write_runs
 from stages import FAKE, GRID
 
-from nash_bench import cli, manifest
-from nash_bench.evaluate import evaluate
-from nash_bench.report import write_report
+from nash_bench import cli
+from nash_bench.base import manifest
+from nash_bench.measure.evaluate import evaluate
+from nash_bench.report.files import write_report
 
 
 @dataclass(frozen=True)

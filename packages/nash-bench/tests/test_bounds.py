@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from builders import change_json, write_hardware, write_model
 
-from nash_bench import manifest
-from nash_bench.compare import compare, comparison_table
-from nash_bench.evaluate import evaluate
-from nash_bench.figures import BOUNDS_LEGEND
-from nash_bench.latex import escape, tabular
-from nash_bench.progress import render
-from nash_bench.report import pairs_text, write_report
+from nash_bench.base import manifest
+from nash_bench.base.progress import render
+from nash_bench.compare.comparison import compare, comparison_table
+from nash_bench.measure.evaluate import evaluate
+from nash_bench.records.figures import BOUNDS_LEGEND
+from nash_bench.report.files import pairs_text, write_report
+from nash_bench.report.latex import escape, tabular
 
 NUM_UNKNOWN = {"LUT": 3, "FF": 9, "BRAM_18K": 0, "URAM": 0, "DSP": 0}
 

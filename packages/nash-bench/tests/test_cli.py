@@ -16,8 +16,9 @@ import typer
 from builders import ACCURACY, Network, change_json, digits_network, write_hardware, write_model
 from conftest import Outcome
 
-from nash_bench import cli, manifest
-from nash_bench.execute import Reference
+from nash_bench import cli
+from nash_bench.base import manifest
+from nash_bench.measure.execute import Reference
 
 Run = Callable[..., Outcome]
 COMMON = {"--help"}
@@ -222,7 +223,7 @@ def test_interrupt_leaves_nothing_half_written(shared_model: Path, tmp_path: Pat
     out = tmp_path / "out" / "benchmark.json"
     arguments = ["evaluate", shared_model, "--dataset", "digits", "--out", out, "--repeats", 100_000]
     program = (
-        "from nash_bench import cli, evaluate\n"
+        "from nash_bench import cli\nfrom nash_bench.measure import evaluate\n"
         "measure = evaluate.measure_throughput\n"
         "def announced(*arguments, **options):\n"
         "    print('measuring', flush=True)\n"

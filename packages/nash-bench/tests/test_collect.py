@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from builders import ACCURACY, change_json, write_hardware, write_json, write_model
 
-from nash_bench import manifest
-from nash_bench.collect import collect, distinct_parts
-from nash_bench.errors import IntegrityError, ManifestError, UsageError
-from nash_bench.evaluate import evaluate
-from nash_bench.families import find_pairs, fronts_of, panels
+from nash_bench.base import manifest
+from nash_bench.base.errors import IntegrityError, ManifestError, UsageError
+from nash_bench.compare.families import find_pairs, fronts_of, panels
+from nash_bench.measure.evaluate import evaluate
+from nash_bench.records.collect import collect, distinct_parts
 
 
 def test_hardware_finds_its_model_by_hash(run_folder: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from builders import ACCURACY, change_json, write_hardware, write_model
 
-from nash_bench import manifest
-from nash_bench.compare import compare, comparison_table, load_record
-from nash_bench.errors import DataError, ManifestError
-from nash_bench.evaluate import evaluate
-from nash_bench.progress import render
+from nash_bench.base import manifest
+from nash_bench.base.errors import DataError, ManifestError
+from nash_bench.base.progress import render
+from nash_bench.compare.comparison import compare, comparison_table, load_record
+from nash_bench.measure.evaluate import evaluate
 
 
 def write_benchmark(folder: Path, model: Path, *, hardware: Path | None = None, **changes: object) -> Path:

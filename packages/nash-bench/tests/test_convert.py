@@ -9,9 +9,9 @@ import pytest
 from builders import QONNX, Network, digits_network
 from onnx import helper
 
-from nash_bench.convert import read_onnx, to_qcdq
-from nash_bench.errors import IntegrityError, UnsupportedError
-from nash_bench.execute import Reference, Runtime
+from nash_bench.base.errors import IntegrityError, UnsupportedError
+from nash_bench.measure.convert import read_onnx, to_qcdq
+from nash_bench.measure.execute import Reference, Runtime
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (12, 1, 8, 8)).astype(np.uint8)
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from builders import Built, write_hardware, write_networks
 
-from nash_bench.collect import collect
-from nash_bench.compare import compare
-from nash_bench.configurations import configurations, spread_of
-from nash_bench.equal_cost import Gains, find_gains
-from nash_bench.errors import DataError
-from nash_bench.families import find_pairs
-from nash_bench.gains_text import equal_cost_text, gains_table
-from nash_bench.progress import render
-from nash_bench.report import write_report
-from nash_bench.rivals import Point, rival_at
-from nash_bench.seeds import seeds_table
+from nash_bench.base.errors import DataError
+from nash_bench.base.progress import render
+from nash_bench.compare.comparison import compare
+from nash_bench.compare.configurations import configurations, spread_of
+from nash_bench.compare.equal_cost import Gains, find_gains
+from nash_bench.compare.families import find_pairs
+from nash_bench.compare.gains_text import equal_cost_text, gains_table
+from nash_bench.compare.rivals import Point, rival_at
+from nash_bench.compare.seeds import seeds_table
+from nash_bench.records.collect import collect
+from nash_bench.report.files import write_report
 
 FAMILY: list[Built] = [(None, 4, 0, 80.0, 100), (None, 6, 0, 86.0, 200), (None, 8, 0, 90.0, 400)]
 

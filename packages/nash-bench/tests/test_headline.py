@@ -10,13 +10,13 @@ import pytest
 from builders import Built, write_networks
 from scipy import stats
 
-from nash_bench import headline
-from nash_bench.collect import collect
-from nash_bench.configurations import Configuration
-from nash_bench.equal_cost import gains_of
-from nash_bench.gains_text import verdict_line
-from nash_bench.report import write_report
-from nash_bench.uncertainty import Part, interval
+from nash_bench.compare import headline
+from nash_bench.compare.configurations import Configuration
+from nash_bench.compare.equal_cost import gains_of
+from nash_bench.compare.gains_text import verdict_line
+from nash_bench.records.collect import collect
+from nash_bench.report.files import write_report
+from nash_bench.stats.uncertainty import Part, interval
 
 SPREAD = np.sqrt(1.6**2 + 0.5**2 + 0.6**2)  # of what decides a picture: its own difficulty, a network's view of it
 

@@ -8,11 +8,11 @@ import pytest
 from builders import write_hardware, write_json, write_model
 from conftest import Outcome
 
-from nash_bench import manifest
-from nash_bench.collect import collect
-from nash_bench.errors import DataError, ManifestError, OutputError, UsageError
-from nash_bench.facts import Hardware
-from nash_bench.measured import import_measurements, read_measurement
+from nash_bench.base import manifest
+from nash_bench.base.errors import DataError, ManifestError, OutputError, UsageError
+from nash_bench.measure.measured import import_measurements, read_measurement
+from nash_bench.records.collect import collect
+from nash_bench.records.facts import Hardware
 
 Run = Callable[..., Outcome]
 TOP = {"LUT": 61_000, "SRL": 900, "FF": 70_000, "BRAM_36K": 30, "BRAM_18K": 5, "DSP": 64}

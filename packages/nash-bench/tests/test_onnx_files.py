@@ -13,11 +13,11 @@ import pytest
 from builders import Network, digits_network, write_hardware
 from conftest import Outcome
 
-from nash_bench import manifest
-from nash_bench.collect import collect
+from nash_bench.base import manifest
+from nash_bench.base.errors import DataError, UnsupportedError, UsageError
 from nash_bench.data import Preprocessing, load
-from nash_bench.errors import DataError, UnsupportedError, UsageError
-from nash_bench.evaluate import evaluate
+from nash_bench.measure.evaluate import evaluate
+from nash_bench.records.collect import collect
 
 Run = Callable[..., Outcome]
 

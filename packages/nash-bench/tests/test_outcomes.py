@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from builders import change_json, write_hardware, write_model
 
-from nash_bench import manifest
-from nash_bench.compare import compare, comparison_table, load_record
-from nash_bench.errors import DataError, IntegrityError, OutputError
-from nash_bench.evaluate import evaluate_to, measure
-from nash_bench.outcomes import save_benchmark
-from nash_bench.progress import render
-from nash_bench.report import write_report
+from nash_bench.base import manifest
+from nash_bench.base.errors import DataError, IntegrityError, OutputError
+from nash_bench.base.progress import render
+from nash_bench.compare.comparison import compare, comparison_table, load_record
+from nash_bench.measure.evaluate import evaluate_to, measure
+from nash_bench.records.outcomes import save_benchmark
+from nash_bench.report.files import write_report
 
 
 @pytest.fixture(scope="module")

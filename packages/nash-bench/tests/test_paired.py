@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nash_bench.paired import mcnemar_p, paired_difference, score_interval
+from nash_bench.stats.paired import mcnemar_p, paired_difference, score_interval
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nash_bench.collect import Row, collect
-from nash_bench.facts import RESOURCES, Accuracy, Hardware, Identity
-from nash_bench.families import dominated
-from nash_bench.pareto import hypervolume, pareto_front
-from nash_bench.records import Record
+from nash_bench.compare.families import dominated
+from nash_bench.records.collect import Row, collect
+from nash_bench.records.facts import RESOURCES, Accuracy, Hardware, Identity
+from nash_bench.records.record import Record
+from nash_bench.stats.pareto import hypervolume, pareto_front
 
 
 def dominates(a: list[float], b: list[float], maximize: list[bool]) -> bool:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from nash_bench.errors import DataError, ManifestError
-from nash_bench.facts import RESOURCES, Accuracy, CpuThroughput, Hardware, Identity
-from nash_bench.records import Record, require_comparable
+from nash_bench.base.errors import DataError, ManifestError
+from nash_bench.records.facts import RESOURCES, Accuracy, CpuThroughput, Hardware, Identity
+from nash_bench.records.record import Record, require_comparable
 
 ACCURACY = Accuracy(dataset="digits", split="test", num_samples=360, top1=90, top5=99)
 FIGURES: dict[str, Any] = {

@@ -10,13 +10,13 @@ from urllib.parse import unquote
 import pytest
 from builders import ACCURACY, change_json, genotype, write_hardware, write_json, write_model, write_runs
 
-from nash_bench import manifest
-from nash_bench.cells import draw_cells
-from nash_bench.chart import make_plot, place_labels, scale_of, staircase, tick_text
-from nash_bench.collect import collect
-from nash_bench.errors import OutputError
-from nash_bench.families import AXES
-from nash_bench.report import published_results, write_report
+from nash_bench.base import manifest
+from nash_bench.base.errors import OutputError
+from nash_bench.compare.families import AXES
+from nash_bench.records.collect import collect
+from nash_bench.report.cells import draw_cells
+from nash_bench.report.chart import make_plot, place_labels, scale_of, staircase, tick_text
+from nash_bench.report.files import published_results, write_report
 
 
 class Page(HTMLParser):

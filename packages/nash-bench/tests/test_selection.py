@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from builders import change_json, write_hardware, write_model
 
-from nash_bench import manifest
-from nash_bench.compare import compare, comparison_table, load_record
-from nash_bench.figures import OF_TEST, SELECTION_LEGEND
-from nash_bench.progress import render
-from nash_bench.records import Record
-from nash_bench.report import pairs_text, results_table, write_report
-from nash_bench.seeds import seeds_table
+from nash_bench.base import manifest
+from nash_bench.base.progress import render
+from nash_bench.compare.comparison import compare, comparison_table, load_record
+from nash_bench.compare.seeds import seeds_table
+from nash_bench.records.figures import OF_TEST, SELECTION_LEGEND
+from nash_bench.records.record import Record
+from nash_bench.report.files import pairs_text, results_table, write_report
 
 
 def chosen_on(path: Path, split: str | None) -> Path:

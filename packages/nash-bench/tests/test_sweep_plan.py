@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nash_bench.errors import ManifestError, UsageError
+from nash_bench.base.errors import ManifestError, UsageError
 from nash_bench.sweep.plan import Plan, engine_config, read_plan
 
 GRID = """

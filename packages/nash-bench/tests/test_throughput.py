@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nash_bench import throughput
-from nash_bench.throughput import describe_environment, measure_latency, measure_throughput
+from nash_bench.measure import throughput
+from nash_bench.measure.throughput import describe_environment, measure_latency, measure_throughput
 
 BATCH = np.zeros((4, 1, 2, 2), dtype=np.uint8)
 

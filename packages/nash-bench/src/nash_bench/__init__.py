@@ -1,8 +1,8 @@
 """Measure quantized networks and set them side by side: accuracy, speed, hardware."""
 
-from .errors import NashError
-from .facts import Accuracy, ClassAccuracy, CpuThroughput, Hardware, Identity
-from .records import Record, require_comparable
+from .base.errors import NashError
+from .records.facts import Accuracy, ClassAccuracy, CpuThroughput, Hardware, Identity
+from .records.record import Record, require_comparable
 
 __all__ = [
     "Accuracy",

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console
-from .console import Json, print_result
+from .base import console
+from .base.console import Json, print_result
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -60,8 +60,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy and CPU throughput of a network on the test split of a dataset."""
-    from .evaluate import evaluate_to
-    from .progress import reporting
+    from .base.progress import reporting
+    from .measure.evaluate import evaluate_to
 
     with reporting("evaluating") as progress:
         benchmark = evaluate_to(
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:
-    from .errors import UsageError
+    from .base.errors import UsageError
 
     try:
         return None if text is None else [float(part) for part in text.split(",")]
@@ -90,7 +90,7 @@ def _numbers(option: str, text: str | None) -> list[float] | None:
 
 
 def _evaluation_text(benchmark: dict[str, Any], out: Path) -> str:
-    from .figures import OF_TEST, SELECTION_LEGEND
+    from .records.figures import OF_TEST, SELECTION_LEGEND
 
     is_selected = benchmark["identity"]["selected_on"] == "test"
     mark, notes = (OF_TEST, [f"  {SELECTION_LEGEND}"]) if is_selected else ("", [])
@@ -132,7 +132,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Take over what synthesis found and what the board did, from result files of FINN and its driver."""
-    from .measured import import_measurements, measured_text
+    from .measure.measured import import_measurements, measured_text
 
     content = import_measurements(hardware, files or (), out, power_w=power_w)
     print_result(content | {"path": str(out)}, measured_text(content, out), as_json=as_json)
@@ -153,10 +153,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show how candidates differ from a baseline in accuracy and hardware cost."""
-    from .compare import compare as set_side_by_side
-    from .compare import comparison_table
-    from .progress import render
-    from .seeds import seeds_table
+    from .base.progress import render
+    from .compare.comparison import compare as set_side_by_side
+    from .compare.comparison import comparison_table
+    from .compare.seeds import seeds_table
 
     result = set_side_by_side(baseline, candidates, baseline_seeds=baseline_seed or ())
     tables = [] if as_json else [comparison_table(result), *map(seeds_table, result["seeds"])]
@@ -173,8 +173,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write tables, Pareto plots and one self-contained HTML page of all networks under the folders."""
-    from .progress import render
-    from .report import pairs_text, results_table, write_report
+    from .base.progress import render
+    from .report.files import pairs_text, results_table, write_report
 
     collection, results = write_report(run_dirs, out, title=title)
     lines = [] if as_json else [render(results_table(collection)), *pairs_text(collection), f"page: {results['page']}"]
@@ -293,8 +293,8 @@ def schema(
     """Print the JSON Schema of a manifest."""
     import json
 
-    from . import manifest
-    from .errors import UsageError
+    from .base import manifest
+    from .base.errors import UsageError
 
     kinds = ("benchmark", "hardware", "model", "sweep")
     if kind not in kinds:

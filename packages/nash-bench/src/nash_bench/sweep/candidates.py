@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import manifest
-from ..errors import DataError
-from ..figures import BY_KEY
-from ..pareto import pareto_front
-from ..records import Record, hardware_from_manifest
+from ..base import manifest
+from ..base.errors import DataError
+from ..records.figures import BY_KEY
+from ..records.record import Record, hardware_from_manifest
+from ..stats.pareto import pareto_front
 from .plan import Plan
 
 

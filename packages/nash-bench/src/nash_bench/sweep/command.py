@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import NashError
-from ..progress import reporting
-from ..report import write_report
+from ..base.errors import NashError
+from ..base.progress import reporting
+from ..report.files import write_report
 from . import engine
 from .plan import Plan, read_plan
 

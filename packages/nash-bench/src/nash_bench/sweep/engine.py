@@ -23,8 +23,8 @@ from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
-from ..errors import NashError, OutputError, ToolchainError, UsageError
-from ..manifest import atomic_path
+from ..base.errors import NashError, OutputError, ToolchainError, UsageError
+from ..base.manifest import atomic_path
 from .failures import ENGINE_LOG, FailedJob, failed_job, failed_jobs, last_line
 from .plan import STAGES, Plan, bound_settings, engine_config
 from .slurm import status_options

@@ -28,8 +28,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import manifest
-from ..errors import DataError, NashError, OutputError, UsageError
+from ..base import manifest
+from ..base.errors import DataError, NashError, OutputError, UsageError
 from . import command, engine
 from .candidates import Candidate, better_half, measured
 from .plan import read_plan

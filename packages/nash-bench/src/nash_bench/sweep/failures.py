@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ToolchainError
+from ..base.errors import ToolchainError
 from .networks import Job
 from .plan import Plan
 

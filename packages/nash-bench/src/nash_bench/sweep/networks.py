@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..manifest import file_sha256
+from ..base.manifest import file_sha256
 
 Settings = Mapping[str, Any]
 _DIGITS_OF_HASH, _LONGEST_NAME = 8, 60

@@ -20,8 +20,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .. import manifest
-from ..errors import ManifestError, UsageError
+from ..base import manifest
+from ..base.errors import ManifestError, UsageError
 from .networks import Job, Network, has_operations, is_file, networks
 
 AXES = (

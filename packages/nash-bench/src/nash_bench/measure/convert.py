@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from .errors import IntegrityError, UnsupportedError
+from ..base.errors import IntegrityError, UnsupportedError
 
 _QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
 _QUANTIZERS = {"Quant", "IntQuant", "BipolarQuant"}

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..base.manifest import atomic_path
+from ..compare.families import AXES, PanelKey, panels
+from ..records.collect import Row
 from .chart import MAX_POINTS_LABELLED, STYLES, Plot, make_plot, place_labels, short_labels, style_of, tick_text
-from .collect import Row
-from .families import AXES, PanelKey, panels
-from .manifest import atomic_path
 
 _SIZE_INCHES = (3.5, 2.9)
 _DPI = 300

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..records.figures import BY_KEY, COMPARED, NOT_KNOWN, OF_BOUNDS, OF_TEST
+from ..records.record import Record
 from .configurations import Configuration, Spread, configurations, std_of_difference
-from .figures import BY_KEY, COMPARED, NOT_KNOWN, OF_BOUNDS, OF_TEST
 from .gains_text import PLUS_MINUS, spread_text
-from .records import Record
 
 
 def seeds_json(baselines: Sequence[Record], candidates: Sequence[Record]) -> list[dict[str, Any]]:

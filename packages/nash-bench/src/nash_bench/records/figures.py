@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .facts import RESOURCES
-from .records import Record
+from .record import Record
 
 NOT_KNOWN = "n/a"
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"

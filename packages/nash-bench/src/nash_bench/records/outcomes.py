@@ -16,11 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from . import manifest
-from .data import Split
-from .errors import IntegrityError, OutputError
+from ..base import manifest
+from ..base.errors import IntegrityError, OutputError
+from ..data import Split
+from ..stats.paired import PairedDifference, paired_difference
 from .facts import Accuracy
-from .paired import PairedDifference, paired_difference
 
 ROLE = "outcomes"
 _FORMAT = "nash-bench.outcomes/1"

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..stats.uncertainty import Interval, Part, interval
 from .configurations import Configuration, family_terms, network_terms
 from .equal_cost import SCARCEST, EqualCost, Gains, part_of
-from .uncertainty import Interval, Part, interval
 
 Outcome = Literal["wins", "loses", "draws", "open"]
 ONE_SEED = "one seed says nothing of the next: train two or more"

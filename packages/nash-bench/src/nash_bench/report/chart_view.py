@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..records.collect import Row
+from ..records.figures import BY_KEY, NOT_KNOWN
+from ..stats.uncertainty import of_pictures
 from .chart import (
     MAX_POINTS_LABELLED,
     STYLES,
@@ -19,9 +22,6 @@ from .chart import (
     style_of,
     tick_text,
 )
-from .collect import Row
-from .figures import BY_KEY, NOT_KNOWN
-from .uncertainty import of_pictures
 
 MARKER_RADIUS = 5.6
 _CHART = (520.0, 340.0)  # the drawing's size in its own units

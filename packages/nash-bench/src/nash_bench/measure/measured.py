@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import manifest
-from .errors import DataError, ManifestError, OutputError, UsageError
-from .facts import RESOURCES, Hardware
-from .records import hardware_from_manifest
+from ..base import manifest
+from ..base.errors import DataError, ManifestError, OutputError, UsageError
+from ..records.facts import RESOURCES, Hardware
+from ..records.record import hardware_from_manifest
 
 _NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
 

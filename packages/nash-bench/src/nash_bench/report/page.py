@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .cells import OPERATION_LABELS, draw_cells
-from .chart import STYLES, Style, make_plot, style_of
-from .chart_view import MARKER_RADIUS, chart_view, marker_path, published_charts
-from .collect import Collection, Row
-from .compare import interval_text, marks_of, p_text, side_text
-from .equal_cost import Gains, gains_of
-from .families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
-from .figures import BOUNDS_LEGEND, BY_KEY, OF_BOUNDS, Delta, legends
-from .gains_text import (
+from ..compare.comparison import interval_text, marks_of, p_text, side_text
+from ..compare.equal_cost import Gains, gains_of
+from ..compare.families import AXES, Dominated, Pair, dominated, fronts_of, pairs_of, panels
+from ..compare.gains_text import (
     GAINS_LEGEND,
     between_text,
     bounds_text,
@@ -32,10 +27,15 @@ from .gains_text import (
     verdict_text,
     verdict_value,
 )
-from .headline import Verdict, verdicts
-from .paired import PairedDifference
-from .records import nas_operations
-from .uncertainty import Interval
+from ..compare.headline import Verdict, verdicts
+from ..records.collect import Collection, Row
+from ..records.figures import BOUNDS_LEGEND, BY_KEY, OF_BOUNDS, Delta, legends
+from ..records.record import nas_operations
+from ..stats.paired import PairedDifference
+from ..stats.uncertainty import Interval
+from .cells import OPERATION_LABELS, draw_cells
+from .chart import STYLES, Style, make_plot, style_of
+from .chart_view import MARKER_RADIUS, chart_view, marker_path, published_charts
 
 TABLE_FIGURES = ("top1", "top5", "LUT", "BRAM_18K", "URAM", "DSP", "throughput_fps", "latency_us", "cpu_fps")
 
@@ -49,7 +49,7 @@ def render_page(collection: Collection, published: dict[str, Any], *, version: s
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("nash_bench"),
+        loader=PackageLoader("nash_bench.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .collect import Row
-from .families import front, points
-from .figures import AT_LEAST, BY_KEY
-from .records import Record
+from ..compare.families import front, points
+from ..records.collect import Row
+from ..records.figures import AT_LEAST, BY_KEY
+from ..records.record import Record
 
 Point = tuple[float, float]
 _LOG_FROM = 30  # largest over smallest value from which an axis is logarithmic

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from .collect import Collection, Row
+from ..records.collect import Collection, Row
+from ..records.facts import RESOURCES
+from ..records.figures import BY_KEY, Delta, deltas
+from ..records.outcomes import paired_differences
+from ..records.record import Record
+from ..stats.paired import PairedDifference
+from ..stats.pareto import hypervolume, pareto_front
 from .configurations import are_of_same_samples, family_terms
-from .facts import RESOURCES
-from .figures import BY_KEY, Delta, deltas
-from .outcomes import paired_differences
-from .paired import PairedDifference
-from .pareto import hypervolume, pareto_front
-from .records import Record
 
 AXES = ("LUT", "BRAM_18K", "DSP", "throughput_fps")
 PanelKey = tuple[str, str, int, str, str]

@@ -17,10 +17,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from . import data, manifest
+from .. import data
+from ..base import manifest
+from ..base.errors import DataError, IntegrityError, ManifestError, UnsupportedError, UsageError
+from ..records.facts import Accuracy, Identity
 from .convert import read_onnx
-from .errors import DataError, IntegrityError, ManifestError, UnsupportedError, UsageError
-from .facts import Accuracy, Identity
 
 _PIXEL_SCALE = 1 / 255
 

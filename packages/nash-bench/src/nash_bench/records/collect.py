@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import manifest
-from .errors import IntegrityError, ManifestError, NashError, UsageError
+from ..base import manifest
+from ..base.errors import IntegrityError, ManifestError, NashError, UsageError
 from .facts import Hardware
 from .outcomes import load_outcomes
-from .records import Record, hardware_from_manifest
+from .record import Record, hardware_from_manifest
 
 KINDS = ("model", "benchmark", "hardware")
 

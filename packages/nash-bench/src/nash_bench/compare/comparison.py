@@ -8,10 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from . import manifest
-from .configurations import configurations
-from .errors import DataError
-from .figures import (
+from ..base import manifest
+from ..base.errors import DataError
+from ..records.figures import (
     BOUNDS_LEGEND,
     BY_KEY,
     COMPARED,
@@ -24,9 +23,10 @@ from .figures import (
     deltas,
     lower_bounds,
 )
-from .outcomes import load_outcomes, paired_differences
-from .paired import PairedDifference
-from .records import Record, require_comparable
+from ..records.outcomes import load_outcomes, paired_differences
+from ..records.record import Record, require_comparable
+from ..stats.paired import PairedDifference
+from .configurations import configurations
 from .seeds import seeds_json
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..records.figures import BY_KEY, FIGURES, NOT_KNOWN, OF_BOUNDS, OF_TEST
+from ..stats.uncertainty import CONFIDENCE, Interval
 from .configurations import Configuration, Spread
 from .equal_cost import AXES, SCARCEST, EqualCost, Gains
-from .figures import BY_KEY, FIGURES, NOT_KNOWN, OF_BOUNDS, OF_TEST
 from .headline import Verdict
-from .uncertainty import CONFIDENCE, Interval
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 DEARER_MARK = "\N{SECTION SIGN}"

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import data, manifest
-from .errors import DataError, IntegrityError, UnsupportedError, VerificationError
+from .. import data
+from ..base import manifest
+from ..base.errors import DataError, IntegrityError, UnsupportedError, VerificationError
+from ..records.facts import Accuracy, ClassAccuracy, Hardware
+from ..records.outcomes import Outcomes, save_benchmark
+from ..records.record import hardware_from_manifest
 from .execute import Reference, Runtime, num_available_cores
-from .facts import Accuracy, ClassAccuracy, Hardware
-from .outcomes import Outcomes, save_benchmark
-from .records import hardware_from_manifest
 from .subject import Subject, load_split, load_subject
 from .throughput import describe_environment, measure_latency, measure_throughput
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from .collect import Collection
+from ..records.collect import Collection
+from ..records.figures import BY_KEY
+from ..stats.uncertainty import Interval, Part, interval
 from .configurations import (
     Configuration,
     Spread,
@@ -21,9 +23,7 @@ from .configurations import (
     family_terms,
     std_of_difference,
 )
-from .figures import BY_KEY
 from .rivals import Point, Rival, rival_at
-from .uncertainty import Interval, Part, interval
 
 SCARCEST = "scarcest"
 AXES = (SCARCEST, "LUT", "BRAM_18K", "URAM", "DSP", "price", "throughput_fps", "latency_us")

@@ -15,9 +15,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .facts import Kind
-from .figures import BY_KEY
-from .records import Record
+from ..records.facts import Kind
+from ..records.figures import BY_KEY
+from ..records.record import Record
 
 Terms = tuple[object, ...]
 

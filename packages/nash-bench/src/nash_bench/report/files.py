@@ -11,13 +11,12 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from .collect import Collection, Row, collect
-from .compare import difference_text, interval_text, p_text, paired_json
-from .configurations import configurations
-from .equal_cost import gains_of
-from .families import COSTS, Pair, dominated, fronts_of, pairs_of, panels
-from .figures import BY_KEY, FIGURES, NOT_KNOWN, delta_json, legends, lower_bounds
-from .gains_text import (
+from ..base.manifest import PACKAGE, atomic_path
+from ..compare.comparison import difference_text, interval_text, p_text, paired_json
+from ..compare.configurations import configurations
+from ..compare.equal_cost import gains_of
+from ..compare.families import COSTS, Pair, dominated, fronts_of, pairs_of, panels
+from ..compare.gains_text import (
     GAINS_LEGEND,
     configuration_json,
     gains_json,
@@ -26,9 +25,10 @@ from .gains_text import (
     verdict_json,
     verdict_line,
 )
-from .headline import verdicts
+from ..compare.headline import verdicts
+from ..records.collect import Collection, Row, collect
+from ..records.figures import BY_KEY, FIGURES, NOT_KNOWN, delta_json, legends, lower_bounds
 from .latex import escape, tabular
-from .manifest import PACKAGE, atomic_path
 from .page import render_page
 from .plots import write_plots
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ..base.errors import UnsupportedError
 from .convert import to_qcdq
-from .errors import UnsupportedError
 
 
 def num_available_cores() -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import DataError, ManifestError
+from ..base.errors import DataError, ManifestError
 from .facts import Accuracy, CpuThroughput, Hardware, Identity
 
 if TYPE_CHECKING:  # it needs numpy, and --help does not

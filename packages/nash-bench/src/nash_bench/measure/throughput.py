@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .facts import CpuThroughput
+from ..records.facts import CpuThroughput
 
 _NUM_WARMUP = 2
 _MIN_SECONDS_A_REPEAT = 0.2

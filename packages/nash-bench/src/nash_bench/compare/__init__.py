@@ -1,0 +1,1 @@
+"""Which networks belong together, what one has over the other at equal width and cost, and who wins."""
