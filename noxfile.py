@@ -55,6 +55,7 @@ PACKAGES = ("search", "qat", "hw", "bench")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 DEMO = ROOT / "runs" / "demo"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # enough for small networks, and the result is the same on every machine
+PYTEST = ("pytest", "-q", "-n", "logical", "--dist", "worksteal")  # a worker a core
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -115,7 +116,7 @@ def tests(session: nox.Session, package: str) -> None:
     """Test one package in an environment that has no other of the four."""
     _install(session, package)
     with session.chdir(_folder(package)):
-        session.run("pytest", "-q", *session.posargs)
+        session.run(*PYTEST, *session.posargs, env=ONE_THREAD)
 
 
 def _missing_from(wheel: Path, package: str) -> list[str]:
@@ -163,7 +164,7 @@ def integration(session: nox.Session) -> None:
     """Test the contract between the packages and the chain of their command lines."""
     session.install("pytest>=8", "pytest-xdist>=3.6", "jsonschema>=4.20")
     env = {f"NASH_{package.upper()}": _executable(package) for package in PACKAGES} | ONE_THREAD
-    session.run("pytest", "-q", "-n", "auto", "tests", *session.posargs, env=env)
+    session.run(*PYTEST, "tests", *session.posargs, env=env)
 
 
 def _run(session: nox.Session, package: str, *arguments: str | Path) -> None:
