@@ -43,6 +43,20 @@ def test_copies_of_a_module_are_identical(name: str) -> None:
     assert len(texts) == 1
 
 
+def test_search_leaves_alone_what_training_holds_out(python: Any) -> None:
+    code = """
+import numpy as np
+from nash_{package} import {module}
+from nash_{package}.data import Split
+labels = np.random.default_rng(1).integers(0, 5, 400)
+split = Split(name="s", images=np.arange(400), labels=labels, class_names=tuple("abcde"))
+print({call}.tolist())
+"""
+    ours = code.format(package="search", module="holdout", call="holdout.held_out(split, 0.13)")
+    theirs = code.format(package="qat", module="splits", call="splits.hold_out(split, 0.13)[1].images.indices")
+    assert python("search", ours) == python("qat", theirs) != "[]\n"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_package_imports_another(package: str) -> None:
     others = "|".join(f"nash_{other}" for other in PACKAGES if other != package)

@@ -87,15 +87,15 @@ def test_settings_reach_their_command_line(tmp_path: Path) -> None:
     text = (
         "backbone: resnet8\ndataset: cifar100\ndata: pictures\ninput_size: 16\nsearch_recipe: mine.json\n"
         "search_epochs: 2\nqat_recipe: paper\nqat_epochs: 3\nclock_mhz: 150\ntarget_fps: 1000\n"
-        "resources: {train: {gpu: 1, threads: 4}}\nsearch_images: 50\nfinish: 3"
+        "resources: {train: {gpu: 1, threads: 4}}\nsearch_images: 50\nval_fraction: 0.2\nfinish: 3"
     )
     config = engine_config(plan_of(tmp_path, text), {})
     data = ["--dataset", "cifar100", "--data", str(tmp_path / "pictures")]
     recipe = ["--recipe", str(tmp_path / "mine.json"), "--epochs", "2"]
     assert config["options"] == {
-        "search": [*data, *recipe, "--num-images", "50", "--finish", "3"],
+        "search": [*data, *recipe, "--val-fraction", "0.2", "--num-images", "50", "--finish", "3"],
         "costs": ["--clock-mhz", "150", "--target-fps", "1000"],
-        "train": [*data, "--recipe", "paper", "--epochs", "3"],
+        "train": [*data, "--val-fraction", "0.2", "--recipe", "paper", "--epochs", "3"],
         "build": ["--clock-mhz", "150", "--target-fps", "1000"],
         "evaluate": data,
     }

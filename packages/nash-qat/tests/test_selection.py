@@ -56,6 +56,8 @@ def test_best_epoch_is_that_of_validation(tmp_path: Path, monkeypatch: pytest.Mo
     best = runs.export_run(tmp_path / "run", tmp_path / "best", best=True)
     assert best["training"]["selection"] == {"rule": "best", "split": "validation", "epoch": 3, "top1": 30.0}
     assert best["onnx"]["sha256"] != model["onnx"]["sha256"]
+    found = {"split": "validation", "epoch": 3, "top1": 30.0, "test_top1": best["accuracy"]["top1"]}
+    assert (model["training"]["best"], best["training"]["best"]) == (found, found)
     manifest.save(tmp_path / "best" / "model.json", best, "model")
     _, again = evaluate.evaluate(tmp_path / "best" / "model.json", dataset="digits", data_dir=None)
     assert best["accuracy"] == {**again.to_dict(), "float_top1": model["accuracy"]["float_top1"]}

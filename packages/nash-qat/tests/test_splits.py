@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import networks
 import numpy as np
@@ -191,3 +192,53 @@ def test_few_pictures_of_a_class_still_train(run: Callable[..., Outcome], recipe
                   "--epochs", 1, "--out", tmp_path / "run", "--json")  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert outcome.json["accuracy"]["split"] == "val"
+
+
+def _searched(**held_out: float) -> dict[str, Any]:
+    return {"search": {"dataset": "digits", "held_out": held_out}}
+
+
+def _record(held: str = "digits/train (held out)") -> dict[str, Any]:
+    return {"train": {"name": "digits/train", "count": 90}, "validation": {"name": held, "count": 10}}
+
+
+@pytest.mark.parametrize(
+    ("genotype", "dataset", "is_seen"),
+    [
+        (_searched(fraction=0.1, count=10, num_pictures=100), "digits", False),
+        (_searched(fraction=0.3, count=30, num_pictures=100), "digits", False),  # which are ours, too
+        (_searched(fraction=0.05, count=5, num_pictures=100), "digits", True),
+        (_searched(fraction=0.1, count=10, num_pictures=99), "digits", True),  # a picture was added
+        ({"search": {"dataset": "digits"}}, "digits", True),
+        (_searched(fraction=0.1, count=10, num_pictures=100), "cifar10", None),
+        ({"search": None}, "digits", None),
+        ({}, "digits", None),
+    ],
+)
+def test_search_may_have_seen_validation_pictures(genotype: dict[str, Any], dataset: str, is_seen: bool | None) -> None:
+    assert splits.seen_by_search(genotype, dataset, _record()) is is_seen
+
+
+def test_search_has_not_seen_a_folder_of_its_own() -> None:
+    assert splits.seen_by_search({"search": {"dataset": "imagefolder"}}, "imagefolder", _record("x/val")) is False
+    assert splits.seen_by_search({"search": {"dataset": "digits"}}, "digits", {"validation": None}) is None
+
+
+def test_share_of_the_search_is_taken_where_none_is_given(
+    run: Callable[..., Outcome], recipe_path: Path, tmp_path: Path
+) -> None:
+    held = {"fraction": 0.4, "count": 575, "num_pictures": 1437}
+    tree = networks.BASELINE | {"search": {"dataset": "digits", "held_out": held}}
+    path = networks.written(tree, tmp_path)
+    for own, count in (((), 575), (("--val-fraction", 0.2), 287)):
+        out = tmp_path / str(count)
+        outcome = run("train", path, "--recipe", recipe_path, *own, "--out", out)
+        assert outcome.code == 0, outcome.err
+        training = manifest.load(out / "model.json", "model")["training"]
+        assert training["data"]["validation"]["count"] == count
+        assert training["validation_seen_by_search"] is False
+    for name in ("train", "val", "test"):
+        _folder(tmp_path / "data", name, 1, classes=2)
+    tree["search"]["dataset"] = "imagefolder"
+    assert splits.fraction_of_search(tree, "imagefolder", tmp_path) == 0.4
+    assert splits.fraction_of_search(tree, "imagefolder", tmp_path / "data") is None  # val/ is there

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import batches, data
+from nash_search import batches, data, holdout
 from nash_search.errors import DataError
 from nash_search.recipe import Augmentation
 
@@ -112,3 +112,23 @@ def test_only_so_many_pictures_are_drawn(digits: data.Split) -> None:
     everything = [len(half) for half in batches.halve(digits, PLAIN, seed=0, num_images=10**6)]
     assert sum(everything) == len(digits)
     assert drawn.max() > 1000  # from everywhere in the split
+
+
+def test_pictures_held_out_are_in_neither_half(digits: data.Split) -> None:
+    held = holdout.held_out(digits, 0.1)
+    shares = np.bincount(digits.labels[held]) / np.bincount(digits.labels)
+    assert shares == pytest.approx(0.1, abs=0.01)
+    halves = batches.halve(digits, PLAIN, seed=0, held=held)
+    seen = np.concatenate([half.indices for half in halves])
+    assert sorted([*seen, *held]) == list(range(len(digits)))
+    assert set(held) < set(holdout.held_out(digits, 0.3))
+    few = batches.halve(digits, PLAIN, seed=0, held=held, num_images=100)
+    assert sum(map(len, few)) == 100
+    assert not set(held) & set(np.concatenate([half.indices for half in few]))
+
+
+def test_single_pictures_cannot_be_held_out(digits: data.Split) -> None:
+    single = data.Split(name="single", images=digits.images[:10], labels=np.arange(10), class_names=digits.class_names)
+    with pytest.raises(DataError, match="no class has two pictures"):
+        holdout.held_out(single, 0.1)
+    assert len(holdout.held_out(single, 0)) == 0

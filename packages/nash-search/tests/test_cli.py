@@ -61,6 +61,7 @@ def test_options_are_frozen() -> None:
         *("--backbone", "--variant", "--out", "--dataset", "--data", "--preset", "--recipe", "--epochs"),
         *(
             "--num-images",
+            "--val-fraction",
             "--width",
             "--input-size",
             "--relaxation",

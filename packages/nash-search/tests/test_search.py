@@ -279,6 +279,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "recipe": "quick",
         "epochs": 2,
         "num_images": 1437,
+        "held_out": None,
         "seed": 3,
         "relaxation": "layer",
         "gradient": "two-path",
@@ -286,6 +287,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "preset": None,
         "processes": 1,
         "accuracy": record["accuracy"],
+        "accuracy_split": "alphas",
         "alphas": "alphas.json",
         "init_weights": None,
         "discard_below": None,
@@ -310,6 +312,15 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
             assert layer.nas_op is not None or kept == listed[0][0]
     written = json.loads(path.read_text())
     assert [artifact["role"] for artifact in written["artifacts"]] == ["alphas"]
+
+
+def test_search_leaves_pictures_alone_and_says_so(settings: Settings, begin: Begin, tmp_path: Path) -> None:
+    asked = replace(settings, val_fraction=0.2, recipe=replace(settings.recipe, epochs=1))
+    found = genotype.load(search.run(asked, tmp_path / "run")).search
+    assert found["held_out"] == {"fraction": 0.2, "count": 287, "num_pictures": 1437}
+    assert found["num_images"] == 1437 - 287
+    with pytest.raises(UsageError, match=r"val_fraction: got .*, expected 0\.2"):
+        search.run(replace(asked, val_fraction=0.3), tmp_path / "run", resume=True)
 
 
 def test_finished_search_resumes_to_the_same_files(settings: Settings, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def train(
     spec = _spec(preset, quantization_path, scheme)
     plan = recipes.load(recipe)
     genotype = genotypes.load(genotype_path)
+    if val_fraction is None:
+        val_fraction = splits.fraction_of_search(genotype.manifest, dataset, data_dir)
     num_epochs = plan.epochs if epochs is None else epochs
     num_float_epochs = _num_float_epochs(plan, num_epochs, float_epochs)
     has_teacher = distill or teacher_path is not None

@@ -6,7 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, export
+from . import checkpoint, export, splits
 from . import genotype as genotypes
 from . import manifest as manifests
 from .errors import IntegrityError, UsageError
@@ -114,7 +114,21 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def training_record(settings: dict[str, Any], state: RunState, selection: Selection) -> dict[str, Any]:
+def best_record(state: RunState) -> dict[str, Any] | None:
+    """Return the best quantized epoch on the split that epochs are compared on, and its accuracy on the test split."""
+    if state.best_epoch is None:
+        return None
+    return {
+        "split": state.history[state.best_epoch - 1]["split"] if state.best_epoch <= len(state.history) else None,
+        "epoch": state.best_epoch,
+        "top1": state.best_top1,
+        "test_top1": None if state.best_accuracy is None else state.best_accuracy["top1"],
+    }
+
+
+def training_record(
+    settings: dict[str, Any], state: RunState, selection: Selection, genotype: dict[str, Any]
+) -> dict[str, Any]:
     """Return the `training` entry of a model manifest."""
     return {
         "dataset": settings["dataset"],
@@ -131,6 +145,8 @@ def training_record(settings: dict[str, Any], state: RunState, selection: Select
         "teacher_genotype_sha256": settings.get("teacher_genotype_sha256"),
         "seconds": round(state.seconds, 1),
         "selection": selection.to_dict(),
+        "best": best_record(state),
+        "validation_seen_by_search": splits.seen_by_search(genotype, settings["dataset"], state.data),
         "data": state.data,
         "settings": settings["recipe"],
     }
@@ -171,7 +187,7 @@ def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any
     provenance = export.Provenance(
         genotype_path=run_dir / GENOTYPE,
         class_names=tuple(state.class_names),
-        training=training_record(settings, state, selection),
+        training=training_record(settings, state, selection, network.genotype.manifest),
     )
     manifest = export.export(network, saved.part("golden")["pictures"], out, provenance)
     return {**manifest, "accuracy": state.best_accuracy if best else state.accuracy}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .errors import DataError, UsageError
 
 DEFAULT_FRACTION, DEFAULT_MOST = 0.1, 10_000
 _CHUNK = 1024
+_HELD_OUT = " (held out)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def load(
 
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UsageError(f"--val-fraction: got {val_fraction:g}, expected at least 0 and less than 1")
-    has_own = dataset == "imagefolder" and data_dir is not None and _has_validation(data_dir)
+    has_own = _has_own(dataset, data_dir)
     if has_own and val_fraction:
         raise UsageError(
             f"--val-fraction: got {val_fraction:g}, but {data_dir} has a folder val beside test, which is the "
@@ -88,6 +90,33 @@ def load(
         if other is not None and other.class_names != train.class_names:
             _refuse_classes(train, other)
     return splits
+
+
+def fraction_of_search(genotype: Mapping[str, Any], dataset: str, data_dir: Path | None) -> float | None:
+    """Return the share of a dataset's training pictures that a genotype's search held out.
+
+    None: it names none, or the dataset has a validation split of its own.
+    """
+    if _has_own(dataset, data_dir):
+        return None
+    search = genotype.get("search") or {}
+    held = search.get("held_out") if search.get("dataset") == dataset else None
+    return held["fraction"] if held else None
+
+
+def seen_by_search(genotype: Mapping[str, Any], dataset: str, data: Mapping[str, Any]) -> bool | None:
+    """Say whether a genotype's search may have trained on validation pictures of a run, whose record is `data`.
+
+    None: there was no search, or on another dataset, or nothing is held out. What a smaller fraction holds out, a
+    larger one does, too, so numbers tell.
+    """
+    search, validation = genotype.get("search") or {}, data.get("validation")
+    if search.get("dataset") != dataset or validation is None:
+        return None
+    if not validation["name"].endswith(_HELD_OUT):
+        return False  # a folder of its own
+    held, num_pictures = search.get("held_out"), data["train"]["count"] + validation["count"]
+    return not (held and held["num_pictures"] == num_pictures and held["count"] >= validation["count"])
 
 
 def hold_out(split: Split, fraction: float | None) -> tuple[Split, Split]:
@@ -112,7 +141,7 @@ def hold_out(split: Split, fraction: float | None) -> tuple[Split, Split]:
             f"{split.name}: no class has two pictures, expected some to hold out for validation; pass --val-fraction 0"
         )
     left = np.setdiff1d(np.arange(len(split)), chosen)
-    return pictures.part(split, left), pictures.part(split, chosen, name=f"{split.name} (held out)")
+    return pictures.part(split, left), pictures.part(split, chosen, name=f"{split.name}{_HELD_OUT}")
 
 
 def digest(split: Split) -> str:
@@ -148,7 +177,9 @@ def _size(path: Path) -> int:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
 
-def _has_validation(data_dir: Path) -> bool:
+def _has_own(dataset: str, data_dir: Path | None) -> bool:
+    if dataset != "imagefolder" or data_dir is None:
+        return False
     return all((data_dir / name).is_dir() for name in ("train", "val", "test"))
 
 

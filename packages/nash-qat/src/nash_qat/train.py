@@ -55,6 +55,7 @@ from .runs import (
     HISTORY,
     RunState,
     Settings,
+    best_record,
     export_run,
     refuse_other_settings,
     sweep,
@@ -180,6 +181,7 @@ class Trainer:
             self._measure(self._out / manifest["onnx"]["path"])
             self._save()
         manifest["accuracy"] = self.state.accuracy
+        manifest["training"]["best"] = best_record(self.state)
         return manifest
 
     def _measure(self, onnx_path: Path) -> None:

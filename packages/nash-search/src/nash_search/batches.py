@@ -60,17 +60,27 @@ class Half:
         return x, torch.from_numpy(self._split.labels[chosen])
 
 
-def halve(split: Split, augmentation: Augmentation, *, seed: int, num_images: int | None = None) -> tuple[Half, Half]:
+def halve(
+    split: Split,
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    num_images: int | None = None,
+    held: NDArray[np.int64] | None = None,
+) -> tuple[Half, Half]:
     """Return the half that the weights train on and the one that the alphas train on.
 
-    num_images: how many pictures are drawn for the two; None takes all.
+    num_images: how many pictures are drawn for the two; None takes all. held: indices of those that neither gets.
 
     Raises:
         DataError: fewer than four pictures.
     """
-    if len(split) < 4:
-        raise DataError(f"{split.name}: got {len(split)} pictures, expected at least 4 to search on")
-    order = np.random.default_rng([seed, 0]).permutation(len(split))[:num_images]
+    order = np.random.default_rng([seed, 0]).permutation(len(split))
+    if held is not None and len(held):
+        order = order[~np.isin(order, held)]
+    if len(order) < 4:
+        raise DataError(f"{split.name}: got {len(order)} pictures, expected at least 4 to search on")
+    order = order[:num_images]
     middle = len(order) // 2
     parts = (order[:middle], order[middle:])  # mixed: a split may lie class by class, and batches are normalized
     weight_half, alpha_half = (

@@ -39,6 +39,7 @@ _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest s
 _PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
 _RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
 _ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
+_VAL_HELP = "Share of the training split that is left alone: the validation split of nash-qat, the same pictures."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
 
@@ -81,6 +82,7 @@ def run_command(
     num_images: Annotated[int | None, typer.Option(min=4, help="Search on so many pictures only, drawn by --seed.")] = (
         None
     ),
+    val_fraction: Annotated[float, typer.Option(min=0, max=0.9, help=_VAL_HELP)] = 0.0,
     width: Annotated[int | None, typer.Option(min=1, help=_WIDTH_HELP)] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 32]")] = None,
     relaxation: Annotated[RelaxationName, typer.Option(help="One choice a layer, or one an edge (the paper's).")] = (

@@ -102,6 +102,7 @@ def settings_of(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
         seed=asked.seed,
         threads=torch.get_num_threads() if asked.threads is None else asked.threads,
         num_images=asked.num_images,
+        val_fraction=asked.val_fraction,
         precision=asked.precision.value,
         primitives=None if asked.primitives is None else tuple(asked.primitives.split(",")),
         costs_file=asked.costs,

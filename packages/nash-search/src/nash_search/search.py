@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import allocator, batches, checkpoint, cost, data, finish, genotype, manifest, parallel, training, warm
+from . import allocator, batches, checkpoint, cost, data, finish, genotype, holdout, manifest, parallel, training, warm
 from .architect import Architect, ArchitectureStep
 from .board import Board
 from .convolution import multiplies_bfloat16
@@ -48,9 +48,11 @@ class Search:
         self.out = out
         self._flat = settings.flat(split)
         augmentation = recipe.augmentation_of(settings.dataset)
+        held = holdout.held_out(split, settings.val_fraction)
         self.weight_half, self.alpha_half = batches.halve(
-            split, augmentation, seed=settings.seed, num_images=settings.num_images
+            split, augmentation, seed=settings.seed, num_images=settings.num_images, held=held
         )
+        self._held_out = {"fraction": settings.val_fraction, "count": len(held), "num_pictures": len(split)}
         self.batch_size = min(recipe.batch_size, len(self.weight_half))
         if self.batch_size < parallel.size():
             raise UsageError(f"batches of {self.batch_size}: expected at least a picture for each process; start fewer")
@@ -253,6 +255,7 @@ class Search:
             "recipe": self.settings.recipe.name,
             "epochs": self.settings.recipe.epochs,
             "num_images": len(self.weight_half) + len(self.alpha_half),
+            "held_out": self._held_out if self.settings.val_fraction else None,
             "seed": self.settings.seed,
             "relaxation": self.settings.relaxation,
             "gradient": self.settings.gradient,
@@ -260,6 +263,7 @@ class Search:
             "preset": self.settings.preset,
             "processes": parallel.size(),
             "accuracy": self.history[-1]["accuracy"] if finished is None else finished.accuracy,
+            "accuracy_split": "alphas",
             "alphas": ALPHAS_FILE,
             "primitives": list(self.supernet.variant.primitives),
             "init_weights": None if self.settings.init_weights is None else self.settings.init_weights.name,

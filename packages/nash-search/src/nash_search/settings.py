@@ -54,6 +54,7 @@ class Settings:
     threads: int
     relaxation: Relaxation = "layer"
     num_images: int | None = None  # at most so many of the training pictures
+    val_fraction: float = 0.0  # of the training pictures, left alone for the validation of what is trained afterwards
     precision: str = "mixed"
     primitives: tuple[str, ...] | None = None  # None: the variant's own
     costs_file: Path | None = None
@@ -117,6 +118,8 @@ class Settings:
                 "finish_epochs": self.finish.epochs,
                 "finish_random": self.finish.num_random,
             }
+        if self.val_fraction:
+            flat["val_fraction"] = self.val_fraction
         if self.preset is not None:
             flat["preset"] = self.preset
         return flat | {f"recipe.{key}": value for key, value in _flatten(asdict(self.recipe))}

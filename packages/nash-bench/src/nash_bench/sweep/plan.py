@@ -36,7 +36,7 @@ _PRICED = ("cost_weight", "budget", "total_budget", "random")
 _RECIPES = ("search_recipe", "qat_recipe")
 _RESOURCES = {"threads": 1, "mem_mb": 4000}
 _SCALARS = ("dataset", "num_classes", "input_size", "search_recipe", "search_epochs", "search_images",
-            "quantized_search", "finish", "finish_epochs", "finish_random", "qat_recipe", "qat_epochs",
+            "val_fraction", "quantized_search", "finish", "finish_epochs", "finish_random", "qat_recipe", "qat_epochs",
             "clock_mhz", "target_fps", "max_utilization", "cost_resource")  # fmt: skip
 
 
@@ -209,10 +209,11 @@ def engine_config(plan: Plan, commands: Mapping[str, list[str]]) -> dict[str, An
     folding = {key: settings.get(key) for key in ("clock_mhz", "target_fps", "max_utilization")}
     finish = {key: settings.get(key) for key in ("finish", "finish_epochs", "finish_random")}
     searching = {"recipe": settings["search_recipe"], "epochs": settings.get("search_epochs")}
+    held = {"val_fraction": settings.get("val_fraction")}
     options = {
-        "search": data | searching | {"num-images": settings.get("search_images")} | finish,
+        "search": data | searching | held | {"num-images": settings.get("search_images")} | finish,
         "costs": {key: folding[key] for key in ("clock_mhz", "target_fps")},
-        "train": data | {"recipe": settings["qat_recipe"], "epochs": settings.get("qat_epochs")},
+        "train": data | held | {"recipe": settings["qat_recipe"], "epochs": settings.get("qat_epochs")},
         "build": folding,
         "evaluate": data,
     }
