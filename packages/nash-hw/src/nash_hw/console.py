@@ -57,5 +57,5 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-    if __package__ in filename:  # the libraries' own warnings are not for the user
+    if __package__.partition(".")[0] in filename:  # the libraries' own warnings are not for the user
         print(f"warning: {message}", file=sys.stderr)

@@ -21,14 +21,15 @@ from typing import Any
 
 from .errors import IntegrityError, ManifestError, OutputError
 
-PACKAGE = __name__.partition(".")[0].replace("_", "-")
+ROOT = __name__.partition(".")[0]
+PACKAGE = ROOT.replace("_", "-")
 _SCHEMA_NAME = re.compile(r"nash\.([a-z]+)/(\d+)\.(\d+)")
 _MAX_PROBLEMS = 8
 
 
 def schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) this package holds manifests of `kind` to."""
-    text = resources.files(__package__).joinpath(f"schemas/{kind}.json").read_text("utf-8")
+    text = resources.files(ROOT).joinpath(f"schemas/{kind}.json").read_text("utf-8")
     return json.loads(text)
 
 
