@@ -23,8 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nash_qat import genotype, manifest, presets, quantizers, recipe, runs, scales, selection, train, weights
-from nash_qat.data import Split
+from nash_qat import recipe
+from nash_qat.base import manifest
+from nash_qat.data.datasets import Split
+from nash_qat.network import genotype, weights
+from nash_qat.quant import presets, quantizers, scales
+from nash_qat.train import runs, selection
+from nash_qat.train import trainer as train
 
 CASES = {"w8a2": 0, "w2a2": 200, "w3a3": 200}  # quantized steps behind the calibration
 NUM_STRIDED = 1 << 16

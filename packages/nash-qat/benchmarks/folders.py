@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nash_qat import evaluate
-from nash_qat.data import Split, SplitName
-from nash_qat.genotype import Genotype
+from nash_qat.data import pictures
+from nash_qat.data.datasets import Split, SplitName
+from nash_qat.network.genotype import Genotype
 
 
 def load(name: SplitName, tree: Genotype, folder: Path) -> Split:
     """Return the train or test split of an image folder, prepared for a network."""
-    return evaluate.load_split("imagefolder", name, tree.input_shape, tree.num_classes, folder)
+    return pictures.load("imagefolder", name, tree.input_shape, tree.num_classes, folder)
 
 
 def part(split: Split, indices: NDArray[np.int64]) -> Split:

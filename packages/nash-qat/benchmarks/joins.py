@@ -27,7 +27,12 @@ import folders
 import torch
 from scipy import stats
 
-from nash_qat import genotype, manifest, presets, recipe, runs, selection, train
+from nash_qat import recipe
+from nash_qat.base import manifest
+from nash_qat.network import genotype
+from nash_qat.quant import presets
+from nash_qat.train import runs, selection
+from nash_qat.train import trainer as train
 
 NUM_WATCHED = 1000
 REFERENCE = "quantized"

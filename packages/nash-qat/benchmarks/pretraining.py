@@ -17,7 +17,12 @@ from pathlib import Path
 import folders
 import torch
 
-from nash_qat import genotype, manifest, presets, recipe, runs, selection, train
+from nash_qat import recipe
+from nash_qat.base import manifest
+from nash_qat.network import genotype
+from nash_qat.quant import presets
+from nash_qat.train import runs, selection
+from nash_qat.train import trainer as train
 
 # float share of the epochs, the quantized ones' share of the learning rate, distillation
 WAYS = {

@@ -24,7 +24,12 @@ from typing import Any
 import folders
 import torch
 
-from nash_qat import genotype, manifest, presets, recipe, runs, selection, train, weights
+from nash_qat import recipe
+from nash_qat.base import manifest
+from nash_qat.network import genotype, weights
+from nash_qat.quant import presets
+from nash_qat.train import runs, selection
+from nash_qat.train import trainer as train
 
 NUM_WATCHED = 1000
 

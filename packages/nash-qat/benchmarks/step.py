@@ -28,8 +28,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from nash_qat import calibrate, data, export, genotype, layers, presets, quantizers, recipe, runs, train
-from nash_qat.network import Network
+from nash_qat import recipe
+from nash_qat.data import datasets as data
+from nash_qat.export import files as export
+from nash_qat.network import calibrate, genotype
+from nash_qat.network.network import Network
+from nash_qat.quant import layers, presets, quantizers
+from nash_qat.train import runs
+from nash_qat.train import trainer as train
 
 ROWS = ("float", "brevitas", "fused", "trainer", "after", "compiled")
 now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nash_qat import calibrate, execute
-from nash_qat.network import Network
+from nash_qat.export import execute
+from nash_qat.network import calibrate
+from nash_qat.network.network import Network
 
 
 def assert_equal_golden(network: Network, folder: Path) -> None:

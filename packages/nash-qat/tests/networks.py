@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nash_qat import genotype as genotypes
-from nash_qat.genotype import Genotype
+from nash_qat.network import genotype as genotypes
+from nash_qat.network.genotype import Genotype
 
 
 def layer(

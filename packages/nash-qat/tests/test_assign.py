@@ -10,9 +10,11 @@ import networks
 import numpy as np
 import pytest
 
-from nash_qat import assign, bits, manifest
-from nash_qat.errors import CapacityError, ManifestError, UsageError
-from nash_qat.presets import preset
+from nash_qat.base import manifest
+from nash_qat.base.errors import CapacityError, ManifestError, UsageError
+from nash_qat.bits import assign
+from nash_qat.network import bits
+from nash_qat.quant.presets import preset
 
 ZERO = dict.fromkeys(assign.RESOURCES, 0.0)
 TABLE = bits.resolve(networks.parsed(networks.BASELINE), preset("w4a4"))

@@ -5,10 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-from nash_qat import augment as module
-from nash_qat import data
-from nash_qat.augment import augment
-from nash_qat.errors import DataError, UsageError
+from nash_qat.base.errors import DataError, UsageError
+from nash_qat.data import augment as module
+from nash_qat.data import datasets as data
+from nash_qat.data.augment import augment
 from nash_qat.recipe import Augmentation
 
 

@@ -4,9 +4,9 @@ import networks
 import torch
 from torch import nn
 
-from nash_qat.average import Average
-from nash_qat.network import Network
-from nash_qat.presets import preset
+from nash_qat.network.average import Average
+from nash_qat.network.network import Network
+from nash_qat.quant.presets import preset
 
 
 def _network() -> nn.Module:

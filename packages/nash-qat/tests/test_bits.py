@@ -8,11 +8,12 @@ import pytest
 import torch
 from networks import cell, layer, manifest, parsed
 
-from nash_qat import bits, complexity, export
-from nash_qat.errors import ManifestError
-from nash_qat.network import Network
-from nash_qat.presets import QuantizationSpec, preset
-from nash_qat.terms import ConvBN
+from nash_qat.base.errors import ManifestError
+from nash_qat.export import files as export
+from nash_qat.network import bits, complexity
+from nash_qat.network.network import Network
+from nash_qat.network.terms import ConvBN
+from nash_qat.quant.presets import QuantizationSpec, preset
 
 MIXED = [
     {"cells.*.join": 4, "cells.0.layers.0.act": 2, "classifier": 3},

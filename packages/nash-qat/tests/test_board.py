@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Outcome
 
-from nash_qat import board
+from nash_qat.train import board
 
 
 def test_resumed_history_overwrites_later_epochs(tmp_path: Path) -> None:

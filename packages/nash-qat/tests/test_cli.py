@@ -14,7 +14,10 @@ import pytest
 import typer
 from conftest import TINY_RECIPE
 
-from nash_qat import cli, evaluate, execute, manifest
+from nash_qat import cli
+from nash_qat.base import manifest
+from nash_qat.data import pictures
+from nash_qat.export import execute
 
 OPTIONS = {
     "train": {
@@ -242,7 +245,7 @@ def test_data_errors(run: Run, tmp_path: Path) -> None:
 
 
 def test_verification_error(run: Run, nash_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nash_qat import exact
+    from nash_qat.export import exact
 
     right = exact.execute
     monkeypatch.setattr(exact, "execute", lambda path, pictures: right(path, pictures) * 1.01)
@@ -289,7 +292,7 @@ def test_signal_saves_and_resume_finishes(run: Run, nash_path: Path, tmp_path: P
 def test_evaluation_runs_in_batches(run: Run, nash_path: Path, tmp_path: Path) -> None:
     run("export", nash_path, "--out", tmp_path / "m")
     path = tmp_path / "m" / "model.onnx"
-    split = evaluate.load_split("digits", "test", (1, 8, 8), 10, None)
+    split = pictures.load("digits", "test", (1, 8, 8), 10, None)
     one, many = execute.Runner(path), execute.Runner(path, batch_size=7)
     ranked = [runner(split.images[:20]).argmax(axis=1).tolist() for runner in (one, many)]
     assert ranked[0] == ranked[1]

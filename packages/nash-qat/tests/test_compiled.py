@@ -17,10 +17,14 @@ from conftest import TINY_RECIPE, Outcome
 from test_train import Setup, _assert_same_run
 from torch import Tensor, nn
 
-from nash_qat import calibrate, checkpoint, compiled, export, quantizers, runs, train
-from nash_qat.errors import Interrupted, UsageError
-from nash_qat.network import Network
-from nash_qat.presets import preset
+from nash_qat.base.errors import Interrupted, UsageError
+from nash_qat.export import files as export
+from nash_qat.network import calibrate
+from nash_qat.network.network import Network
+from nash_qat.quant import quantizers
+from nash_qat.quant.presets import preset
+from nash_qat.train import checkpoint, compiled, runs
+from nash_qat.train import trainer as train
 
 needs_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 

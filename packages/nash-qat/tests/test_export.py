@@ -15,10 +15,14 @@ from conftest import Outcome
 from networks import parsed, written
 from onnx import numpy_helper
 
-from nash_qat import calibrate, exact, execute, export, manifest, quantizers
-from nash_qat.errors import OutputError, VerificationError
-from nash_qat.network import Network
-from nash_qat.presets import preset
+from nash_qat.base import manifest
+from nash_qat.base.errors import OutputError, VerificationError
+from nash_qat.export import exact, execute
+from nash_qat.export import files as export
+from nash_qat.network import calibrate
+from nash_qat.network.network import Network
+from nash_qat.quant import quantizers
+from nash_qat.quant.presets import preset
 
 CASES = [(name, bits) for name in networks.ALL for bits in ("w4a4", "w1a2", "w8a8")]
 CASES += [("nash", bits) for bits in ("v1", "v3", "v4", "resnet34-v3", "w1a1", "w2a3")]

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nash_qat import calibrate, export, fused, quantizers
-from nash_qat.presets import preset
+from nash_qat.export import files as export
+from nash_qat.network import calibrate
+from nash_qat.quant import fused, quantizers
+from nash_qat.quant.presets import preset
 
 FUSED = [("statistics", "fused"), ("learned", "fused")]
 

@@ -9,8 +9,8 @@ import networks
 import pytest
 from networks import cell, layer, manifest
 
-from nash_qat import genotype
-from nash_qat.errors import ManifestError
+from nash_qat.base.errors import ManifestError
+from nash_qat.network import genotype
 
 
 @pytest.mark.parametrize("name", networks.ALL)

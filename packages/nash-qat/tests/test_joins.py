@@ -15,11 +15,14 @@ import torch
 from networks import parsed, written
 from onnx import numpy_helper
 
-from nash_qat import bits, calibrate, export, frozen, joins, quantizers, scales, sensitivity
-from nash_qat.errors import ManifestError
-from nash_qat.network import Network
-from nash_qat.presets import QuantizationSpec, preset
-from nash_qat.terms import MaxPool, MaxPoolBN
+from nash_qat.base.errors import ManifestError
+from nash_qat.bits import sensitivity
+from nash_qat.export import files as export
+from nash_qat.network import bits, calibrate, frozen, joins
+from nash_qat.network.network import Network
+from nash_qat.network.terms import MaxPool, MaxPoolBN
+from nash_qat.quant import quantizers, scales
+from nash_qat.quant.presets import QuantizationSpec, preset
 
 
 def aligned(name: str, *, shift: int = 2) -> QuantizationSpec:

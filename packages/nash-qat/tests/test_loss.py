@@ -5,8 +5,9 @@ import torch
 from conftest import TINY_RECIPE
 from torch import nn
 
-from nash_qat import loss, recipe
-from nash_qat.loss import Batch
+from nash_qat import recipe
+from nash_qat.train import loss
+from nash_qat.train.loss import Batch
 
 
 def _plan(**changes: object) -> recipe.Recipe:

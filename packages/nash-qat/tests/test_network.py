@@ -8,11 +8,13 @@ import torch
 from networks import cell, layer, manifest, parsed
 from torch import nn
 
-from nash_qat import calibrate, complexity, export, quantizers
-from nash_qat.errors import ManifestError
-from nash_qat.network import Activation, Network
-from nash_qat.presets import QuantizationSpec, preset
-from nash_qat.terms import ConvBN, MaxPoolBN, factorized_reduction
+from nash_qat.base.errors import ManifestError
+from nash_qat.export import files as export
+from nash_qat.network import calibrate, complexity
+from nash_qat.network.network import Activation, Network
+from nash_qat.network.terms import ConvBN, MaxPoolBN, factorized_reduction
+from nash_qat.quant import quantizers
+from nash_qat.quant.presets import QuantizationSpec, preset
 
 
 @pytest.mark.parametrize("name", networks.ALL)

@@ -5,7 +5,9 @@ import torch
 from conftest import TINY_RECIPE
 from torch import nn
 
-from nash_qat import optimize, quantizers, recipe
+from nash_qat import recipe
+from nash_qat.quant import quantizers
+from nash_qat.train import optimize
 
 
 def _rates(num_epochs: int, steps: int, **changes: object) -> list[float]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from conftest import TINY_RECIPE
 from PIL import Image
 from test_train import Setup, _assert_same_run
 
-from nash_qat import augment, checkpoint, data, originals, runs, splits, train
-from nash_qat.data import Preprocessing, Split
-from nash_qat.errors import DataError, Interrupted
-from nash_qat.originals import Cut, Originals
+from nash_qat.base.errors import DataError, Interrupted
+from nash_qat.data import augment, originals, splits
+from nash_qat.data import datasets as data
+from nash_qat.data.datasets import Preprocessing, Split
+from nash_qat.data.originals import Cut, Originals
 from nash_qat.recipe import Augmentation
+from nash_qat.train import checkpoint, runs
+from nash_qat.train import trainer as train
 
 SHAPE = (3, 16, 16)
 WINDOWS = Augmentation(flip=True, min_area=0.08)
@@ -212,8 +216,8 @@ def test_grey_networks_and_palettes(tmp_path: Path) -> None:
     assert found.float().std() > 5
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is an extra")
 def test_rand_augment_changes_what_was_cut(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
     split = _load(_write(tmp_path, [(60, 40)] * 8))
     plain = _changed(split, dataclasses.replace(WINDOWS, flip=False))
     changed = _changed(split, dataclasses.replace(WINDOWS, flip=False, rand_ops=2))

@@ -8,8 +8,9 @@ import pytest
 from conftest import Outcome
 from PIL import Image
 
-from nash_qat import confusion, evaluate
-from nash_qat.errors import DataError
+from nash_qat.base.errors import DataError
+from nash_qat.data import pictures
+from nash_qat.export import confusion
 
 SHAPE = (1, 8, 8)
 
@@ -37,7 +38,7 @@ def _break_three(folder: Path) -> None:
 def test_broken_pictures_are_named_and_counted(folder: Path) -> None:
     _break_three(folder)
     with pytest.raises(DataError) as caught:
-        evaluate.load_split("imagefolder", "train", SHAPE, 10, folder)
+        pictures.load("imagefolder", "train", SHAPE, 10, folder)
     message = str(caught.value)
     assert "3 of 40 pictures cannot be read" in message
     for part in ("class3/1.png: not a readable picture", "class5/0.png", "class7/2.png", "mode I;16", "--skip-broken"):
@@ -45,11 +46,11 @@ def test_broken_pictures_are_named_and_counted(folder: Path) -> None:
 
 
 def test_broken_pictures_are_skipped_as_told(folder: Path) -> None:
-    whole = evaluate.load_split("imagefolder", "train", SHAPE, 10, folder)
+    whole = pictures.load("imagefolder", "train", SHAPE, 10, folder)
     before = whole.images[np.arange(40)]
     _break_three(folder)
     with pytest.warns(UserWarning, match="left out 3 of 40 pictures"):
-        left = evaluate.load_split("imagefolder", "train", SHAPE, 10, folder, skip_broken=True)
+        left = pictures.load("imagefolder", "train", SHAPE, 10, folder, skip_broken=True)
     kept = [index for index in range(40) if index not in (13, 20, 30)]
     assert len(left) == len(left.images) == 37
     assert left.labels.tolist() == whole.labels[kept].tolist()
@@ -60,7 +61,7 @@ def test_too_few_pictures_are_left(folder: Path) -> None:
     for path in folder.glob("train/class[1-9]/*.png"):
         path.write_text("")
     with pytest.raises(DataError, match=r"36 of 40 pictures cannot be read; 1 classes are left"):
-        evaluate.load_split("imagefolder", "train", SHAPE, 10, folder, skip_broken=True)
+        pictures.load("imagefolder", "train", SHAPE, 10, folder, skip_broken=True)
 
 
 def test_command_line_stops_or_skips(

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from nash_qat import manifest
-from nash_qat.errors import ManifestError, UsageError
-from nash_qat.presets import QuantizationSpec, preset
+from nash_qat.base import manifest
+from nash_qat.base.errors import ManifestError, UsageError
+from nash_qat.quant.presets import QuantizationSpec, preset
 
 
 def test_weight_act_preset_sets_both_everywhere() -> None:

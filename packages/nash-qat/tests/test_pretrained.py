@@ -15,11 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nash_qat import data, manifest, presets, pretrained, quantizers, weights
-from nash_qat.errors import IntegrityError
-from nash_qat.genotype import Genotype
-from nash_qat.network import Network
-from nash_qat.pretrained import Normalization
+from nash_qat.base import manifest
+from nash_qat.base.errors import IntegrityError
+from nash_qat.data import datasets as data
+from nash_qat.network import pretrained, weights
+from nash_qat.network.genotype import Genotype
+from nash_qat.network.network import Network
+from nash_qat.network.pretrained import Normalization
+from nash_qat.quant import presets, quantizers
 
 Run = Callable[..., Outcome]
 STAGES = (2, 1, 1)

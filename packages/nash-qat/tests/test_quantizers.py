@@ -9,8 +9,10 @@ import networks
 import pytest
 import torch
 
-from nash_qat import calibrate, export, frozen, quantizers, scales
-from nash_qat.presets import preset
+from nash_qat.export import files as export
+from nash_qat.network import calibrate, frozen
+from nash_qat.quant import quantizers, scales
+from nash_qat.quant.presets import preset
 
 
 def test_doctests() -> None:

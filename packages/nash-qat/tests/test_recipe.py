@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY_RECIPE, Outcome
 
 from nash_qat import recipe
-from nash_qat.errors import ManifestError, UsageError
+from nash_qat.base.errors import ManifestError, UsageError
 
 
 @pytest.mark.parametrize("name", ["paper", "quick", "cifar", "imagenet", "lsq"])

@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from test_train import Setup
 
-from nash_qat import calibrate, checkpoint, evaluate, manifest, runs, selection, splits, train, weights
-from nash_qat.data import Split
-from nash_qat.errors import IntegrityError, UsageError
-from nash_qat.network import Network
+from nash_qat.base import manifest
+from nash_qat.base.errors import IntegrityError, UsageError
+from nash_qat.data import splits
+from nash_qat.data.datasets import Split
+from nash_qat.export import evaluate
+from nash_qat.network import calibrate, weights
+from nash_qat.network.network import Network
+from nash_qat.train import checkpoint, runs, selection
+from nash_qat.train import trainer as train
 
 
 def _with_validation(folder: Path, **changes: Any) -> Setup:

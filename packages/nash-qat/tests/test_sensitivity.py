@@ -12,10 +12,15 @@ import torch
 from conftest import TINY_RECIPE
 from torch.nn import functional
 
-from nash_qat import bits, calibrate, cli, commands, export, manifest, quantizers, sensitivity
-from nash_qat import data as datasets
-from nash_qat.errors import IntegrityError, Interrupted, UsageError
-from nash_qat.network import Activation, Network
+from nash_qat import cli, commands
+from nash_qat.base import manifest
+from nash_qat.base.errors import IntegrityError, Interrupted, UsageError
+from nash_qat.bits import sensitivity
+from nash_qat.data import datasets
+from nash_qat.export import files as export
+from nash_qat.network import bits, calibrate
+from nash_qat.network.network import Activation, Network
+from nash_qat.quant import quantizers
 
 QUESTION = sensitivity.Question(bits=(2,), num_pictures=40, seed=3)
 

@@ -14,9 +14,11 @@ import pytest
 from conftest import Outcome
 from PIL import Image
 
-from nash_qat import data, manifest, pictures, splits
-from nash_qat.data import Preprocessing, Split
-from nash_qat.errors import DataError, UsageError
+from nash_qat.base import manifest
+from nash_qat.base.errors import DataError, UsageError
+from nash_qat.data import datasets as data
+from nash_qat.data import pictures, splits
+from nash_qat.data.datasets import Preprocessing, Split
 
 SHAPE = (1, 8, 8)
 

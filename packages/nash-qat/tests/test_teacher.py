@@ -15,9 +15,12 @@ from resnets import ResNet, randomize
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nash_qat import interrupt, manifest, presets, quantizers, teacher, weights
-from nash_qat.errors import IntegrityError, UsageError
-from nash_qat.network import Network
+from nash_qat.base import interrupt, manifest
+from nash_qat.base.errors import IntegrityError, UsageError
+from nash_qat.network import weights
+from nash_qat.network.network import Network
+from nash_qat.quant import presets, quantizers
+from nash_qat.train import teacher
 
 Run = Callable[..., Outcome]
 GENOTYPE = networks.parsed(networks.NASH)

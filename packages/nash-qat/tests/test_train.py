@@ -17,10 +17,17 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.torch import load_file
 
-from nash_qat import board, checkpoint, evaluate, interrupt, manifest, presets, recipe, runs, selection, train, weights
-from nash_qat.errors import DivergedError, IntegrityError, Interrupted, OutputError, UsageError
-from nash_qat.genotype import Genotype
-from nash_qat.watch import Watch
+from nash_qat import recipe
+from nash_qat.base import interrupt, manifest
+from nash_qat.base.errors import DivergedError, IntegrityError, Interrupted, OutputError, UsageError
+from nash_qat.data import pictures
+from nash_qat.export import evaluate
+from nash_qat.network import weights
+from nash_qat.network.genotype import Genotype
+from nash_qat.quant import presets
+from nash_qat.train import board, checkpoint, runs, selection
+from nash_qat.train import trainer as train
+from nash_qat.train.watch import Watch
 
 
 class Setup:
@@ -42,7 +49,7 @@ class Setup:
             seed=changes.get("seed", 0),
         )
         train_split, test_split = (
-            evaluate.load_split("digits", name, self.genotype.input_shape, 10, None) for name in ("train", "test")
+            pictures.load("digits", name, self.genotype.input_shape, 10, None) for name in ("train", "test")
         )
         few = np.arange(0, len(train_split), 2)
         small = dataclasses.replace(train_split, images=train_split.images[few], labels=train_split.labels[few])

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from nash_qat.errors import DivergedError
-from nash_qat.watch import Watch
+from nash_qat.base.errors import DivergedError
+from nash_qat.train.watch import Watch
 
 
 def _noted(losses: list[float], norms: list[float]) -> Watch:

@@ -10,10 +10,12 @@ import torch
 from conftest import Outcome
 from safetensors.torch import save_file
 
-from nash_qat import export, manifest, weights
-from nash_qat.errors import IntegrityError
-from nash_qat.network import Network
-from nash_qat.presets import preset
+from nash_qat.base import manifest
+from nash_qat.base.errors import IntegrityError
+from nash_qat.export import files as export
+from nash_qat.network import weights
+from nash_qat.network.network import Network
+from nash_qat.quant.presets import preset
 
 GENOTYPE = networks.parsed(networks.NASH)
 

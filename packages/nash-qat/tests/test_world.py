@@ -17,7 +17,9 @@ from conftest import TINY_RECIPE, Outcome
 from safetensors.torch import load_file, save_file
 from test_train import Setup
 
-from nash_qat import manifest, train, world
+from nash_qat.base import manifest
+from nash_qat.train import trainer as train
+from nash_qat.train import world
 
 
 def _free_port() -> int:

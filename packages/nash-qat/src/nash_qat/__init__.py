@@ -1,5 +1,5 @@
 """Train a searched CNN with quantization and export it as QONNX."""
 
-from .errors import NashError
+from .base.errors import NashError
 
 __all__ = ["NashError"]

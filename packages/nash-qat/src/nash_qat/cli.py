@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from . import console
-from .console import Json
-from .several import SeveralBits
+from .base import console
+from .base.console import Json
+from .base.several import SeveralBits
 
 app = typer.Typer(
     rich_markup_mode=None,

@@ -7,16 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import augment, board, calibrate, compiled, execute, presets, pretrained, runs, splits, weights
-from . import evaluate as evaluation
-from . import export as exports
-from . import genotype as genotypes
-from . import manifest as manifests
 from . import recipe as recipes
-from . import teacher as teachers
-from . import train as training
-from . import world as worlds
-from .errors import ManifestError, UsageError
+from .base import manifest as manifests
+from .base.errors import ManifestError, UsageError
+from .data import augment, splits
+from .export import evaluate as evaluation
+from .export import execute
+from .export import files as exports
+from .network import calibrate, pretrained, weights
+from .network import genotype as genotypes
+from .quant import presets
+from .train import board, compiled, runs
+from .train import teacher as teachers
+from .train import trainer as training
+from .train import world as worlds
 
 _SCHEMAS = ("model", "sensitivity", "genotype", "bitcosts")
 _NUM_NOISE = 32
@@ -231,7 +235,7 @@ def sensitivity(
     resume: bool,
 ) -> tuple[dict[str, Any], str]:
     """Measure how much a run's network loses by the bits of single tensors."""
-    from . import sensitivity as measuring
+    from .bits import sensitivity as measuring
 
     question = measuring.Question(bits=tuple(sorted(set(bits))), num_pictures=num_pictures, seed=seed)
     run = measuring.TrainedRun.read(source)
@@ -257,7 +261,7 @@ def assign(
     sensitivity_path: Path, bitcosts_path: Path, *, budgets: tuple[str, ...], out: Path
 ) -> tuple[dict[str, Any], str]:
     """Choose bits within budgets and write them as a quantization."""
-    from . import assign as assigning
+    from .bits import assign as assigning
 
     problem = assigning.Problem.read(sensitivity_path, bitcosts_path)
     choice = assigning.solve(problem, assigning.parse_budgets(budgets))

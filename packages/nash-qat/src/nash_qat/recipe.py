@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .errors import ManifestError, UsageError
+from .base.errors import ManifestError, UsageError
 
 Schedule = Literal["step", "cosine", "one_cycle"]
 Optimizer = Literal["adam", "adamw", "sgd"]

@@ -1,0 +1,1 @@
+"""What every package of NASH has: errors with their exit codes, manifests, output and progress."""

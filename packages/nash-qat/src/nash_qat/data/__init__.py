@@ -1,0 +1,1 @@
+"""Datasets, their splits, and random changes of their pictures."""

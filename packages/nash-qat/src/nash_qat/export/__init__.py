@@ -1,0 +1,1 @@
+"""From a trained network to QONNX and golden outputs, executed and held against each other."""

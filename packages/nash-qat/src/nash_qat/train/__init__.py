@@ -1,0 +1,1 @@
+"""Training: phases, steps, losses, teachers, checkpoints, and which epoch is exported."""
