@@ -45,6 +45,7 @@ SHAPES = {
     "sum": Piece(kind="sum", in_channels=6, out_channels=6, size=(4, 4), num_terms=3),
     "coarse": Piece(kind="coarse", in_channels=4, out_channels=4, size=(4, 4)),
     "max_pool": Piece(kind="max_pool", in_channels=4, out_channels=4, size=(6, 6), stride=2),
+    "max_pool-wide": Piece(kind="max_pool", in_channels=4, out_channels=8, size=(6, 6), stride=2),
     "head": Piece(kind="head", in_channels=4, out_channels=3, size=(4, 4)),
 }
 
@@ -102,6 +103,24 @@ def test_places_hold_every_tensor(resolved_json):
         f"cells.2.layers.{name}" for name in ("1.main", "0.act", "1.act")
     )
     assert "cells.2.layers.1.coarse" not in by_name
+
+
+def test_states_in_aligned_sums_are_no_places(resolved_json):
+    model = json.loads(resolved_json.read_text())
+    model["quantization"] |= {"join": "aligned", "join_shift": 2}
+    wide = {place.name: place for place in places_of(model)}
+    model["quantization"]["resolved"] = RESOLVED | {name: 2 for name in RESOLVED if name.endswith("state")}
+    places = {place.name: place for place in places_of(model)}
+    assert places.keys() == wide.keys()
+    skip, pool, convolution = (f"cells.{place}.nas_op" for place in ("0.layers.2", "1.layers.0", "0.layers.0"))
+    assert skip not in places
+    assert (places[pool].piece.kind, places[pool].bits.tensors) == ("max_pool", ("cells.0.layers.2.state",))
+    bits = model["quantization"]["resolved"]
+    assert places[pool].piece_bits(bits) == PieceBits(read=2, write=2)
+    assert places[convolution].piece_bits(bits).write == 8  # a sum of convolutions alone
+    main, total = places["cells.1.layers.0.main"], places["cells.1.layers.0.sum"]
+    assert (main.piece_bits(bits).write, total.piece_bits(bits).read, total.piece.num_terms) == (6, 6, 2)
+    assert wide["cells.1.layers.0.main"].piece_bits(RESOLVED).write == 8  # no more than the join has
 
 
 def test_fused_sums_are_refused(resolved_json, tmp_path):

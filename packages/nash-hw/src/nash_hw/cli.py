@@ -102,7 +102,7 @@ def costs(
     ] = None,
     joins: Annotated[
         str | None,
-        typer.Option(help="Of a space: how terms of a sum are quantized, quantized (the default), aligned or fused."),
+        typer.Option(help="Of a space: how terms of a sum are quantized, aligned (the default), quantized or fused."),
     ] = None,
     widths: Annotated[
         str | None, typer.Option(help="Of a space: price the plain backbone at these widths, too: 8,10,12.")

@@ -41,7 +41,7 @@ class CostsConfig:
     act_bits: int
     target_fps: float
     clock_mhz: float = 200.0
-    joins: str = JOINS[0]  # the kind that the network is to be trained with
+    joins: str = "aligned"  # the kind that the network is to be trained with
     widths: tuple[int, ...] = ()  # of the plain backbone, beside the space's own
     quiet: bool = False
 

@@ -235,7 +235,7 @@ class Terms:
         return total
 
 
-def fragment(place: Place, op: str | None, joins: str = JOINS[0]) -> onnx.ModelProto:
+def fragment(place: Place, op: str | None, joins: str) -> onnx.ModelProto:
     """Return the network of a place, with an operation or without, and joins of a kind."""
     write = Writer()
     state = write.state("state", "x", place.act_bits)

@@ -26,7 +26,7 @@ class Piece:
 
     kind: `conv`, `reduce` (a strided skip), `pool` (a NAS max-pool) and `identity` with the quantizer behind, of a join
     or (`rectified`) of a state; `sum`, the addition of `num_terms` with the quantizer behind; `coarse`, the same state
-    at fewer bits; `max_pool` of the stem; `head`, pooled features and classifier.
+    at fewer bits; `max_pool`, of the stem or of an aligned sum; `head`, pooled features and classifier.
     """
 
     kind: Literal["conv", "reduce", "pool", "identity", "sum", "coarse", "max_pool", "head"]
@@ -86,7 +86,7 @@ def write(piece: Piece, bits: PieceBits) -> onnx.ModelProto:
         case "pool":
             y = writer.pool_operation(PIECE, x, channels, piece.stride)
         case "max_pool":
-            return _finish(writer, piece, writer.pool(PIECE, x, piece.stride))
+            return _finish(writer, piece, writer.pool_operation(PIECE, x, channels, piece.stride, normalize=False))
         case _:
             y = x
     if piece.kind == "coarse":

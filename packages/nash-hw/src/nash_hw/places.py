@@ -3,6 +3,9 @@
 A place is named after what stands there: "cells.0.layers.1.main" is the convolution with the quantizer behind it,
 ".sum" the addition with the quantizer behind, ".coarse" a state made coarser for its other readers. The tensors are
 those of `quantization.resolved` in model.json, which names everything there is; the genotype has the shapes.
+
+Where sums are `aligned`, a term without weights is the state that it reads, or its maxima: nothing is behind it, so a
+skip is no place. The other terms then have no more bits than the largest state needs, at the bits the model has.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 from .pieces import Piece, PieceBits, operation_piece
 
 _PIXEL_BITS = 8
+_HEADROOM_BITS = 2  # of an aligned sum beside those of its states: a sign, and twice the largest one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +38,15 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceBits:
-    """The tensors a place reads (None: pixels), has as weights, and writes: of two, the finer is made first."""
+    """The tensors a place reads (None: pixels), has as weights, and writes: of two, the finer is made first.
+
+    most: bits that are enough for a term of the sum that is read or written.
+    """
 
     read: str | None
     write: tuple[str, ...]
     weight: str | None = None
+    most: int | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -47,14 +55,18 @@ class PlaceBits:
 
     def of(self, bits: Mapping[str, int], *, is_within: bool = False) -> PieceBits:
         """Return the bits of the piece when the tensors have these; `is_within`: it stands behind the finer one."""
-        written = [bits[name] for name in self.write]
+        written = [self._bits(name, bits) for name in self.write]
         if is_within:
             return PieceBits(read=max(written), write=min(written))
         return PieceBits(
-            read=_PIXEL_BITS if self.read is None else bits[self.read],
+            read=_PIXEL_BITS if self.read is None else self._bits(self.read, bits),
             weight=None if self.weight is None else bits[self.weight],
             write=max(written),
         )
+
+    def _bits(self, name: str, bits: Mapping[str, int]) -> int:
+        is_capped = self.most is not None and name.endswith(".join")
+        return min(bits[name], self.most) if is_capped else bits[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +103,8 @@ class _Walk:
     def __init__(self, model: Mapping[str, Any]) -> None:
         self._genotype = model["genotype"]["copy"]
         self._names = model["quantization"]["resolved"]
+        self._is_aligned = model["quantization"].get("join") == "aligned"
+        self._shift = model["quantization"].get("join_shift", 0)
 
     def places(self) -> Iterator[NetworkPlace]:
         """Yield every place; each cell's states are what its layers can read."""
@@ -138,32 +152,41 @@ class _Walk:
             prefix=own, channels=layer["channels"], size=main.output_size, stride=before.stride * layer["stride"]
         )
         write = self._written(own) if main.rectified else (f"{own}join",)
-        bits = PlaceBits(read=f"{before.prefix}act", weight=f"{own}main", write=write)
+        sides = [(name, op, states[number]) for name, op, number in _sides(own, layer)]
+        most = self._most(sides)
+        bits = PlaceBits(read=f"{before.prefix}act", weight=f"{own}main", write=write, most=most)
         yield NetworkPlace(name=f"{own}main", piece=main, bits=bits)
-        sides = list(self._sides(own, layer, states, state))
-        yield from sides
+        for name, op, source in sides:
+            yield from self._side(name, op, source, state, most)
         if sides:
             shape = {"in_channels": state.channels, "out_channels": state.channels, "size": state.size}
             piece = Piece(kind="sum", num_terms=1 + len(sides), **shape)
-            bits = PlaceBits(read=f"{own}join", write=self._written(own))
+            bits = PlaceBits(read=f"{own}join", write=self._written(own), most=most)
             yield NetworkPlace(name=f"{own}sum", piece=piece, bits=bits)
         yield from self._coarse(state)
         states.append(state)
 
-    def _sides(self, own: str, layer: Mapping[str, Any], states: list[_State], state: _State) -> Iterator[NetworkPlace]:
-        """Yield what is added to a layer's convolution."""
-        if layer["residual_from"] is not None:
-            op = "conv_1x1" if layer["projection"] else "skip_connect"
-            yield self._side(f"{own}residual", op, states[layer["residual_from"]], state)
-        if layer["nas_op"] is not None:
-            yield self._side(f"{own}nas_op", layer["nas_op"]["op"], states[layer["nas_op"]["input"]], state)
+    def _is_direct(self, name: str) -> bool:
+        """Say whether a term is a state, or maxima of one, without a quantizer of its own."""
+        return self._is_aligned and name not in self._names
 
-    def _side(self, name: str, op: str, source: _State, state: _State) -> NetworkPlace:
-        channels = (source.channels, state.channels)
-        piece = operation_piece(op, channels, source.size, state.stride // source.stride)
-        weight = name if name in self._names else None
-        bits = PlaceBits(read=f"{source.prefix}state", weight=weight, write=(f"{state.prefix}join",))
-        return NetworkPlace(name=name, piece=piece, bits=bits)
+    def _most(self, sides: list[tuple[str, str, _State]]) -> int | None:
+        """Return the bits that the terms of a sum have at most, None if it has no state among them."""
+        states = [self._names[f"{source.prefix}state"] for name, _, source in sides if self._is_direct(name)]
+        return self._shift + max(states) + _HEADROOM_BITS if states else None
+
+    def _side(self, name: str, op: str, source: _State, state: _State, most: int | None) -> Iterator[NetworkPlace]:
+        """Yield what is added to a layer's convolution, if it is anything."""
+        read = f"{source.prefix}state"
+        piece = operation_piece(op, (source.channels, state.channels), source.size, state.stride // source.stride)
+        if not self._is_direct(name):
+            weight = name if name in self._names else None
+            bits = PlaceBits(read=read, weight=weight, write=(f"{state.prefix}join",), most=most)
+            yield NetworkPlace(name=name, piece=piece, bits=bits)
+        elif piece.kind == "pool":
+            yield NetworkPlace(
+                name=name, piece=replace(piece, kind="max_pool"), bits=PlaceBits(read=None, write=(read,))
+            )
 
     def _coarse(self, state: _State) -> Iterator[NetworkPlace]:
         if f"{state.prefix}state" in self._names:
@@ -179,3 +202,11 @@ class _Walk:
 
     def _written(self, prefix: str) -> tuple[str, ...]:
         return tuple(name for name in (f"{prefix}act", f"{prefix}state") if name in self._names)
+
+
+def _sides(own: str, layer: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Yield the name, the operation and the number of the state of each term beside a layer's convolution."""
+    if layer["residual_from"] is not None:
+        yield f"{own}residual", "conv_1x1" if layer["projection"] else "skip_connect", layer["residual_from"]
+    if layer["nas_op"] is not None:
+        yield f"{own}nas_op", layer["nas_op"]["op"], layer["nas_op"]["input"]
