@@ -85,6 +85,39 @@ def build(
     print_result(result, _build_text(result, out), as_json=as_json)
 
 
+@app.command("import")
+def import_network(
+    model: Annotated[Path, typer.Argument(metavar="model.onnx", help="A quantized network in QONNX.")],
+    out: Annotated[Path, typer.Option(help="The model.json to write; graph and examples are written beside it.")],
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="A .npz of pictures, 'input', and what the network gives, 'output'; random pictures if not."),
+    ] = None,
+    input_scale: Annotated[
+        float | None, typer.Option(help="What a pixel of 1 stands for, 1/255 as a number; found by 'output' if not given.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Of the pictures, NCHW or NHWC; found by their shape if not given.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The network's name; the file's if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model.json of a QONNX network of any origin."""
+    from .import_model import ImportConfig, import_model
+
+    config = ImportConfig(out=out, golden=golden, input_scale=input_scale, layout=layout, name=name)
+    result = import_model(model, config)
+    record = result["import"]["verification"]
+    text = (
+        f"{result['name']}: pictures {result['input']['shape'][1:]}, input scale {result['input']['scale']:.9g}, "
+        f"activations of at most {result['quantization']['act_bits']} bits\n"
+        f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
+        f"largest error of a logit {record['max_abs_error']:.1e}\n"
+        f"wrote {out}; next: nash-hw build {out} --board BOARD --out DIR"
+    )
+    print_result(result, text, as_json=as_json)
+
+
 @app.command(cls=SeveralBits)
 def costs(
     source: Annotated[
