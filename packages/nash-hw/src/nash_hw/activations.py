@@ -93,7 +93,7 @@ class Sign(Quantizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation(Quantizer):
-    """Cuts `bits` low bits: ``floor(n / 2**bits)``, or rounded half to even, of the integer n nearest to real / input_scale.
+    """Cuts `bits` low bits of the integer n nearest to real / input_scale: floored, or rounded half to even.
 
     A bound lies midway between two integers, so no noise of the input's scale moves it.
     """

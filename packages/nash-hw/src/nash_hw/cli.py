@@ -94,7 +94,8 @@ def import_network(
         typer.Option(help="A .npz of pictures, 'input', and what the network gives, 'output'; random pictures if not."),
     ] = None,
     input_scale: Annotated[
-        float | None, typer.Option(help="What a pixel of 1 stands for, 1/255 as a number; found by 'output' if not given.")
+        float | None,
+        typer.Option(help="What a pixel of 1 stands for, 1/255 as a number; found by 'output' if not given."),
     ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Of the pictures, NCHW or NHWC; found by their shape if not given.")

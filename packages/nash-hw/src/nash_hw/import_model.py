@@ -110,7 +110,7 @@ def _opset(source: onnx.ModelProto) -> int:
 
 
 def _channels_first(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the network with an input in NCHW: without a transposition of the input that makes it so, of one picture."""
+    """Return the network for one picture in NCHW, without a transposition of the input that makes it so."""
     constants = {entry.name for entry in source.graph.initializer}
     entry = next((entry for entry in source.graph.input if entry.name not in constants), None)
     if entry is None:
@@ -123,7 +123,9 @@ def _channels_first(source: onnx.ModelProto) -> onnx.ModelProto:
     if len(readers) != 1 or readers[0].op_type != "Transpose" or attributes(readers[0]).get("perm") != [0, 3, 1, 2]:
         return source
     sizes = [dim.dim_value for dim in dims]
-    entry.CopyFrom(helper.make_tensor_value_info(readers[0].output[0], onnx.TensorProto.FLOAT, [sizes[i] for i in (0, 3, 1, 2)]))
+    entry.CopyFrom(
+        helper.make_tensor_value_info(readers[0].output[0], onnx.TensorProto.FLOAT, [sizes[i] for i in (0, 3, 1, 2)])
+    )
     source.graph.node.remove(readers[0])
     return source
 
@@ -151,9 +153,11 @@ def _read_examples(config: ImportConfig, shape: tuple[int, ...]) -> _Examples:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pictures = arrays["input"]
-            logits = arrays["output"] if "output" in arrays else None
+            logits = arrays.get("output")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise IntegrityError(f"{path}: not a .npz with an array 'input' ({error}); write it with numpy.savez") from error
+        raise IntegrityError(
+            f"{path}: not a .npz with an array 'input' ({error}); write it with numpy.savez"
+        ) from error
     pictures = _first_channels(path, config, np.asarray(pictures), shape)
     scale = None
     if pictures.dtype != np.uint8:
@@ -178,7 +182,9 @@ def _first_channels(path: Path, config: ImportConfig, pictures: np.ndarray, shap
             f"[N, {height}, {width}, {channels}] as the network takes it"
         )
     if len(fitting) > 1 and channels > 1:
-        raise UsageError(f"--layout: {path} has pictures of {list(pictures.shape[1:])}, which fits both; pass NCHW or NHWC")
+        raise UsageError(
+            f"--layout: {path} has pictures of {list(pictures.shape[1:])}, which fits both; pass NCHW or NHWC"
+        )
     return pictures if fitting[0] == "NCHW" else pictures.transpose(0, 3, 1, 2)
 
 

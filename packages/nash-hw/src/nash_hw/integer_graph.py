@@ -146,7 +146,7 @@ class IntegerGraph:
             if any(given.get("pads", ())):
                 raise UnsupportedError(
                     f"{node_title(node)}: pads with zeros an input in which a zero is no integer ({x.name}); subtract "
-                    "nothing before a padded convolution, use a quantizer with zero point 0, or convolve without padding"
+                    "nothing before a padded convolution, quantize with zero point 0, or convolve without padding"
                 )
             real = weights.integers * weights.scale
             own = np.broadcast_to(x.bias, x.channels).reshape(groups, -1)
@@ -260,9 +260,7 @@ class IntegerGraph:
             low, high = 0, 2**self._input_bits - 1
             datatype = DataType[f"UINT{self._input_bits}"]
             quantizer = Quantizer(scale=scale, zero_point=0, low=low, high=high, datatype=datatype)
-        self.once(
-            ("input",), lambda: self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype)
-        )
+        self.once(("input",), lambda: self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype))
         return quantized_integers(self.input.name, shape, quantizer)
 
 

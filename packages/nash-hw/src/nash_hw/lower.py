@@ -31,7 +31,9 @@ class _Lowering:
         self._names: dict[str, str] = {}
         self._depthwise: dict[str, list[int]] = {}  # weights, and their kernel
         self._windows: dict[tuple[Any, ...], str] = {}  # what they slide over and how, and the tensor of the windows
-        self._orders: dict[str, np.ndarray] = {}  # of flattened maps, by the NCHW tensor: which entry of NCHW comes where
+        self._orders: dict[
+            str, np.ndarray
+        ] = {}  # of flattened maps, by the NCHW tensor: which entry of NCHW comes where
 
     def run(self) -> Model:
         source = self._model.graph.input[0].name

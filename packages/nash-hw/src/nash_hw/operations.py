@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from qonnx.core.datatype import DataType
 
-from .errors import UnsupportedError
 from .activations import Quantizer, Sign, Truncation
+from .errors import UnsupportedError
 from .integer_graph import IntegerGraph
 from .integers import Integers, exact_thresholds, quantized_integers, requant_attributes, within_reach
 from .model import QONNX_DOMAIN, attributes, range_datatype
@@ -180,7 +180,7 @@ def _rectify_leakily(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     leak = float(attributes(node).get("alpha", 0.01))
     if x.relu and x.leak:
         raise UnsupportedError(f"{node_title(node)}: reads a leaky ReLU; put a quantizer between them")
-    if not 0 <= leak:
+    if not leak >= 0:
         raise UnsupportedError(f"{node_title(node)}: got alpha {leak:g}, expected 0 or more: it must not fall")
     return x if x.relu else replace(x, relu=True, leak=leak)
 
@@ -308,7 +308,12 @@ def _keeps_batch(graph: IntegerGraph, node: onnx.NodeProto) -> bool:
         case "Reshape":
             target = graph.constant(node.input[1])
             shape = graph.input_of(node).shape
-            return target is not None and len(target) == 2 and target[0] in (0, 1, -1) and target[1] in (-1, np.prod(shape))
+            return (
+                target is not None
+                and len(target) == 2
+                and target[0] in (0, 1, -1)
+                and target[1] in (-1, np.prod(shape))
+            )
         case _:
             return graph.input_of(node).shape[2:] == (1, 1)
 

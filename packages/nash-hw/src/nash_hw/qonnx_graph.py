@@ -227,7 +227,7 @@ def read_weights(node: onnx.NodeProto, known: dict[str, np.ndarray], quantized: 
 
 
 def read_bias(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Return the real values that a quantizer of more than 8 bits makes of constants, float64; None for another node."""
+    """Return what a quantizer of more than 8 bits makes of constants, real, float64; None for another node."""
     if node.op_type != "Quant" or any(name not in known for name in node.input):
         return None
     title = node_title(node)
@@ -257,7 +257,7 @@ def _scales(title: str, known: dict[str, np.ndarray], name: str, shape: tuple[in
     expected = tuple(size if axis == 1 else 1 for axis, size in enumerate(shape))
     if (1,) * (len(shape) - value.ndim) + value.shape != expected:
         raise UnsupportedError(
-            f"{title}: its scale has shape {list(value.shape)}, expected one value or one for each channel, {list(expected)}"
+            f"{title}: its scale has shape {list(value.shape)}, expected one value, or {list(expected)}, one a channel"
         )
     scales = value.reshape(-1).astype(np.float64)
     return float(scales[0]) if np.all(scales == scales[0]) else tuple(scales.tolist())

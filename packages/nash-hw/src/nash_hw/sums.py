@@ -21,7 +21,6 @@ import numpy as np
 from .integers import Integers
 from .model import GraphBuilder, range_datatype
 
-
 _MAX_FACTOR = 256  # as many as an 8-bit term has values
 
 
