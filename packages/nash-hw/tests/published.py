@@ -18,7 +18,13 @@ from qonnx.core.datatype import DataType
 
 from nash_hw.model import FINN_DOMAIN, GraphBuilder, Model, range_datatype
 
+BOARD = "RFSoC2x2"
 STORED = Path(__file__).parent / "data" / "synthesized.json"
+
+
+def converter_luts(in_width: int, out_width: int) -> float:
+    """Return the LUTs of the width converter these designs have: a shift register, loaded at once (dwc.sv before vpc.sv)."""
+    return 10.0 + (in_width + 2 * out_width if in_width > out_width else 2 * in_width)
 
 
 def designs() -> list[dict[str, Any]]:
@@ -99,7 +105,9 @@ class Chain:
             is1D=int(width == 1),
         )
 
-    def pool(self, kernel: Sequence[int], channels: int, function: str = "MaxPool", datatype: str | None = None) -> None:
+    def pool(
+        self, kernel: Sequence[int], channels: int, function: str = "MaxPool", datatype: str | None = None
+    ) -> None:
         """Add a pool behind its window."""
         target = self.datatype if datatype is None else DataType[datatype]
         accumulator = range_datatype(0, self.datatype.max() * prod(kernel))
@@ -290,7 +298,7 @@ def _mobilenet(chain: Chain) -> None:
         channels = outputs
     chain.window((7, 7), (7, 7), depthwise=True)
     chain.pool((7, 7), channels, "QuantAvgPool", "UINT4")
-    chain.product(1000, "INT8", backend="rtl")
+    chain.product(1000, "INT4", backend="rtl")
     chain.label()
 
 
@@ -329,3 +337,21 @@ def published(design: Mapping[str, Any]) -> Model:
             chain = Chain((224, 224, 3), "UINT8", folding)
             _mobilenet(chain)
     return chain.model()
+
+
+def estimated(design: Mapping[str, Any], *, shell: bool = True) -> dict[str, float]:
+    """Return the estimate of a published design, resources and cycles from frame to frame."""
+    from nash_hw.boards import RESOURCES, find_board
+    from nash_hw.estimate import estimate
+    from nash_hw.shells import shell_of, with_shell
+
+    board = find_board(BOARD)
+    result = estimate(published(design), board)
+    resources = {name: result.resources[name] or 0.0 for name in RESOURCES}
+    for stream in result.streams:
+        if stream.kind == "converter":
+            own = converter_luts(stream.in_width, stream.out_width)
+            resources["LUT"] += own - stream.figures.resources["LUT"]
+    if shell:
+        resources = with_shell(resources, shell_of(board))
+    return resources | {"cycles": result.ii_cycles + result.restart_cycles}

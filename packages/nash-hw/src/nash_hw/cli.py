@@ -280,7 +280,8 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         f"{estimated['throughput_fps']:,.0f} fps estimated, one frame every {estimated['ii_cycles']:,} cycles "
         f"({estimated['bottleneck']}), latency {estimated['latency_us'] / 1000:,.2f} ms",
     ]
-    table = [["resource", "estimated", "of the board", "parts without a figure"]]
+    table = [["resource", "estimated", "of the board", "parts without a figure", "likely", "with shell"]]
+    with_shell = estimated["resources_with_shell"]
     for name, used in estimated["resources"].items():
         part = estimated["utilization"][name]
         table.append(
@@ -289,6 +290,8 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
                 "unknown" if used is None else f"{used:,.0f}",
                 "unknown" if part is None else f"{part:.1%}",
                 f"{estimated['num_unknown'][name]} of {len(result['layers']) + len(result['streams'])}",
+                _interval_text(estimated["interval"][name]),
+                "unknown" if with_shell is None or with_shell[name] is None else f"{with_shell[name]:,.0f}",
             ]
         )
     lines.append(_columns(table))
@@ -312,6 +315,10 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         lines.append(f"then: nash-hw collect {out}")
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
     return "\n".join(lines)
+
+
+def _interval_text(interval: list[float] | None) -> str:
+    return "unknown" if interval is None else " to ".join(f"{value:,.0f}" for value in interval)
 
 
 def _hdl_text(hdl: dict[str, Any], out: Path) -> list[str]:

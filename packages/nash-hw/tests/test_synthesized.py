@@ -1,0 +1,92 @@
+"""Estimates held against designs that others synthesized with Vivado and measured on a board.
+
+The bounds are what is reached today: a change that worsens a model fails here.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+import pytest
+from published import BOARD, designs, estimated
+
+from nash_hw import confidence
+from nash_hw.finn_env import contained_finn
+
+SMALL_BRAM = "vgg10-w4a4"  # 36 block RAMs, 16 of which no layer of the estimate accounts for
+SHALLOW_FIFOS = ("cnv-w1a2", "cnv-w2a2")  # measured 13 % slower than their slowest layer, in FINN's estimate as well
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Every design with its estimate, shell included."""
+    with contained_finn():
+        return [(design, estimated(design)) for design in designs()]
+
+
+def ratios(rows, resource: str) -> dict[str, float]:
+    """Return estimated / synthesized of the designs that have any."""
+    return {
+        design["name"]: found[resource] / design["synthesized"][resource]
+        for design, found in rows
+        if design["synthesized"][resource]
+    }
+
+
+def test_there_are_designs_of_several_networks(rows):
+    networks = {design["name"].rsplit("-", 1)[0] for design, _ in rows}
+    assert (len(rows), len(networks)) == (11, 7)
+
+
+def test_luts_are_near_the_synthesized_ones(rows):
+    found = ratios(rows, "LUT").values()
+    assert 0.75 <= median(found) <= 1.25
+    assert min(found) >= 0.80
+    assert max(found) <= 1.35
+
+
+def test_luts_are_nearer_than_finns_estimate(rows):
+    ours = median(abs(ratio - 1) for ratio in ratios(rows, "LUT").values())
+    theirs = median(abs(design["finn_estimate"]["LUT"] / design["synthesized"]["LUT"] - 1) for design, _ in rows)
+    assert ours < 0.12 < 0.4 < theirs
+
+
+def test_block_rams_are_near_the_synthesized_ones(rows):
+    found = ratios(rows, "BRAM_18K")
+    assert 0.5 < found.pop(SMALL_BRAM) < 0.6
+    assert min(found.values()) >= 0.85
+    assert max(found.values()) <= 1.15
+
+
+def test_dsps_are_near_the_synthesized_ones(rows):
+    found = ratios(rows, "DSP")
+    assert set(found) == {"vgg10-w4a4", "mobilenetv1-w4a4"}
+    assert all(0.9 <= ratio <= 1.1 for ratio in found.values())
+
+
+def test_flip_flops_are_within_a_factor_of_two(rows):
+    found = ratios(rows, "FF").values()
+    assert 0.75 <= median(found) <= 1.25
+    assert min(found) >= 0.5
+    assert max(found) <= 1.25
+
+
+def test_cycles_are_near_the_measured_ones(rows):
+    found = {design["name"]: found["cycles"] / design["measured"]["interval_cycles"] for design, found in rows}
+    assert all(0.87 < found.pop(name) < 0.89 for name in SHALLOW_FIFOS)
+    assert all(0.95 <= ratio <= 1.05 for ratio in found.values())
+
+
+@pytest.mark.parametrize("resource", [name for name, known in confidence.RATIOS.items() if known])
+def test_the_interval_holds_every_published_design(rows, resource):
+    from nash_hw.boards import find_board
+    from nash_hw.shells import shell_of
+
+    with contained_finn():
+        shell = shell_of(find_board(BOARD)).resources[resource]
+    for design, found in rows:
+        if design["synthesized"][resource]:
+            low, high = confidence.interval(found)[resource]
+            alone = confidence.interval({**found, resource: found[resource] - shell})[resource]
+            assert alone[0] + shell - 1 <= design["synthesized"][resource] <= alone[1] + shell + 1, design["name"]
+            assert low < high
