@@ -23,13 +23,18 @@ STORED = Path(__file__).parent / "data" / "synthesized.json"
 
 
 def converter_luts(in_width: int, out_width: int) -> float:
-    """Return the LUTs of the width converter these designs have: a shift register, loaded at once (dwc.sv before vpc.sv)."""
+    """Return the LUTs of the converter these designs have, dwc.sv before vpc.sv: a shift register, loaded at once."""
     return 10.0 + (in_width + 2 * out_width if in_width > out_width else 2 * in_width)
 
 
 def designs() -> list[dict[str, Any]]:
     """Return what is published of each design."""
     return json.loads(STORED.read_text())["designs"]
+
+
+def others(kind: str) -> list[dict[str, Any]]:
+    """Return what is published of designs "without_shell", or of single "layers"."""
+    return json.loads(STORED.read_text())[kind]
 
 
 class Chain:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from statistics import median
 
 import pytest
-from published import BOARD, designs, estimated
+from published import BOARD, designs, estimated, others, published
 
 from nash_hw import confidence
 from nash_hw.finn_env import contained_finn
@@ -75,6 +75,30 @@ def test_cycles_are_near_the_measured_ones(rows):
     found = {design["name"]: found["cycles"] / design["measured"]["interval_cycles"] for design, found in rows}
     assert all(0.87 < found.pop(name) < 0.89 for name in SHALLOW_FIFOS)
     assert all(0.95 <= ratio <= 1.05 for ratio in found.values())
+
+
+def test_an_earlier_finns_accelerator_is_of_that_size(rows):
+    (row,) = others("without_shell")
+    design = next(design for design, _ in rows if design["name"] == row["name"])
+    with contained_finn():
+        found = estimated(design, shell=False)
+    part = {name: found[name] / value for name, value in row["synthesized"].items()}
+    assert 0.7 <= part["LUT"] <= 1.3
+    assert 0.55 <= part["FF"] <= 1.3
+    assert 0.7 <= part["BRAM_18K"] <= 1.3
+
+
+def test_a_layer_with_operands_of_one_bit(rows):
+    from nash_hw.boards import find_board
+    from nash_hw.estimate import estimate
+
+    (row,) = others("layers")
+    design = next(design for design, _ in rows if design["name"] == row["design"])
+    with contained_finn():
+        result = estimate(published(design), find_board(BOARD))
+    layer = next(layer for layer in result.layers if layer.name == row["layer"])
+    for name, low, high in (("LUT", 0.75, 1.25), ("FF", 0.8, 1.6), ("BRAM_18K", 1.0, 1.0)):
+        assert low <= layer.figures.resources[name] / row["synthesized"][name] <= high, name
 
 
 @pytest.mark.parametrize("resource", [name for name, known in confidence.RATIOS.items() if known])

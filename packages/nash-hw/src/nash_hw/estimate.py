@@ -62,7 +62,8 @@ _OUR_MODELS: dict[str, Callable[[Any], dict[str, float]]] = {
 }
 NOT_COUNTED = ("platform shell",)
 # cycles that a layer stands still between two frames: its loop in C++ ends and begins anew. FINN+ measured 4,194,310
-# for one of 4,194,304 (run CI_118677), and 70 for four accelerators whose slowest layer takes 64 (tests/data/synthesized.json)
+# for one of 4,194,304 (run CI_118677), and 70 for four accelerators whose slowest layer takes 64
+# (tests/data/synthesized.json)
 _RESTART_CYCLES = {"MVAU_hls": 6}
 
 

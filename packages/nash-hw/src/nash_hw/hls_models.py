@@ -99,8 +99,8 @@ def matrix_vector(instance: Any, finn_luts: float) -> dict[str, float]:
 
     FINN's formula (MVAU_hls.lut_estimation) is of arithmetic and, where weights lie in LUTs, of these; the RTL that
     streams them is the one RTL units have. Where an operand has one bit there is nothing to multiply, and of the adder
-    tree one adder for each product: that is what the published synthesis of such a unit has (tests/data/synthesized.json,
-    finn_cybsec). Registers: one after each product, and two for each accumulator.
+    tree one adder for each product: that is what published syntheses of such units have (tests/data/synthesized.json).
+    Registers: one after each product, and two for each accumulator.
     """
     get = instance.get_nodeattr
     width, depth = instance.get_instream_width(1), instance.calc_wmem()
