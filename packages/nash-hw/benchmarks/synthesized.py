@@ -17,10 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from published import BOARD, designs, estimated, published
+from published import designs, estimated, parts_of
 
-from nash_hw.boards import RESOURCES, find_board
-from nash_hw.estimate import Estimate, estimate
+from nash_hw.boards import RESOURCES
 from nash_hw.finn_env import contained_finn
 
 
@@ -31,12 +30,11 @@ def main() -> None:
     ratios = defaultdict(list)
     lines = []
     with contained_finn():
-        board = find_board(BOARD)
         for design in designs():
             found = estimated(design)
             lines += list(rows(design, found, ratios))
             if design["name"] == options.layers:
-                lines += list(kinds(estimate(published(design), board)))
+                lines += list(kinds(*parts_of(design)[:2]))
     head = f"{'design':18}{'':10}{'estimated':>10}{'synthesized':>12}{'ratio':>7}{'FINN':>9}{'ratio':>7}"
     print("\n".join([head, *lines]))
     for (name, who), values in ratios.items():
@@ -58,12 +56,12 @@ def rows(design: dict, found: dict, ratios: dict):
         yield row + ("" if name not in finn else f"{finn[name]:9,}{shown[1]:>7}")
 
 
-def kinds(result: Estimate):
+def kinds(layers, streams):
     """Yield the sums over each kind of layer and stream."""
     sums = defaultdict(lambda: dict.fromkeys(RESOURCES, 0.0))
     counts = defaultdict(int)
-    parts = [(layer.op_type, layer.figures) for layer in result.layers]
-    for kind, figures in [*parts, *((part.kind, part.figures) for part in result.streams)]:
+    of_layers = [(layer.op_type, layer.figures) for layer in layers]
+    for kind, figures in [*of_layers, *((part.kind, part.figures) for part in streams)]:
         counts[kind] += 1
         for name in RESOURCES:
             sums[kind][name] += figures.resources[name] or 0.0

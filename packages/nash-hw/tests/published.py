@@ -7,7 +7,7 @@ datatype and no values, as no estimate reads them.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 from qonnx.core.datatype import DataType
 
+from nash_hw.actors import pace_of
+from nash_hw.boards import RESOURCES, find_board
+from nash_hw.estimate import Layer, parts, restart_cycles
 from nash_hw.model import FINN_DOMAIN, GraphBuilder, Model, range_datatype
+from nash_hw.schedule import Schedule
+from nash_hw.shells import shell_of, with_shell
+from nash_hw.streams import LEAST_DEPTH, Stream
 
 BOARD = "RFSoC2x2"
 STORED = Path(__file__).parent / "data" / "synthesized.json"
@@ -344,19 +350,34 @@ def published(design: Mapping[str, Any]) -> Model:
     return chain.model()
 
 
+def parts_of(design: Mapping[str, Any]) -> tuple[tuple[Layer, ...], tuple[Stream, ...], int]:
+    """Return the layers of a published design, what lies between them, and the cycles from frame to frame.
+
+    FIFOs are as deep as published, else as the schedule asks for.
+    """
+    model, board = published(design), find_board(BOARD)
+    cycles, _ = pace_of(model)
+    given = iter(design.get("fifo_depths", ()))
+    if (
+        "fifo_depths" in design
+    ):  # of all FIFOs in the order of the streams: at the input, before converters, behind them
+        order = parts(model, board, defaultdict(lambda: 1))[1]
+        deep = [(stream, next(given)) for stream in order if stream.depth is not None]
+        depths = {stream.tensor: max(depth, LEAST_DEPTH) for stream, depth in deep if stream.kind == "fifo"}
+    else:
+        depths = Schedule(model).depths(cycles)
+    layers, streams = parts(model, board, depths)
+    return layers, streams, cycles + restart_cycles(layers, cycles)
+
+
 def estimated(design: Mapping[str, Any], *, shell: bool = True) -> dict[str, float]:
     """Return the estimate of a published design, resources and cycles from frame to frame."""
-    from nash_hw.boards import RESOURCES, find_board
-    from nash_hw.estimate import estimate
-    from nash_hw.shells import shell_of, with_shell
-
-    board = find_board(BOARD)
-    result = estimate(published(design), board)
-    resources = {name: result.resources[name] or 0.0 for name in RESOURCES}
-    for stream in result.streams:
+    layers, streams, cycles = parts_of(design)
+    resources = {name: sum(part.figures.resources[name] or 0.0 for part in (*layers, *streams)) for name in RESOURCES}
+    for stream in streams:
         if stream.kind == "converter":
             own = converter_luts(stream.in_width, stream.out_width)
             resources["LUT"] += own - stream.figures.resources["LUT"]
     if shell:
-        resources = with_shell(resources, shell_of(board))
-    return resources | {"cycles": result.ii_cycles + result.restart_cycles}
+        resources = with_shell(resources, shell_of(find_board(BOARD)))
+    return resources | {"cycles": cycles}

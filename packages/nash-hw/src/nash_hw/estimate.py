@@ -98,21 +98,19 @@ class Estimate:
 
 def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
-    layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
     from .finn_config import fifo_depths
 
     ii_cycles, bottleneck = pace_of(model)
     schedule = Schedule(model)
-    depths = fifo_depths(model) or schedule.depths(ii_cycles)
-    between = tuple(streams(model, depths, board.fpga_part))
-    parts = [part.figures.resources for part in (*layers, *between)]
-    totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
+    layers, between = parts(model, board, fifo_depths(model) or schedule.depths(ii_cycles))
+    figures = [part.figures.resources for part in (*layers, *between)]
+    totals = {resource: [part[resource] for part in figures] for resource in RESOURCES}
     return Estimate(
         layers=layers,
         streams=between,
         ii_cycles=ii_cycles,
         bottleneck=bottleneck,
-        restart_cycles=_restart_cycles(layers, ii_cycles),
+        restart_cycles=restart_cycles(layers, ii_cycles),
         latency_cycles=schedule.latency(),
         latency_bound_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
         resources={resource: sum_known(values) for resource, values in totals.items()},
@@ -120,7 +118,14 @@ def estimate(model: Model, board: Board) -> Estimate:
     )
 
 
-def _restart_cycles(layers: Sequence[Layer], ii_cycles: int) -> int:
+def parts(model: Model, board: Board, depths: Mapping[str, int]) -> tuple[tuple[Layer, ...], tuple[Stream, ...]]:
+    """Return the layers of a specialized, folded model and what lies between them; `depths`: of FIFOs, by tensor."""
+    layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
+    return layers, tuple(streams(model, depths, board.fpga_part))
+
+
+def restart_cycles(layers: Sequence[Layer], ii_cycles: int) -> int:
+    """Return the cycles beyond `ii_cycles` that a frame takes, as a layer in C++ begins anew."""
     return max(0, *(layer.cycles + _RESTART_CYCLES.get(layer.op_type, 0) - ii_cycles for layer in layers))
 
 
