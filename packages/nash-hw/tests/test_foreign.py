@@ -212,6 +212,16 @@ def test_import_takes_a_transposition_off_the_input(files):
     assert written["input"]["shape"] == [1, 3, 12, 12]
 
 
+def test_import_writes_over_nothing_it_was_given(files):
+    from nash_hw.import_model import ImportConfig, import_model
+
+    folder, _, _ = files
+    before = (folder / "cnv.onnx").read_bytes()
+    written = import_model(folder / "cnv.onnx", ImportConfig(out=folder / "cnv.json", input_scale=1 / 255))
+    assert written["onnx"]["path"] == "cnv.imported.onnx"
+    assert (folder / "cnv.onnx").read_bytes() == before
+
+
 def test_manifest_by_hand_needs_no_genotype_and_no_bits(files, tmp_path):
     from nash_hw.build import BuildConfig, build
 

@@ -111,3 +111,17 @@ def test_the_interval_holds_every_published_design(rows, resource):
             alone = confidence.interval({**found, resource: found[resource] - shell})[resource]
             assert alone[0] + shell - 1 <= design["synthesized"][resource] <= alone[1] + shell + 1, design["name"]
             assert low < high
+
+
+def test_a_zynq_has_less_room_by_its_shell_and_other_boards_have_all():
+    from nash_hw.boards import find_board
+    from nash_hw.shells import room_beside_shell, shell_of, with_shell
+
+    with contained_finn():
+        small, zynq, alveo = (find_board(name) for name in ("Pynq-Z1", "ZCU104", "U250"))
+        assert room_beside_shell(small).resources["LUT"] == 53_200 - 6_421
+        assert shell_of(zynq).family == "Zynq UltraScale+"
+        assert room_beside_shell(alveo) is alveo
+        assert with_shell(zynq.resources, shell_of(alveo)) is None
+        unknown = with_shell({**zynq.resources, "FF": None}, shell_of(zynq))
+    assert (unknown["FF"], unknown["LUT"]) == (None, zynq.resources["LUT"] + 9_800)

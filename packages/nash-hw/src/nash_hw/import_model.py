@@ -80,8 +80,10 @@ def import_model(path: Path, config: ImportConfig) -> dict[str, Any]:
         scale, logits = _found_scale(path, config, examples, source, reference)
         record = _verified(source, scale, examples.pictures, logits)
     folder = config.out.resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    graph, golden = folder / f"{config.out.stem}.onnx", folder / f"{config.out.stem}.npz"
+    origin = {"source": path.name, "sha256": manifest.file_sha256(path), "verification": record}
+    graph, golden = (
+        _unlike(folder / f"{config.out.stem}{suffix}", path, config.golden) for suffix in (".onnx", ".npz")
+    )
     with manifest.atomic_path(graph) as temporary:
         onnx.save(source, str(temporary))
     with manifest.atomic_path(golden) as temporary, temporary.open("wb") as file:
@@ -95,10 +97,16 @@ def import_model(path: Path, config: ImportConfig) -> dict[str, Any]:
         "input": {"shape": list(shape), "layout": "NCHW", "dtype": "uint8", "scale": scale},
         "class_names": None,
         "quantization": {"act_bits": widest_activation(source)},
-        "import": {"source": path.name, "sha256": manifest.file_sha256(path), "verification": record},
+        "import": origin,
     }
     manifest.save(config.out, written, "model")
     return written
+
+
+def _unlike(path: Path, *given: Path | None) -> Path:
+    """Return a path to write that is none of the files that were given."""
+    taken = {one.resolve() for one in given if one is not None}
+    return path.with_stem(f"{path.stem}.imported") if path.resolve() in taken else path
 
 
 def _named(record: dict[str, Any]) -> dict[str, Any]:

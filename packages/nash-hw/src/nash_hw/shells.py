@@ -6,7 +6,7 @@ Figures are those of published syntheses, of which each says what it is; where n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .boards import RESOURCES, Board
 
@@ -44,6 +44,15 @@ def shell_of(board: Board) -> Shell | None:
     if shell_flow(board) != "vivado_zynq":
         return None
     return next((shell for part, shell in _BY_PART.items() if board.fpga_part.startswith(part)), None)
+
+
+def room_beside_shell(board: Board) -> Board:
+    """Return a board with what its shell, if one is known, leaves for an accelerator."""
+    shell = shell_of(board)
+    if shell is None:
+        return board
+    left = {name: max(amount - int(shell.resources[name]), 0) for name, amount in board.resources.items()}
+    return replace(board, resources=left)
 
 
 def with_shell(resources: Mapping[str, float | None], shell: Shell | None) -> dict[str, float | None] | None:
