@@ -280,6 +280,10 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         f"{estimated['throughput_fps']:,.0f} fps estimated, one frame every {estimated['ii_cycles']:,} cycles "
         f"({estimated['bottleneck']}), latency {estimated['latency_us'] / 1000:,.2f} ms",
     ]
+    if estimated["restart_cycles"]:
+        lines.append(
+            f"layers in C++ begin anew between frames: up to {estimated['restart_cycles']} cycles a frame more"
+        )
     table = [["resource", "estimated", "of the board", "parts without a figure", "likely", "with shell"]]
     with_shell = estimated["resources_with_shell"]
     for name, used in estimated["resources"].items():
