@@ -353,6 +353,7 @@ def test_options_are_frozen():
             "source",
         ],
         "collect": ["--json", "out"],
+        "import": ["--golden", "--input-scale", "--json", "--layout", "--name", "--out", "model"],
         "schema": ["--json", "kind"],
         "simulate": [
             "--cache",

@@ -39,7 +39,7 @@ def test_every_figure_of_every_layer_is_known(result):
     ("op_type", "resource", "origin"),
     [
         ("MVAU_rtl", "LUT", "modelled"),
-        ("MVAU_rtl", "BRAM_18K", "finn"),
+        ("MVAU_rtl", "URAM", "finn"),
         ("Thresholding_rtl", "LUT", "corrected"),
         ("ConvolutionInputGenerator_rtl", "LUT", "corrected"),
         ("FMPadding_rtl", "LUT", "modelled"),

@@ -166,7 +166,7 @@ def test_scalar_constants_fold_into_the_thresholds():
 
 def unsupported_networks():
     def join_of_two_scales(net, x):
-        return net.node("Add", [net.quantize(x, 0.03, 8), net.quantize(x, 0.04, 8)])
+        return net.node("Add", [net.quantize(x, 0.03, 8), net.quantize(x, 0.04123, 8)])
 
     def signed_padded_pool(net, x):
         return net.pool(net.quantize(net.norm(net.conv(x, (4, 4, 3, 3)), 4), 0.03, 8))
@@ -191,7 +191,7 @@ def unsupported_networks():
         return net.node("Mul", [x, x])
 
     def scales_per_channel(net, x):
-        return net.quantize(x, np.full((1, 4, 1, 1), 0.1), 4)
+        return net.quantize(x, np.full((1, 2, 1, 2), 0.1), 4)
 
     return [value for value in locals().values() if callable(value)]
 

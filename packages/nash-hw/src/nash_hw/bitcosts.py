@@ -68,7 +68,9 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
         CapacityError: a piece does not reach the frame rate, or the model as it is does not fit.
     """
     source = Source.read(model_path)
-    if "resolved" not in source.manifest["quantization"]:
+    if source.manifest.get("genotype") is None:
+        raise ManifestError(f"{model_path}: genotype: got nothing, expected one; bits are priced of nash-qat's models")
+    if "resolved" not in source.manifest.get("quantization", {}):
         raise ManifestError(f"{model_path}: quantization: misses the key 'resolved'; export the model anew")
     if source.manifest["quantization"].get("join") == "fused":
         raise UnsupportedError(

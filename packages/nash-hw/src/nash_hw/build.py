@@ -24,6 +24,7 @@ from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
 from .progress import Steps
+from .shells import room_beside_shell
 from .simulate import FILES as SIMULATION_FILES
 from .simulate.finn_fifos import with_depths, with_resources
 
@@ -222,7 +223,7 @@ class _Build:
         flow = Flow(
             self._source,
             Target(
-                board=self._all_boards,
+                board=room_beside_shell(self._all_boards),
                 clock_mhz=self._config.clock_mhz,
                 fps=self._config.target_fps,
                 utilization=self._config.utilization_limit,

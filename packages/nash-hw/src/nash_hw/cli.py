@@ -85,6 +85,40 @@ def build(
     print_result(result, _build_text(result, out), as_json=as_json)
 
 
+@app.command("import")
+def import_network(
+    model: Annotated[Path, typer.Argument(metavar="model.onnx", help="A quantized network in QONNX.")],
+    out: Annotated[Path, typer.Option(help="The model.json to write; graph and examples are written beside it.")],
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="A .npz of pictures, 'input', and what the network gives, 'output'; random pictures if not."),
+    ] = None,
+    input_scale: Annotated[
+        float | None,
+        typer.Option(help="What a pixel of 1 stands for, 1/255 as a number; found by 'output' if not given."),
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Of the pictures, NCHW or NHWC; found by their shape if not given.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The network's name; the file's if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model.json of a QONNX network of any origin."""
+    from .import_model import ImportConfig, import_model
+
+    config = ImportConfig(out=out, golden=golden, input_scale=input_scale, layout=layout, name=name)
+    result = import_model(model, config)
+    record = result["import"]["verification"]
+    text = (
+        f"{result['name']}: pictures {result['input']['shape'][1:]}, input scale {result['input']['scale']:.9g}, "
+        f"activations of at most {result['quantization']['act_bits']} bits\n"
+        f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
+        f"largest error of a logit {record['max_abs_error']:.1e}\n"
+        f"wrote {out}; next: nash-hw build {out} --board BOARD --out DIR"
+    )
+    print_result(result, text, as_json=as_json)
+
+
 @app.command(cls=SeveralBits)
 def costs(
     source: Annotated[
@@ -246,7 +280,12 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         f"{estimated['throughput_fps']:,.0f} fps estimated, one frame every {estimated['ii_cycles']:,} cycles "
         f"({estimated['bottleneck']}), latency {estimated['latency_us'] / 1000:,.2f} ms",
     ]
-    table = [["resource", "estimated", "of the board", "parts without a figure"]]
+    if estimated["restart_cycles"]:
+        lines.append(
+            f"layers in C++ begin anew between frames: up to {estimated['restart_cycles']} cycles a frame more"
+        )
+    table = [["resource", "estimated", "of the board", "parts without a figure", "likely", "with shell"]]
+    with_shell = estimated["resources_with_shell"]
     for name, used in estimated["resources"].items():
         part = estimated["utilization"][name]
         table.append(
@@ -255,6 +294,8 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
                 "unknown" if used is None else f"{used:,.0f}",
                 "unknown" if part is None else f"{part:.1%}",
                 f"{estimated['num_unknown'][name]} of {len(result['layers']) + len(result['streams'])}",
+                _interval_text(estimated["interval"][name]),
+                "unknown" if with_shell is None or with_shell[name] is None else f"{with_shell[name]:,.0f}",
             ]
         )
     lines.append(_columns(table))
@@ -278,6 +319,10 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         lines.append(f"then: nash-hw collect {out}")
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
     return "\n".join(lines)
+
+
+def _interval_text(interval: list[float] | None) -> str:
+    return "unknown" if interval is None else " to ".join(f"{value:,.0f}" for value in interval)
 
 
 def _hdl_text(hdl: dict[str, Any], out: Path) -> list[str]:

@@ -6,24 +6,32 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from . import confidence
 from .boards import RESOURCES, Board
 from .estimate import NOT_COUNTED, Estimate, Layer, utilization
 from .figures import Figures
 from .integers import Dequantization
 from .model import Model
+from .shells import shell_of, with_shell
 from .streams import Stream
 
 
 def estimated(result: Estimate, board: Board, clock_mhz: float) -> dict[str, Any]:
     """Return the accelerator's figures as a whole."""
+    shell = shell_of(board)
     return {
         "throughput_fps": clock_mhz * 1e6 / result.ii_cycles,
         "latency_us": result.latency_cycles / clock_mhz,
         "latency_bound_us": result.latency_bound_cycles / clock_mhz,
         "ii_cycles": result.ii_cycles,
+        "restart_cycles": result.restart_cycles,
         "bottleneck": result.bottleneck,
         "resources": dict(result.resources),
         "utilization": utilization(result.resources, board.resources),
+        "resources_with_shell": with_shell(result.resources, shell),
+        "shell": None if shell is None else {"family": shell.family, "source": shell.source},
+        "interval": confidence.interval(result.resources),
+        "interval_source": confidence.SOURCE,
         "num_unknown": dict(result.num_unknown),
         "not_counted": list(NOT_COUNTED),
     }

@@ -8,7 +8,7 @@ compares them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,10 @@ _OUR_MODELS: dict[str, Callable[[Any], dict[str, float]]] = {
     "LabelSelect_hls": hls_models.selection,
 }
 NOT_COUNTED = ("platform shell",)
+# cycles that a layer stands still between two frames: its loop in C++ ends and begins anew. FINN+ measured 4,194,310
+# for one of 4,194,304 (run CI_118677), and 70 for four accelerators whose slowest layer takes 64
+# (tests/data/synthesized.json)
+_RESTART_CYCLES = {"MVAU_hls": 6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,7 @@ class Estimate:
     streams: tuple[Stream, ...]
     ii_cycles: int
     bottleneck: str
+    restart_cycles: int  # beyond ii_cycles, for layers in C++ that begin anew
     latency_cycles: int  # of a frame in an idle accelerator
     latency_bound_cycles: int  # no layer overlapping another
     resources: Mapping[str, float | None]
@@ -93,25 +98,35 @@ class Estimate:
 
 def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
-    layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
     from .finn_config import fifo_depths
 
     ii_cycles, bottleneck = pace_of(model)
     schedule = Schedule(model)
-    depths = fifo_depths(model) or schedule.depths(ii_cycles)
-    between = tuple(streams(model, depths, board.fpga_part))
-    parts = [part.figures.resources for part in (*layers, *between)]
-    totals = {resource: [part[resource] for part in parts] for resource in RESOURCES}
+    layers, between = parts(model, board, fifo_depths(model) or schedule.depths(ii_cycles))
+    figures = [part.figures.resources for part in (*layers, *between)]
+    totals = {resource: [part[resource] for part in figures] for resource in RESOURCES}
     return Estimate(
         layers=layers,
         streams=between,
         ii_cycles=ii_cycles,
         bottleneck=bottleneck,
+        restart_cycles=restart_cycles(layers, ii_cycles),
         latency_cycles=schedule.latency(),
         latency_bound_cycles=_longest_path(model, {layer.name: layer.cycles for layer in layers}),
         resources={resource: sum_known(values) for resource, values in totals.items()},
         num_unknown={resource: sum(value is None for value in values) for resource, values in totals.items()},
     )
+
+
+def parts(model: Model, board: Board, depths: Mapping[str, int]) -> tuple[tuple[Layer, ...], tuple[Stream, ...]]:
+    """Return the layers of a specialized, folded model and what lies between them; `depths`: of FIFOs, by tensor."""
+    layers = tuple(_layer(model, node, board.fpga_part) for node in model.graph.node)
+    return layers, tuple(streams(model, depths, board.fpga_part))
+
+
+def restart_cycles(layers: Sequence[Layer], ii_cycles: int) -> int:
+    """Return the cycles beyond `ii_cycles` that a frame takes, as a layer in C++ begins anew."""
+    return max(0, *(layer.cycles + _RESTART_CYCLES.get(layer.op_type, 0) - ii_cycles for layer in layers))
 
 
 def utilization(resources: Mapping[str, float | None], board_resources: Mapping[str, float]) -> dict[str, float | None]:
@@ -141,6 +156,8 @@ def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, facts: Fa
         known |= hls_models.scaling(instance, facts.factor)
     elif node.op_type in _OUR_MODELS:
         known |= _OUR_MODELS[node.op_type](instance)
+    if node.op_type[:4] in ("MVAU", "VVAU") and rtl_models.memory_style(instance) == "distributed":
+        known["BRAM_18K"] = 0.0  # FINN counts block RAM wherever Vivado may choose
     origins: dict[str, str | None] = dict.fromkeys(RESOURCES)
     for name, value in known.items():
         origins[name] = "modelled" if name not in finn else "finn" if value == finn[name] else "corrected"

@@ -71,6 +71,8 @@ def _operation(node: onnx.NodeProto, graph: onnx.GraphProto) -> Callable[[dict[s
         return _requant(node)
     if is_custom_op(node.domain):
         instance = custom_op(_unspecialized(node))
+        if is_layer(node, "MVAU", "Thresholding"):
+            return _flattened(node, instance, graph)
         return lambda context: instance.execute_node(context, graph)
     function = _FUNCTIONS[node.op_type]
     given = attributes(node)
@@ -87,6 +89,20 @@ def _requant(node: onnx.NodeProto) -> Callable[[dict[str, Any]], None]:
 
     def execute(context: dict[str, Any]) -> None:
         context[node.output[0]] = requantize(*(context[name] for name in node.input), output_type)
+
+    return execute
+
+
+def _flattened(node: onnx.NodeProto, instance: Any, graph: onnx.GraphProto) -> Callable[[dict[str, Any]], None]:
+    """Execute a layer that may read a feature map (1, H, W, C) as one vector (1, H * W * C), as its stream is."""
+    shape = tuple(int(size) for size in instance.get_normal_input_shape())
+    name = node.input[0]
+
+    def execute(context: dict[str, Any]) -> None:
+        source = context[name]
+        context[name] = source.reshape(shape)
+        instance.execute_node(context, graph)
+        context[name] = source
 
     return execute
 

@@ -12,6 +12,7 @@ import onnx
 
 from . import manifest
 from .boards import Board
+from .errors import ManifestError, VerificationError
 from .folding import Folding, FoldingSpace, fold
 from .integers import Dequantization
 from .model import Model
@@ -148,7 +149,9 @@ class Flow:
         from .qonnx_graph import load_onnx
         from .streamline import streamline
 
-        model, dequantization = streamline(load_onnx(self._source.onnx))
+        model, dequantization = streamline(
+            load_onnx(self._source.onnx), input_scale=self._source.manifest["input"]["scale"]
+        )
         shape = tuple(model.get_tensor_shape(model.graph.input[0].name))
         return State(model=model, dequantization=dequantization, input_shape=shape)
 
@@ -158,11 +161,28 @@ class Flow:
         verifier = Verifier(
             load_golden(self._source.golden, state.input_shape),
             state.dequantization,
-            act_bits=_act_bits(self._source.manifest["quantization"]),
+            act_bits=_act_bits(self._source),
             integers=state.integers,
         )
-        state.verification.append(verifier.check(stage, state.model, _NUM_SAMPLES.get(stage)).as_dict())
+        try:
+            record = verifier.check(stage, state.model, _NUM_SAMPLES.get(stage))
+        except VerificationError as error:
+            self._check_input_scale(error)
+            raise
+        state.verification.append(record.as_dict())
         state.integers = verifier.integers
+
+    def _check_input_scale(self, error: VerificationError) -> None:
+        """Name the input's scale where the manifest has another than the graph's own quantizer of pixels."""
+        from .qonnx_graph import direct_scale, load_onnx
+
+        given, own = self._source.manifest["input"]["scale"], direct_scale(load_onnx(self._source.onnx).graph)
+        if own is not None and not np.isclose(given, own, rtol=1e-6, atol=0):
+            raise ManifestError(
+                f"{self._source.path}: input.scale: got {given:.9g}, the quantizer of the input in "
+                f"{self._source.onnx.name} has {own:.9g}, and golden.npz was made with another than {given:.9g}; "
+                "write the scale its pictures were given in"
+            ) from error
 
     def _lower(self, state: State) -> None:
         from .lower import lower
@@ -200,8 +220,14 @@ class Flow:
         return space.for_utilization(self._target.utilization)
 
 
-def _act_bits(quantization: dict[str, Any]) -> int:
-    """Return the bits of a model's widest activation, joins and pooled features aside."""
+def _act_bits(source: Source) -> int:
+    """Return the bits of a model's widest activation, joins and pooled features aside where the manifest tells them."""
+    quantization = source.manifest.get("quantization", {})
     resolved = quantization.get("resolved", {})
     single = [bits for name, bits in resolved.items() if re.split(r"[._]", name)[-1] in ("act", "state")]
-    return max(single or (quantization["act_bits"], quantization["state_bits"]))
+    single = single or [quantization[key] for key in ("act_bits", "state_bits") if key in quantization]
+    if not single:
+        from .qonnx_graph import load_onnx, widest_activation
+
+        single = [widest_activation(load_onnx(source.onnx))]
+    return max(single)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from .figures import NO_MEMORY, block_rams, clog2, lutram_luts, rom_luts
-from .rtl_models import weight_memory
+from .rtl_models import memory_style, weight_memory
 
 _CONTROL = {"LUT": 60.0, "FF": 60.0}
+_FINN_PACKING = 1.1  # what FINN multiplies its count of LUTs by
 _ACCUMULATORS_IN_LUTS = 1024  # bits; Vitis HLS binds a larger array to block RAM
 
 
@@ -97,20 +98,27 @@ def matrix_vector(instance: Any, finn_luts: float) -> dict[str, float]:
     """Return LUT and FF of MVAU_hls or VVAU_hls: FINN's LUTs with the streamer of its weights, ports, registers.
 
     FINN's formula (MVAU_hls.lut_estimation) is of arithmetic and, where weights lie in LUTs, of these; the RTL that
-    streams them is the one RTL units have. Registers: one after each product, and two for each accumulator.
+    streams them is the one RTL units have. Where an operand has one bit there is nothing to multiply, and of the adder
+    tree one adder for each product: that is what published syntheses of such units have (tests/data/synthesized.json).
+    Registers: one after each product, and two for each accumulator.
     """
     get = instance.get_nodeattr
     width, depth = instance.get_instream_width(1), instance.calc_wmem()
-    bits = sum(instance.get_input_datatype(i).bitwidth() for i in (0, 1))
+    operands = [instance.get_input_datatype(i).bitwidth() for i in (0, 1)]
+    bits = sum(operands)
+    if min(operands) == 1 and get("resType") != "dsp":
+        simd = get("SIMD")
+        products = simd * (2 * -(-bits // 6) - 1) * bits  # as FINN's formula has them
+        finn_luts -= _FINN_PACKING * get("PE") * (products + bits * (simd - 1))
     accumulator = instance.get_accumulator_datatype().bitwidth()
     registers = get("PE") * (get("SIMD") * bits + 2 * accumulator)
     ports = [instance.get_instream_width(0), width, instance.get_outstream_width()]
     ff = _layer(ports, 0, registers)["FF"]
     if get("mem_mode") != "internal_decoupled":
         return {"LUT": finn_luts, "FF": ff}
-    style = get("ram_style")
+    style = memory_style(instance)
     memory = weight_memory(width, depth, style, written=bool(get("runtime_writeable_weights")))
-    counted = width * -(-depth // 64) if style == "distributed" else 0
+    counted = width * -(-depth // 64) if get("ram_style") == "distributed" else 0
     return {"LUT": finn_luts - counted + memory["LUT"], "FF": ff + memory["FF"]}
 
 

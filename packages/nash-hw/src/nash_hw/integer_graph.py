@@ -9,20 +9,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
+from qonnx.core.datatype import DataType
 
+from .activations import Quantizer
 from .errors import ManifestError, UnsupportedError
 from .integers import Integers, Product, quantized_integers
-from .model import GraphBuilder, Model, range_datatype, tensor_title
-from .qonnx_graph import Quantizer, Weights, constants
+from .model import GraphBuilder, Model, attributes, range_datatype
+from .qonnx_graph import QUANTIZER_OPS, Weights, constants, node_title
 from .sums import Sum
 
 T = TypeVar("T")
+_SAME_SCALE = 1e-6  # relative; scales are float32
 
 
 class IntegerGraph:
     """What is known of a QONNX graph's tensors, by name, and the integer graph made of them so far."""
 
-    def __init__(self, source: onnx.GraphProto, input_bits: int) -> None:
+    def __init__(self, source: onnx.GraphProto, input_bits: int, input_scale: float | None = None) -> None:
         inputs = [entry for entry in source.input if entry.name not in {tensor.name for tensor in source.initializer}]
         if len(inputs) != 1 or len(source.output) != 1:
             raise ManifestError(
@@ -31,6 +34,7 @@ class IntegerGraph:
             )
         self.input = inputs[0]
         self._input_bits = input_bits
+        self._input_scale = input_scale
         self.constants = constants(source)
         self.weights: dict[str, Weights] = {}
         self.integers: dict[str, Integers] = {}
@@ -38,6 +42,10 @@ class IntegerGraph:
         self._unwritten: dict[str, Product | Sum] = {}
         self._made: dict[tuple[Any, ...], Any] = {}
         self._num_readers = Counter(name for node in source.node for name in node.input)
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in source.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
 
     def finish(self, result: Integers) -> Model:
         """Return the integer graph with `result` as its output."""
@@ -47,6 +55,8 @@ class IntegerGraph:
     def input_of(self, node: onnx.NodeProto, position: int = 0) -> Integers:
         """Return the integers a node reads."""
         name = node.input[position]
+        if name == self.input.name and name not in self.integers and self._input_scale is not None:
+            self.integers[name] = self._pixels(self._input_scale)
         found = self.integers.get(name)
         if found is None:
             raise UnsupportedError(
@@ -55,11 +65,28 @@ class IntegerGraph:
         return found
 
     def linear_input(self, node: onnx.NodeProto) -> Integers:
-        """Return an input that a sum over channels and positions may read: one scale for all, zero is zero."""
+        """Return an input that a sum over channels and positions may read."""
         x = self.materialize(self.input_of(node))
-        if x.relu or len(np.unique(x.scale)) > 1 or np.any(x.bias != 0):
+        if x.relu:
             raise UnsupportedError(f"{node_title(node)}: its input is not quantized; put a quantizer before it")
         return x
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Return a constant tensor, quantized or not, float64; None if it depends on the input."""
+        if name in self.constants:
+            return self.constants[name].astype(np.float64)
+        weights = self.weights.get(name)
+        return None if weights is None else weights.integers * weights.scale
+
+    def needs_true_zero(self, name: str) -> bool:
+        """Tell whether zeros are put beside a tensor before it is quantized again: by a convolution's padding."""
+        for node in self._readers.get(name, ()):
+            given = attributes(node)
+            if node.op_type in ("Conv", "AveragePool") and any(given.get("pads", ())):
+                return True
+            if node.op_type not in QUANTIZER_OPS and any(map(self.needs_true_zero, node.output)):
+                return True
+        return False
 
     def constant_of(self, node: onnx.NodeProto, x: Integers) -> tuple[np.ndarray, bool]:
         """Return the constant operand of a node, one value or one a channel, and whether it comes first."""
@@ -88,7 +115,8 @@ class IntegerGraph:
         shape, bias = result
         if weights.output_scale is None:
             raise UnsupportedError(f"{node_title(node)}: its weights have more than one scale per output channel")
-        scale = x.scale * weights.output_scale
+        scale, offset = self._of_input(node, x, weights, given)
+        scale, bias = scale * weights.output_scale, bias + offset
         product = Product(node=node, x=x, weights=weights, shape=shape, attributes=given)
         low, high = product.range()
         # not written yet: a negative scale may still flip its weights (see `materialize`)
@@ -103,6 +131,35 @@ class IntegerGraph:
             low=low,
             high=high,
         )
+
+    def _of_input(
+        self, node: onnx.NodeProto, x: Integers, weights: Weights, given: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what a product makes of the scale and the bias of its input, for each output channel or for all.
+
+        The bias goes through the weights; beside a bias padding would not be zero. A scale for each channel stays one
+        where each output channel reads one input channel.
+        """
+        groups, num_outputs = given.get("group", 1), len(weights.integers)
+        scale, bias = x.scale, np.zeros(1)
+        if np.any(x.bias != 0):
+            if any(given.get("pads", ())):
+                raise UnsupportedError(
+                    f"{node_title(node)}: pads with zeros an input in which a zero is no integer ({x.name}); subtract "
+                    "nothing before a padded convolution, quantize with zero point 0, or convolve without padding"
+                )
+            real = weights.integers * weights.scale
+            own = np.broadcast_to(x.bias, x.channels).reshape(groups, -1)
+            own = np.repeat(own, num_outputs // groups, axis=0)  # (out, in / groups)
+            bias = (real * own.reshape(own.shape + (1,) * (real.ndim - 2))).reshape(num_outputs, -1).sum(axis=1)
+        if len(np.unique(scale)) > 1:
+            if groups != x.channels:
+                raise UnsupportedError(
+                    f"{node_title(node)}: its input has another scale in each channel, which it adds up; "
+                    "let the quantizer or the normalization before it have one scale for all channels"
+                )
+            scale = np.repeat(scale, num_outputs // groups)
+        return (scale if scale.size == num_outputs else scale[:1]), bias
 
     def add(self, node: onnx.NodeProto, sides: Sequence[Integers]) -> Integers:
         """Add feature maps; a sum that only this one reads becomes a part of it."""
@@ -143,7 +200,7 @@ class IntegerGraph:
 
     def scaled(self, node: onnx.NodeProto, x: Integers, factor: np.ndarray, offset: np.ndarray) -> Integers:
         """Return ``factor * real + offset``; where that makes a scale negative, the weights that made x are flipped."""
-        if x.relu:
+        if x.relu and (np.any(factor <= 0) or np.any(offset != 0)):
             raise UnsupportedError(
                 f"{node_title(node)}: stands between a ReLU and its quantizer; put it before the ReLU"
             )
@@ -176,28 +233,40 @@ class IntegerGraph:
         """Tell whether every tensor of the source graph that stands for `x` has one reader."""
         return all(self._num_readers[name] == 1 for name, other in self.integers.items() if other.name == x.name)
 
+    def takes(self, node: onnx.NodeProto, quantizer: Quantizer) -> bool:
+        """Tell whether a quantizer of the graph's input gives the very integers that the accelerator takes."""
+        if node.input[0] != self.input.name:
+            return False
+        if self._input_scale is None:
+            return True
+        is_bytes = (quantizer.low, quantizer.high, quantizer.zero_point) == (0, 2**self._input_bits - 1, 0)
+        return is_bytes and np.allclose(quantizer.scales, self._input_scale, rtol=_SAME_SCALE, atol=0)
+
     def quantize_input(self, node: onnx.NodeProto, quantizer: Quantizer) -> Integers:
         """Let the accelerator take the integers themselves: the host's pixels."""
-        shape = tuple(dim.dim_value for dim in self.input.type.tensor_type.shape.dim)
-        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
-            raise ManifestError(f"model.onnx: input: got shape {list(shape)}, expected [1, C, H, W]")
-        if self._num_readers[self.input.name] != 1 or (quantizer.low, quantizer.high) != (0, 2**self._input_bits - 1):
+        one_reader = self._num_readers[self.input.name] == 1
+        if not one_reader or (quantizer.low, quantizer.high) != (0, 2**self._input_bits - 1):
             raise UnsupportedError(
                 f"{node_title(node)}: the accelerator takes the bytes of a picture; "
                 f"let the input have one reader, an unsigned {self._input_bits}-bit quantizer"
             )
-        self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype)
+        return self._pixels(float(quantizer.scales[0]), quantizer)
+
+    def _pixels(self, scale: float, quantizer: Quantizer | None = None) -> Integers:
+        shape = tuple(dim.dim_value for dim in self.input.type.tensor_type.shape.dim)
+        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+            raise ManifestError(f"model.onnx: input: got shape {list(shape)}, expected [1, C, H, W]")
+        if quantizer is None:
+            low, high = 0, 2**self._input_bits - 1
+            datatype = DataType[f"UINT{self._input_bits}"]
+            quantizer = Quantizer(scale=scale, zero_point=0, low=low, high=high, datatype=datatype)
+        self.once(("input",), lambda: self.new.input(self.new.unique(self.input.name), shape, quantizer.datatype))
         return quantized_integers(self.input.name, shape, quantizer)
 
 
 def _range_title(values: np.ndarray) -> str:
     low, high = f"{values.min():.6g}", f"{values.max():.6g}"
     return low if low == high else f"{low} to {high}"
-
-
-def node_title(node: onnx.NodeProto) -> str:
-    """Return how a message names a node."""
-    return f"{node.op_type} '{tensor_title(node.output[0])}'"
 
 
 def _per_channel(value: np.ndarray, rank: int, channels: int, node: onnx.NodeProto) -> np.ndarray:

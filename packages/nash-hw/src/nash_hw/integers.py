@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from qonnx.core.datatype import BaseDataType, DataType
 
+from .activations import Quantizer
 from .model import GraphBuilder, range_datatype
-from .qonnx_graph import Quantizer, Weights
+from .qonnx_graph import Weights
 from .requant import MAX_INPUT_BITS, Steps, needed_bits, solve
 
 _FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is computed again, in rational numbers
@@ -25,7 +26,10 @@ _FLOAT64_NOISE = 1e-12  # relative; a threshold this near to an integer is compu
 
 @dataclass(frozen=True, kw_only=True)
 class Integers:
-    """An integer tensor of the new graph and what it stands for: ``real = scale * x + bias``, ReLU'd if `relu`."""
+    """An integer tensor of the new graph and what it stands for: ``real = scale * x + bias``, ReLU'd if `relu`.
+
+    With a `leak` it is a leaky ReLU: what lies below 0 counts times `leak`.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -35,6 +39,7 @@ class Integers:
     low: np.ndarray  # (C,) or (1,): smallest and largest value x can take
     high: np.ndarray
     relu: bool = False
+    leak: float = 0.0
 
     @property
     def channels(self) -> int:
@@ -87,8 +92,8 @@ def quantized_integers(name: str, shape: tuple[int, ...], quantizer: Quantizer) 
         name=name,
         shape=shape,
         datatype=quantizer.datatype,
-        scale=np.full(1, quantizer.scale),
-        bias=np.zeros(1) - quantizer.zero_point * quantizer.scale,
+        scale=quantizer.output_scale,
+        bias=quantizer.output_bias,
         low=np.full(1, float(quantizer.low)),
         high=np.full(1, float(quantizer.high)),
     )
@@ -97,25 +102,28 @@ def quantized_integers(name: str, shape: tuple[int, ...], quantizer: Quantizer) 
 def exact_thresholds(x: Integers, quantizer: Quantizer) -> np.ndarray:
     """Return the integer thresholds (C or 1, steps) at which the output of `quantizer` rises, reading `x`.
 
-    Step k (from low + 1 to high) is taken where ``round_half_even(real / step) >= k``, that is at
+    Step k (from low + 1 to high) of a Quant is taken where ``round_half_even(real / step) >= k``, that is at
     ``real >= (k - 1/2) * step``, the bound itself included if k is even: 2.5 rounds to 2, 3.5 to 4.
     """
-    steps = np.arange(quantizer.low + 1, quantizer.high + 1)
+    steps, bounds, tie_rises = quantizer.steps, quantizer.bounds(), quantizer.tie_rises()
     scale, bias, low, high = (_column(values) for values in (x.scale, x.bias, x.low, x.high))
-    bounds = (steps - 0.5 - quantizer.zero_point) * quantizer.scale  # (steps,), of the real value
+    if x.relu and x.leak:  # below 0 the real value is less by the leak, so its bounds are farther
+        bounds = np.where(bounds < 0, bounds / x.leak, bounds)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (bounds - bias) / scale
         noise = _FLOAT64_NOISE * np.maximum(1.0, (np.abs(bounds) + np.abs(bias)) / scale)
         is_near = np.abs(ratio - np.round(ratio)) <= noise
-    tie_rises = steps % 2 == 0
     thresholds = np.ceil(ratio)
     for row, column in np.argwhere(is_near):
         line = (float(values[min(row, len(values) - 1), 0]) for values in (scale, bias))
-        thresholds[row, column] = _first_integer(*line, quantizer, int(steps[column]))
+        bound = quantizer.exact_bound(row, int(steps[column]))
+        if x.relu and x.leak and bound < 0:
+            bound /= Fraction(x.leak)
+        thresholds[row, column] = _first_integer(*line, bound, tie_rises=bool(tie_rises[column]))
     constant = np.broadcast_to(scale == 0, thresholds.shape)
     risen = np.where(tie_rises, bias >= bounds, bias > bounds)
     thresholds = np.where(constant, np.where(risen, -np.inf, np.inf), thresholds)
-    if x.relu:  # the real value is at least 0
+    if x.relu and not x.leak:  # the real value is at least 0
         always = np.where(tie_rises, bounds <= 0, bounds < 0)
         thresholds = np.where(always, -np.inf, thresholds)
     return _upper_float32(np.clip(thresholds, low, high + 1.0))
@@ -157,7 +165,7 @@ def requant_attributes(
             low=np.broadcast_to(x.low, x.channels),
             high=np.broadcast_to(x.high, x.channels),
         )
-        found = solve(steps, x.scale / quantizer.scale)
+        found = solve(steps, x.scale / quantizer.step_sizes)
         if found is not None:
             bits = max(needed_bits(*found, quantizer.datatype), own)
             scale, bias = (values.tolist() for values in found)
@@ -165,13 +173,12 @@ def requant_attributes(
     return {}
 
 
-def _first_integer(scale: float, bias: float, quantizer: Quantizer, step: int) -> int:
-    """Return the first integer to reach a step, in rational arithmetic: for those too near to a bound for floats."""
-    bound = (Fraction(2 * step - 1, 2) - quantizer.zero_point) * Fraction(quantizer.scale)
+def _first_integer(scale: float, bias: float, bound: Fraction, *, tie_rises: bool) -> int:
+    """Return the first integer to reach a bound, in rational arithmetic: for those too near to it for floats."""
     ratio = (bound - Fraction(bias)) / Fraction(scale)
     if ratio.denominator > 1:
         return math.ceil(ratio)
-    return int(ratio) if step % 2 == 0 else int(ratio) + 1
+    return int(ratio) if tie_rises else int(ratio) + 1
 
 
 def _upper_float32(values: np.ndarray) -> np.ndarray:

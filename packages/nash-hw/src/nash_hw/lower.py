@@ -31,6 +31,9 @@ class _Lowering:
         self._names: dict[str, str] = {}
         self._depthwise: dict[str, list[int]] = {}  # weights, and their kernel
         self._windows: dict[tuple[Any, ...], str] = {}  # what they slide over and how, and the tensor of the windows
+        self._orders: dict[
+            str, np.ndarray
+        ] = {}  # of flattened maps, by the NCHW tensor: which entry of NCHW comes where
 
     def run(self) -> Model:
         source = self._model.graph.input[0].name
@@ -40,6 +43,7 @@ class _Lowering:
         nhwc = (f"{source}_nhwc", (batch, height, width, channels), datatype)
         self._names[source] = self._new.node("Transpose", [source], nhwc, perm=[0, 2, 3, 1])
         for node in self._model.graph.node:
+            self._keep_order(node)
             self._names[node.output[0]] = self._WRITERS[node.op_type](self, node)
         self._new.output(self._names[self._model.graph.output[0].name])
         model = self._new.model()
@@ -58,6 +62,30 @@ class _Lowering:
 
     def _inputs(self, node: onnx.NodeProto) -> list[str]:
         return [self._names[name] for name in node.input if name in self._names]
+
+    def _keep_order(self, node: onnx.NodeProto) -> None:
+        """Note the order of a vector: what is flattened channels last comes by position, then by channel."""
+        source, target = node.input[0], node.output[0]
+        if node.op_type == "Flatten":
+            _, channels, *size = self._model.get_tensor_shape(source)
+            if np.prod(size) > 1:
+                self._orders[target] = np.arange(channels * np.prod(size)).reshape(channels, -1).T.reshape(-1)
+        elif source in self._orders and node.op_type == "Concat":
+            orders = [self._order(name) for name in node.input]
+            starts = np.cumsum([0, *map(len, orders)])
+            self._orders[target] = np.concatenate([order + start for order, start in zip(orders, starts, strict=False)])
+        elif source in self._orders and node.op_type != "MatMul":
+            self._orders[target] = self._orders[source]
+
+    def _order(self, name: str) -> np.ndarray:
+        """Return the order of a vector."""
+        found = self._orders.get(name)
+        return np.arange(self._model.get_tensor_shape(name)[1]) if found is None else found
+
+    def _ordered(self, node: onnx.NodeProto, value: np.ndarray) -> np.ndarray:
+        """Return a constant with one row for each entry of a node's input in the order these come."""
+        order = self._orders.get(node.input[0])
+        return value if order is None or len(value) == 1 else value[order]
 
     def _constant(self, node: onnx.NodeProto, value: np.ndarray) -> str:
         return self._new.constant(node.input[1], value, self._model.get_tensor_datatype(node.input[1]))
@@ -116,12 +144,15 @@ class _Lowering:
         return windows
 
     def _multiply_matrix(self, node: onnx.NodeProto) -> str:
-        name = self._constant(node, self._model.get_initializer(node.input[1]))
+        name = self._constant(node, self._ordered(node, self._model.get_initializer(node.input[1])))
         return self._new.node("MatMul", [self._inputs(node)[0], name], self._output(node))
 
     def _threshold(self, node: onnx.NodeProto) -> str:
-        name = self._constant(node, self._model.get_initializer(node.input[1]))
+        name = self._constant(node, self._ordered(node, self._model.get_initializer(node.input[1])))
         given = attributes(node)
+        for key in ("requant_scale", "requant_bias"):
+            if key in given:
+                given[key] = self._ordered(node, np.asarray(given[key])).tolist()
         given["data_layout"] = "NHWC" if given["data_layout"] == b"NCHW" else "NC"
         return self._new.node(
             "MultiThreshold", [self._inputs(node)[0], name], self._output(node), domain=QONNX_DOMAIN, **given

@@ -15,26 +15,47 @@ from typing import Any
 
 import numpy as np
 import onnx
+from qonnx.core.datatype import DataType
 
+from .activations import Quantizer, Sign, Truncation
 from .errors import UnsupportedError
-from .integer_graph import IntegerGraph, node_title
+from .integer_graph import IntegerGraph
 from .integers import Integers, exact_thresholds, quantized_integers, requant_attributes, within_reach
 from .model import QONNX_DOMAIN, attributes, range_datatype
-from .qonnx_graph import Quantizer, read_quantizer
+from .qonnx_graph import Weights, node_title, read_quantizer
 
 
 def _quantize(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
-    quantizer = read_quantizer(node, graph.constants)
-    if node.input[0] == graph.input.name:
-        return graph.quantize_input(node, quantizer)
+    is_input = node.input[0] == graph.input.name
+    if is_input and node.op_type == "Quant":
+        quantizer = read_quantizer(node, graph.constants)
+        if graph.takes(node, quantizer):
+            return graph.quantize_input(node, quantizer)
     x = graph.input_of(node)
+    quantizer = read_quantizer(node, graph.constants, x.shape)
+    if isinstance(quantizer, Truncation):
+        _check_truncation(node, x, quantizer)
+    if isinstance(quantizer, Sign) and graph.needs_true_zero(node.output[0]):
+        quantizer = replace(quantizer, low=-1, datatype=range_datatype(-1, 1))
     if np.any(x.scale < 0):
         raise UnsupportedError(
             f"{node_title(node)}: reads a negative scale that no convolution can absorb; "
             "keep the gamma of a batch normalization after a max-pool positive"
         )
-    key = ("Quant", x.name, x.relu, x.scale.tobytes(), x.bias.tobytes(), quantizer)
+    key = (node.op_type, x.name, x.relu, x.leak, x.scale.tobytes(), x.bias.tobytes(), quantizer)
     return graph.once(key, lambda: _write_quantizer(graph, node, x, quantizer))
+
+
+def _check_truncation(node: onnx.NodeProto, x: Integers, quantizer: Truncation) -> None:
+    """Refuse what thresholds would clip and QONNX's Trunc does not."""
+    ratio = x.scale / quantizer.input_scale
+    highest = np.max(x.high * ratio + x.bias / quantizer.input_scale) / 2**quantizer.bits
+    is_below = np.min(x.low * ratio + x.bias / quantizer.input_scale) < quantizer.low * 2**quantizer.bits - 0.25
+    if (is_below and not x.relu) or highest > quantizer.high + 1:
+        raise UnsupportedError(
+            f"{node_title(node)}: its input reaches {highest:g} in units of its output, expected {quantizer.low} to "
+            f"{quantizer.high}; give it as many bits"
+        )
 
 
 def _write_quantizer(graph: IntegerGraph, node: onnx.NodeProto, x: Integers, quantizer: Quantizer) -> Integers:
@@ -72,8 +93,18 @@ def _convolve(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
         raise UnsupportedError(f"{node_title(node)}: is dilated; use dilation 1")
     size = _output_size(x.shape[2:], kernel, strides, pads)
     shape = (1, weights.integers.shape[0], *size)
-    bias = graph.constants[node.input[2]].astype(np.float64) if len(node.input) > 2 else np.zeros(1)
+    bias = _bias(graph, node)
     return graph.product(node, x, weights, (shape, bias), kernel_shape=kernel, strides=strides, pads=pads, group=groups)
+
+
+def _bias(graph: IntegerGraph, node: onnx.NodeProto) -> np.ndarray:
+    """Return the bias of a convolution or a linear layer, (out,) or (1,)."""
+    if len(node.input) < 3 or not node.input[2]:
+        return np.zeros(1)
+    bias = graph.constant(node.input[2])
+    if bias is None:
+        raise UnsupportedError(f"{node_title(node)}: its bias depends on the input; export a constant one")
+    return bias.reshape(-1)
 
 
 def _multiply_matrix(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
@@ -86,8 +117,7 @@ def _multiply_matrix(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
             raise UnsupportedError(f"{node_title(node)}: uses alpha, beta or transA; export a plain linear layer")
         if not given.get("transB", 0):
             weights = weights.transposed((1, 0))
-        if len(node.input) > 2:
-            bias = graph.constants[node.input[2]].astype(np.float64).reshape(-1)
+        bias = _bias(graph, node)
     else:
         weights = weights.transposed((1, 0))
     if len(x.shape) != 2 or weights.integers.shape[1] != x.channels:
@@ -130,7 +160,7 @@ def _add(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
 def _join(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     left, right = (graph.input_of(node, position) for position in (0, 1))
     for side in (left, right):
-        if side.relu or np.any(side.scale <= 0) or np.any(side.bias != 0):
+        if side.relu or np.any(side.scale <= 0):
             raise UnsupportedError(
                 f"{node_title(node)}: adds '{side.name}', which is not quantized; put the join's "
                 "quantizer on both inputs"
@@ -141,7 +171,18 @@ def _join(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
 
 
 def _rectify(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
-    return replace(graph.input_of(node), relu=True)
+    return replace(graph.input_of(node), relu=True, leak=0.0)
+
+
+def _rectify_leakily(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    """A leaky ReLU rises everywhere, so a quantizer behind it is thresholds all the same."""
+    x = graph.input_of(node)
+    leak = float(attributes(node).get("alpha", 0.01))
+    if x.relu and x.leak:
+        raise UnsupportedError(f"{node_title(node)}: reads a leaky ReLU; put a quantizer between them")
+    if not leak >= 0:
+        raise UnsupportedError(f"{node_title(node)}: got alpha {leak:g}, expected 0 or more: it must not fall")
+    return x if x.relu else replace(x, relu=True, leak=leak)
 
 
 def _max_pool(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
@@ -171,7 +212,7 @@ def _concatenate(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     parts = [graph.materialize(graph.input_of(node, i)) for i in range(len(node.input))]
     if attributes(node)["axis"] not in (1, 1 - len(parts[0].shape)):
         raise UnsupportedError(f"{node_title(node)}: concatenates along another axis than the channels")
-    if any(part.relu != parts[0].relu for part in parts):
+    if any((part.relu, part.leak) != (parts[0].relu, parts[0].leak) for part in parts):
         raise UnsupportedError(f"{node_title(node)}: concatenates a ReLU that is not quantized with another tensor")
     low, high = min(part.low.min() for part in parts), max(part.high.max() for part in parts)
     datatype = range_datatype(low, high)
@@ -198,10 +239,6 @@ def _pool_globally(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     """The mean over all positions: a sum of integers, and a scale."""
     x = graph.materialize(graph.input_of(node))
     height, width = x.shape[2:]
-    if node.op_type == "AveragePool":
-        given = attributes(node)
-        if list(given["kernel_shape"]) != [height, width] or any(_pads(node, given)):
-            raise UnsupportedError(f"{node_title(node)}: averages over less than the whole map; pool globally")
     if node.op_type == "ReduceMean" and not _reduces_positions(graph, node):
         raise UnsupportedError(f"{node_title(node)}: averages over other axes than the positions")
     if x.relu:
@@ -215,6 +252,28 @@ def _pool_globally(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
     return replace(x, name=name, shape=shape, datatype=datatype, scale=x.scale / count, low=low, high=high)
 
 
+def _pool_average(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    """The mean of each window: over the whole map a sum, over less a depthwise convolution by ones, and a scale."""
+    x = graph.input_of(node)
+    given = attributes(node)
+    kernel, pads = list(given["kernel_shape"]), _pads(node, given)
+    strides = list(given.get("strides", [1, 1]))
+    if kernel == list(x.shape[2:]) and not any(pads):
+        return _pool_globally(graph, node)
+    if given.get("ceil_mode", 0) or any(step != 1 for step in given.get("dilations", [1, 1])):
+        raise UnsupportedError(f"{node_title(node)}: uses ceil_mode or dilation; the accelerator cannot")
+    if any(pads) and not given.get("count_include_pad", 0):
+        raise UnsupportedError(
+            f"{node_title(node)}: divides windows at the edge by fewer positions; set count_include_pad, or pads of 0"
+        )
+    x = graph.linear_input(node)
+    ones = np.ones((x.channels, 1, *kernel))
+    weights = Weights(integers=ones, scale=np.full((1, 1, 1, 1), 1 / np.prod(kernel)), datatype=DataType["INT2"])
+    shape = (1, x.channels, *_output_size(x.shape[2:], kernel, strides, pads))
+    given = {"kernel_shape": kernel, "strides": strides, "pads": pads, "group": x.channels}
+    return graph.product(node, x, weights, (shape, np.zeros(1)), **given)
+
+
 def _reduces_positions(graph: IntegerGraph, node: onnx.NodeProto) -> bool:
     given = attributes(node)
     axes = given.get("axes") or (graph.constants[node.input[1]].tolist() if len(node.input) > 1 else [])
@@ -222,14 +281,41 @@ def _reduces_positions(graph: IntegerGraph, node: onnx.NodeProto) -> bool:
 
 
 def _flatten(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
+    """A vector of all channels and positions, channel by channel as the network's own layout has them."""
     x = graph.materialize(graph.input_of(node))
     if len(x.shape) == 2:
         return x
-    if x.shape[2:] != (1, 1):
-        raise UnsupportedError(f"{node_title(node)}: flattens {list(x.shape)}; pool globally before the classifier")
-    shape = (1, x.channels)
+    if not _keeps_batch(graph, node):
+        raise UnsupportedError(
+            f"{node_title(node)}: makes another shape of {list(x.shape)} than one vector; flatten to [1, -1]"
+        )
+    size = int(np.prod(x.shape[2:]))
+    shape = (1, x.channels * size)
     name = graph.new.node("Flatten", [x.name], (node.output[0], shape, x.datatype), axis=1)
-    return replace(x, name=name, shape=shape)
+    each = {
+        key: np.repeat(values, size) if len(values := getattr(x, key)) > 1 else values
+        for key in ("scale", "bias", "low", "high")
+    }
+    return replace(x, name=name, shape=shape, **each)
+
+
+def _keeps_batch(graph: IntegerGraph, node: onnx.NodeProto) -> bool:
+    """Tell whether a node that changes the shape keeps the batch and makes a vector of the rest."""
+    given = attributes(node)
+    match node.op_type:
+        case "Flatten":
+            return given.get("axis", 1) in (1, -3)
+        case "Reshape":
+            target = graph.constant(node.input[1])
+            shape = graph.input_of(node).shape
+            return (
+                target is not None
+                and len(target) == 2
+                and target[0] in (0, 1, -1)
+                and target[1] in (-1, np.prod(shape))
+            )
+        case _:
+            return graph.input_of(node).shape[2:] == (1, 1)
 
 
 def _pass(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
@@ -238,7 +324,8 @@ def _pass(graph: IntegerGraph, node: onnx.NodeProto) -> Integers:
 
 HANDLERS: dict[str, Callable[[IntegerGraph, onnx.NodeProto], Integers]] = {
     "Add": _add,
-    "AveragePool": _pool_globally,
+    "AveragePool": _pool_average,
+    "BipolarQuant": _quantize,
     "BatchNormalization": _normalize,
     "Concat": _concatenate,
     "Conv": _convolve,
@@ -248,6 +335,7 @@ HANDLERS: dict[str, Callable[[IntegerGraph, onnx.NodeProto], Integers]] = {
     "Gemm": _multiply_matrix,
     "GlobalAveragePool": _pool_globally,
     "Identity": _pass,
+    "LeakyRelu": _rectify_leakily,
     "MatMul": _multiply_matrix,
     "MaxPool": _max_pool,
     "Mul": _multiply,
@@ -257,6 +345,7 @@ HANDLERS: dict[str, Callable[[IntegerGraph, onnx.NodeProto], Integers]] = {
     "Reshape": _flatten,
     "Squeeze": _flatten,
     "Sub": _add,
+    "Trunc": _quantize,
 }
 
 

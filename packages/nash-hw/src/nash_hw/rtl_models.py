@@ -12,6 +12,9 @@ from typing import Any
 
 from .figures import NO_MEMORY, clog2, lutram_luts, rom_luts
 
+_AUTO_WORDS = 64
+_AUTO_BITS = 16_384
+
 
 def mvau(instance: Any, lanes: int | None) -> dict[str, float]:
     """Return LUT and FF of MVAU_rtl or VVAU_rtl with its weight memory.
@@ -31,8 +34,21 @@ def mvau(instance: Any, lanes: int | None) -> dict[str, float]:
         replay = _replay_buffer(get("MW") // simd, get("MH") // pe, simd * act_bits)
         lut, ff = lut + replay[0], ff + replay[1]
     width, written = pe * simd * weight_bits, bool(get("runtime_writeable_weights"))
-    memory = weight_memory(width, instance.calc_wmem(), get("ram_style"), written=written)
+    memory = weight_memory(width, instance.calc_wmem(), memory_style(instance), written=written)
     return {"LUT": lut + memory["LUT"], "FF": ff + memory["FF"]}
+
+
+def memory_style(instance: Any) -> str:
+    """Return where the weights of a unit lie; what is left to Vivado ("auto") it keeps in LUTs if it is small.
+
+    Of the published designs (tests/data/synthesized.json) it kept memories of up to 64 words and 12,288 bits in LUTs
+    and put one of 60 words and 76,800 bits, and one of 36 words and 36,864 bits, into block RAM.
+    """
+    style = instance.get_nodeattr("ram_style")
+    if style != "auto":
+        return style
+    depth, width = instance.calc_wmem(), instance.get_instream_width(1)
+    return "distributed" if depth <= _AUTO_WORDS and depth * width <= _AUTO_BITS else "block"
 
 
 def _dsp48_core(

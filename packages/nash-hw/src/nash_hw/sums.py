@@ -1,8 +1,9 @@
 """Sums of integers whose scales differ by whole factors, exactly.
 
-The smallest scale is the unit: ``real = unit * sum(factor * x)``, factor being how many units a term's scale has.
-Scales are one for all channels, as those of quantized terms, or one for each, as those of accumulators; a term's factor
-is the same for all channels. Nothing is rounded, so scales that are no whole multiples of the unit have no such sum.
+``real = unit * sum(factor * x)``, factor being how many units a term's scale has. The unit is the smallest scale, or
+the part of it that all scales are whole multiples of: of 1 and 3/2 it is 1/2. Scales are one for all channels, as those
+of quantized terms, or one for each, as those of accumulators; a term's factor is the same for all channels. Nothing is
+rounded, so scales of which no small factors make one have no such sum. Biases add up beside it.
 
 Arrays: scales (1,) or (C,).
 """
@@ -13,34 +14,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from math import lcm
 
 import numpy as np
 
 from .integers import Integers
 from .model import GraphBuilder, range_datatype
 
+_MAX_FACTOR = 256  # as many as an 8-bit term has values
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """A sum that is not written yet; its terms have no bias."""
+    """A sum that is not written yet."""
 
     terms: tuple[Integers, ...]
 
     @cached_property
-    def unit(self) -> np.ndarray:
+    def smallest(self) -> np.ndarray:
         """The smallest scale, of each channel where they differ."""
-        unit = self.terms[0].scale
+        smallest = self.terms[0].scale
         for term in self.terms[1:]:
-            unit = np.minimum(unit, term.scale)
-        return unit
+            smallest = np.minimum(smallest, term.scale)
+        return smallest
+
+    @cached_property
+    def _parts(self) -> int:
+        """How many units the smallest scale has."""
+        found = [_ratios(term.scale, self.smallest) for term in self.terms]
+        return lcm(*(ratio.denominator for ratios in found for ratio in ratios))
+
+    @cached_property
+    def unit(self) -> np.ndarray:
+        """What all scales are whole multiples of, of each channel where they differ."""
+        return self.smallest if self.factors is None else self.smallest / self._parts
 
     @cached_property
     def factors(self) -> list[int] | None:
-        """How many units each term counts in, None if that is not the same whole number for all channels."""
-        found = [_ratios(term.scale, self.unit) for term in self.terms]
-        if any(len(ratios) > 1 or next(iter(ratios)).denominator > 1 for ratios in found):
+        """How many units each term counts in, None if that is not the same small whole number for all channels."""
+        found = [_ratios(term.scale, self.smallest) for term in self.terms]
+        if any(len(ratios) > 1 for ratios in found) or self._parts > _MAX_FACTOR:
             return None
-        return [int(next(iter(ratios))) for ratios in found]
+        factors = [int(next(iter(ratios)) * self._parts) for ratios in found]
+        return factors if self._parts == 1 or max(factors) <= _MAX_FACTOR else None
 
     def integers(self, name: str) -> Integers:
         """Return the integers of the sum."""
@@ -51,7 +67,7 @@ class Sum:
             name=name,
             datatype=range_datatype(low.min(), high.max()),
             scale=self.unit,
-            bias=np.zeros(1),
+            bias=sum(term.bias for term in self.terms),
             low=low,
             high=high,
         )
@@ -61,7 +77,7 @@ class Sum:
         of_factor: dict[int, list[Integers]] = {}
         for factor, term in zip(self.factors, self.terms, strict=True):
             of_factor.setdefault(factor, []).append(term)
-        addends = of_factor.pop(1)
+        addends = of_factor.pop(1, [])
         for factor in sorted(of_factor):
             total = _added(graph, of_factor[factor], f"{result.name}_part")
             addends.append(_multiplied(graph, total, factor))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import confidence
 from ..boards import RESOURCES
 from ..errors import IntegrityError
 from ..estimate import utilization
@@ -79,8 +80,13 @@ def with_resources(content: Mapping[str, Any], fifos: Fifos) -> dict[str, Any]:
         streams.append(stream)
     num_fpgas = content.get("devices", {}).get("num_fpgas", 1)
     used = utilization(totals, {name: amount * num_fpgas for name, amount in content["board_resources"].items()})
-    return {
-        **content,
-        "streams": streams,
-        "estimated": {**content["estimated"], "resources": totals, "utilization": used},
-    }
+    before = content["estimated"]
+    changes = {"resources": totals, "utilization": used}
+    if "interval" in before:
+        changes["interval"] = confidence.interval(totals)
+    if before.get("resources_with_shell") is not None:
+        changes["resources_with_shell"] = {
+            name: value if value is None else value + totals[name] - before["resources"][name]
+            for name, value in before["resources_with_shell"].items()
+        }
+    return {**content, "streams": streams, "estimated": {**before, **changes}}
