@@ -185,12 +185,15 @@ class Flow:
 
     def _fold(self, state: State) -> None:
         from .finn_config import set_fifo_depths
+        from .partitions import check_partitions, order_operands
         from .steps import name_tensors
 
         folding = self._choose(FoldingSpace(state.model, self._target.board))
         model, state.folding = fold(state.model, folding.settings)
         state.model = name_tensors(model)
         set_fifo_depths(state.model, state.folding, folding.fifo_depths)
+        order_operands(state.model, state.folding)
+        check_partitions(state.model)
         state.limit, state.gap = folding.limit, folding.gap
         state.price_gap, state.depth_price = folding.price_gap, folding.depth_price
 
