@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import describe, finn_build, manifest
-from .boards import find_board
+from .boards import DEFAULT_PRICE, find_board
 from .checkpoint import STATE_FILE, Checkpoint
 from .collect import collect, is_finished
 from .devices import assign_devices, device_resources, partitioning
@@ -23,6 +23,7 @@ from .flow import Flow, Source, State, Target
 from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
+from .prices import BALANCE, parse_price
 from .progress import Steps
 from .simulate import FILES as SIMULATION_FILES
 from .simulate.finn_fifos import with_depths, with_resources
@@ -41,6 +42,7 @@ class BuildConfig:
     out: Path
     target_fps: float | None = None
     max_utilization: float | None = None
+    price: str | None = None  # LUT=2,DSP=0.1 or balance
     until: str = "estimate"
     num_fpgas: int = 1
     resume: bool = False
@@ -56,12 +58,25 @@ class BuildConfig:
             problems.append(f"--target-fps: got {self.target_fps:g}, expected more than 0")
         if self.max_utilization is not None and not 0 < self.max_utilization <= 1:
             problems.append(f"--max-utilization: got {self.max_utilization:g}, expected more than 0, at most 1")
+        if self.price == BALANCE and self.target_fps is None:
+            problems.append(
+                "--price: got balance without --target-fps, where there is no frame rate to reach; give both"
+            )
+        try:
+            _ = self.prices
+        except UsageError as error:
+            problems.append(str(error))
         if self.num_fpgas < 1:
             problems.append(f"--num-fpgas: got {self.num_fpgas}, expected at least 1")
         if self.until not in STAGES:
             problems.append(f"--until: got '{self.until}', expected one of {', '.join(STAGES)}")
         if problems:
             raise UsageError("; ".join(problems))
+
+    @property
+    def prices(self) -> dict[str, float] | None:
+        """The price of all of each resource, None for a balance between them."""
+        return dict(DEFAULT_PRICE) if self.price is None else parse_price(self.price)
 
     @property
     def utilization_limit(self) -> float | None:
@@ -113,7 +128,7 @@ class _Build:
         self._config = config
         self._steps = steps
         self._version = version
-        self._board = find_board(config.board)
+        self._board = replace(find_board(config.board), price=config.prices or DEFAULT_PRICE)
         if config.num_fpgas > 1 and finn_build.shell_flow(self._board) != "vitis_alveo":
             raise UsageError(f"--num-fpgas: got {config.num_fpgas} of {self._board.name}, FINN links Alveo boards only")
         totals = {name: amount * config.num_fpgas for name, amount in self._board.resources.items()}
@@ -126,10 +141,11 @@ class _Build:
             "model": manifest.file_sha256(self._source.path),
             "nash-hw": metadata.version(manifest.PACKAGE),
             "finn-plus": self._version,
-            "board": asdict(self._board),
+            "board": {name: value for name, value in asdict(self._board).items() if name != "price"},
             "clock_mhz": self._config.clock_mhz,
             "target_fps": self._config.target_fps,
             "max_utilization": self._config.utilization_limit,
+            "price": self._config.prices or BALANCE,
             "num_fpgas": self._config.num_fpgas,
         }
 
@@ -226,6 +242,7 @@ class _Build:
                 clock_mhz=self._config.clock_mhz,
                 fps=self._config.target_fps,
                 utilization=self._config.utilization_limit,
+                is_balanced=self._config.price == BALANCE,
             ),
         )
         kept = self._checkpoint.load() if self._config.resume else None
@@ -266,6 +283,7 @@ class _Build:
             "target": {
                 "target_fps": config.target_fps,
                 "max_utilization": config.utilization_limit,
+                "price": config.prices or BALANCE,
                 "limit": state.limit,
                 "gap": state.gap,
                 "price_gap": state.price_gap,

@@ -61,6 +61,13 @@ def build(
             help="How far to go: hdl writes RTL that needs no Vivado, simulate runs it, bitfile writes FINN's folder."
         ),
     ] = "estimate",
+    price: Annotated[
+        str | None,
+        typer.Option(
+            help="What all of each resource costs, LUT=2,DSP=0.1 (LUT=2 and 1 for others if not given), or balance: "
+            "the fullest resource as little full as --target-fps lets it be."
+        ),
+    ] = None,
     num_fpgas: Annotated[int, typer.Option(help="How many boards to lay the network out on; several Alveos.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished step of a stopped build.")
@@ -77,6 +84,7 @@ def build(
         out=out,
         target_fps=target_fps,
         max_utilization=max_utilization,
+        price=price,
         until=until,
         num_fpgas=num_fpgas,
         resume=resume,
@@ -355,7 +363,9 @@ def _target_text(target: dict[str, Any]) -> str:
         wanted, better = f"the cheapest design of {target['target_fps']:g} fps or more", "cheaper"
     else:
         wanted, better = "the fastest design", "faster"
-    wanted += f" within {target['limit']:.0%} of each resource"
+    is_balanced = target.get("price") == "balance"
+    wanted += f" within {target['limit']:.{1 if is_balanced else 0}%} of each resource"
+    wanted += ", the least part that was found" if is_balanced else ""
     if target["gap"] == 0:
         return f"folded to {wanted}: proven"
     return f"folded to {wanted}, up to proof: none is {better} by more than {target['gap']:.2%}"

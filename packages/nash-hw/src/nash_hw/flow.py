@@ -102,6 +102,7 @@ class Target:
     clock_mhz: float
     fps: float | None
     utilization: float | None
+    is_balanced: bool = False  # of a frame rate: the fullest resource as little full as it can be, not the least price
 
     def frame_cycles(self, num_pixels: int) -> int:
         """Return the cycles of a frame to choose layers for; where the board decides, one pixel a cycle."""
@@ -199,7 +200,8 @@ class Flow:
 
     def _choose(self, space: FoldingSpace) -> Folding:
         if self._target.utilization is None:
-            return space.for_fps(self._target.fps, self._target.clock_mhz)
+            choose = space.balanced if self._target.is_balanced else space.for_fps
+            return choose(self._target.fps, self._target.clock_mhz)
         return space.for_utilization(self._target.utilization)
 
 
