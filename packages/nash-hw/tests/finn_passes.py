@@ -11,14 +11,25 @@ from nash_hw.finn_build import shell_flow
 from nash_hw.model import Model, custom_op
 
 
-def kernels(model: Model, board: Board, folder: Path, floorplan: Path | None = None) -> tuple[dict[str, int], Model]:
-    """Return the partition of each layer of a folded model, and the graph of partitions.
+def kernels(
+    model: Model, board: Board, folder: Path, floorplan: Path | None = None
+) -> tuple[dict[str, frozenset[str]], Model]:
+    """Return which layers of a folded model share a partition with each layer, and the graph of partitions.
 
     Raises:
         AssertionError: partitions depend on each other, or have layers of two SLRs.
     """
     prepared = with_transfers(model, board)
-    return partitioned(prepared, folder, floorplan)
+    number_of, graph = partitioned(prepared, folder, floorplan)
+    return shared(number_of), graph
+
+
+def shared(number_of: dict[str, int]) -> dict[str, frozenset[str]]:
+    """Return for each layer those of its partition."""
+    members: dict[int, set[str]] = {}
+    for name, number in number_of.items():
+        members.setdefault(number, set()).add(name)
+    return {name: frozenset(members[number]) for name, number in number_of.items()}
 
 
 def with_transfers(model: Model, board: Board) -> Model:
@@ -42,13 +53,15 @@ def with_transfers(model: Model, board: Board) -> Model:
     passes = [InsertDWC(), InsertFIFO(create_shallow_fifos=True), specialize, names]
     passes += [InsertIODMA(width), names, InsertDWC(), specialize, names]
     model = Model(onnx.ModelProto.FromString(model.model.SerializeToString()))
+    for node in model.graph.node:
+        node.doc_string = node.name  # FINN sorts nodes and gives them new names
     for each in passes:
         model = model.transform(each)
     return model
 
 
 def partitioned(model: Model, folder: Path, floorplan: Path | None) -> tuple[dict[str, int], Model]:
-    """Return what FINN's Floorplan and CreateDataflowPartition make of a graph with all that FINN inserts."""
+    """Return the partition of each layer, and the graph of partitions, of a graph with all that FINN inserts."""
     from finn.transformation.fpgadataflow.create_dataflow_partition import CreateDataflowPartition
     from finn.transformation.fpgadataflow.floorplan import Floorplan
     from finn.util.settings import get_settings
@@ -56,5 +69,6 @@ def partitioned(model: Model, folder: Path, floorplan: Path | None) -> tuple[dic
     folder.mkdir(parents=True, exist_ok=True)
     get_settings().finn_build_dir = folder  # FINN keeps the folder of the first test
     model = model.transform(Floorplan(None if floorplan is None else str(floorplan)))
-    number_of = {node.name: custom_op(node).get_nodeattr("partition_id") for node in model.graph.node}
+    layers = [node for node in model.graph.node if node.doc_string]
+    number_of = {node.doc_string: custom_op(node).get_nodeattr("partition_id") for node in layers}
     return number_of, model.transform(CreateDataflowPartition(str(folder)))

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import manifest
 from .boards import RESOURCES, Board, find_board
+from .clocks import check_clock
 from .errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from .finn_env import contained_finn
 from .flow import Source
@@ -80,6 +81,7 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
     own = {name: tensor.bits for name, tensor in tensors.items()}
     with Steps(1 + len(places), quiet=config.quiet) as steps, contained_finn():
         board = find_board(config.board)
+        check_clock(board, config.clock_mhz)
         prices = _Prices(config, board)
         with steps.step("the model as it is"):
             whole = _whole(source, config, board)

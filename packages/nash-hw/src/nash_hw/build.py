@@ -13,6 +13,7 @@ from typing import Any
 from . import describe, finn_build, manifest
 from .boards import DEFAULT_PRICE, find_board
 from .checkpoint import STATE_FILE, Checkpoint
+from .clocks import check_clock, clock_ceiling_mhz, usual_clock_mhz
 from .collect import collect, is_finished
 from .devices import assign_devices, device_resources, partitioning
 from .draw import svg
@@ -23,10 +24,12 @@ from .flow import Flow, Source, State, Target
 from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
+from .partitions import check_partitions
 from .prices import BALANCE, parse_price
 from .progress import Steps
 from .simulate import FILES as SIMULATION_FILES
 from .simulate.finn_fifos import with_depths, with_resources
+from .slrs import SlrPlan, plan_slrs, write_floorplan
 
 DEFAULT_MAX_UTILIZATION = 0.7
 _WITH_HDL = ("hdl", "simulate")
@@ -129,6 +132,7 @@ class _Build:
         self._steps = steps
         self._version = version
         self._board = replace(find_board(config.board), price=config.prices or DEFAULT_PRICE)
+        check_clock(self._board, config.clock_mhz)
         if config.num_fpgas > 1 and finn_build.shell_flow(self._board) != "vitis_alveo":
             raise UsageError(f"--num-fpgas: got {config.num_fpgas} of {self._board.name}, FINN links Alveo boards only")
         totals = {name: amount * config.num_fpgas for name, amount in self._board.resources.items()}
@@ -154,6 +158,7 @@ class _Build:
         with self._steps.step("estimate"):
             result = estimate(state.model, self._all_boards)
             devices = self._assign(state, result)
+            slrs = self._plan_slrs(state, result)
         hdl = None
         if self._config.until in _WITH_HDL:
             with self._steps.step("generate RTL"):
@@ -164,7 +169,7 @@ class _Build:
             if simulated is not None and finn_build.FIFOS in simulated["files"]:
                 roles[finn_build.FIFOS] = "fifos"
             if self._config.until == "bitfile":
-                roles |= self._write_finn(folder, devices)
+                roles |= self._write_finn(folder, devices, slrs)
         if hdl is not None:
             roles[f"{HDL_FOLDER}/{HASHES}"] = "hdl"
         written = manifest.header(
@@ -172,6 +177,8 @@ class _Build:
             inputs=[manifest.input_record(self._source.path, self._source.manifest)],
             artifacts=[manifest.artifact_record(folder / name, folder, role) for name, role in roles.items()],
         ) | self._describe(state, result, devices)
+        if slrs is not None:
+            written["slrs"] = slrs.as_json()
         if hdl is not None:
             written["hdl"] = hdl.as_json()
         if simulated is not None:
@@ -227,10 +234,25 @@ class _Build:
         limit = self._config.utilization_limit or 1.0
         return assign_devices(state.model, result, self._board, self._config.num_fpgas, limit)
 
-    def _write_finn(self, folder: Path, devices: dict[str, int] | None) -> dict[str, str]:
+    def _plan_slrs(self, state: State, result: Estimate) -> SlrPlan | None:
+        """Return what lies on which SLR of a single board, and check that FINN can build its parts."""
+        if self._config.num_fpgas > 1 or self._board.num_slrs == 1:
+            return None
+        plan = plan_slrs(state.model, result, self._board)
+        if plan is not None:
+            check_partitions(state.model, plan.slr_of)
+        return plan
+
+    def _write_finn(self, folder: Path, devices: dict[str, int] | None, slrs: SlrPlan | None) -> dict[str, str]:
         several = None if devices is None else partitioning(devices, self._config.num_fpgas)
         config = finn_build.build_config(self._board, self._config.clock_mhz, several)
+        is_planned = slrs is not None and config.get("shell_flow_type") == "vitis_alveo"
+        if is_planned:
+            config["vitis_floorplan_file"] = finn_build.FLOORPLAN
         finn_build.write_folder(folder / finn_build.FOLDER, config, folder, self._board.fpga_part)
+        if is_planned:
+            path = folder / finn_build.FOLDER / finn_build.FLOORPLAN
+            write_floorplan(path, folder / "dataflow.onnx", self._board.fpga_part, slrs.slr_of)
         return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
 
     def _convert(self) -> State:
@@ -280,6 +302,10 @@ class _Build:
             "fpga_part": board.fpga_part,
             "board_resources": dict(board.resources),
             "clock_mhz": config.clock_mhz,
+            "clock": {
+                "ceiling_mhz": clock_ceiling_mhz(board.fpga_part),
+                "usual_mhz": usual_clock_mhz(board.fpga_part),
+            },
             "target": {
                 "target_fps": config.target_fps,
                 "max_utilization": config.utilization_limit,

@@ -268,6 +268,12 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
     lines.append(_columns(table))
     lines.append(f"not counted: {', '.join(estimated['not_counted'])}")
     lines.append(_target_text(result["target"]))
+    usual = result.get("clock", {}).get("usual_mhz")
+    if usual is not None and result["clock_mhz"] > usual:
+        lines.append(
+            f"clock: {result['clock_mhz']:g} MHz is more than the {usual} that streaming cores usually reach on this "
+            "family: timing may not close"
+        )
     for record in result["verification"]:
         lines.append(
             f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
@@ -277,6 +283,8 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         lines += _hdl_text(result["hdl"], out)
     if "devices" in result:
         lines += _devices_text(result)
+    if "slrs" in result:
+        lines += _slrs_text(result["slrs"])
     if "simulated" in result:
         lines += _simulated_text(result, out)[:-1]
     if result["measured"] is not None:
@@ -311,6 +319,14 @@ def _devices_text(result: dict[str, Any]) -> list[str]:
             for name, used in resources.items()
         ]
         table.append([str(number), str(sum(device == number for device in devices["layers"].values())), *parts])
+    return [_columns(table)]
+
+
+def _slrs_text(slrs: dict[str, Any]) -> list[str]:
+    table = [["SLR", "layers", *slrs["resources"][0]]]
+    for number, parts in enumerate(slrs["utilization"]):
+        cells = ["unknown" if part is None else f"{part:.1%}" for part in parts.values()]
+        table.append([str(number), str(sum(slr == number for slr in slrs["layers"].values())), *cells])
     return [_columns(table)]
 
 

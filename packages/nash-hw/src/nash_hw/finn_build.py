@@ -5,6 +5,7 @@ finn/dataflow.onnx      the specialized, folded graph
 finn/folding.json       how it is folded, which FINN asks for; the graph has it already
 finn/fifos.json         how deep each FIFO is, as estimated or as `nash-hw simulate` found it, so that FINN need not
                         search (one board only)
+finn/floorplan.json     the SLR of each node, where there are several; FINN writes more into it, so it is no artifact
 finn/output/            what FINN makes of it
 """
 
@@ -31,6 +32,7 @@ from .model import Model, custom_op, skeleton
 FOLDER = "finn"
 OUTPUT = "output"
 FIFOS = "fifos.json"
+FLOORPLAN = "floorplan.json"
 FILES = ("build.yaml", "dataflow.onnx", "folding.json", FIFOS)
 COMMAND = f"finn build {FOLDER}/build.yaml {FOLDER}/dataflow.onnx"
 LOG = "finn.log"
