@@ -38,7 +38,7 @@ def _drawn(number: int) -> Iterator[tuple[str, Any, Any]]:
 
 def _verdict(model: Any, board: Any) -> tuple[str, bool]:
     """Return what FINN makes of a graph, and whether it is what we foresee."""
-    from finn_passes import kernels, shared
+    from finn_passes import is_crossed, kernels, shared
 
     from nash_hw.errors import UnsupportedError
     from nash_hw.partitions import check_partitions, partitions
@@ -54,18 +54,8 @@ def _verdict(model: Any, board: Any) -> tuple[str, bool]:
         except AssertionError:
             return "refused", ours is None
     same = ours is not None and theirs == shared(ours)
-    crossed = sum(_is_crossed(graph, kernel) for kernel in graph.graph.node)
+    crossed = sum(is_crossed(graph, kernel) for kernel in graph.graph.node)
     return f"{len(graph.graph.node)} kernels" + (f", {crossed} crossed" if crossed else ""), same
-
-
-def _is_crossed(graph: Any, kernel: Any) -> bool:
-    """Tell whether FINN's link for Vitis would join a kernel's inputs to the wrong streams.
-
-    It counts the inputs of a kernel in the order of those who write them (vitis_linking_configuration.py), and FINN's
-    project for Zynq takes the kernel's own.
-    """
-    written = [name for node in graph.graph.node for name in node.output if name in kernel.input]
-    return written != [name for name in kernel.input if name in written]
 
 
 def main() -> int:

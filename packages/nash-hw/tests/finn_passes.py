@@ -32,6 +32,16 @@ def shared(number_of: dict[str, int]) -> dict[str, frozenset[str]]:
     return {name: frozenset(members[number]) for name, number in number_of.items()}
 
 
+def is_crossed(graph: Model, kernel: onnx.NodeProto) -> bool:
+    """Tell whether FINN's link for Vitis would join a kernel's inputs to the wrong streams.
+
+    It counts the inputs of a kernel in the order of those who write them (vitis_linking_configuration.py), and FINN's
+    project for Zynq takes the kernel's own.
+    """
+    written = [name for node in graph.graph.node for name in node.output if name in kernel.input]
+    return written != [name for name in kernel.input if name in written]
+
+
 def with_transfers(model: Model, board: Board) -> Model:
     """Return a copy with all that FINN inserts: converters, FIFOs, transfers to and from memory.
 

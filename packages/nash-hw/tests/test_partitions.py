@@ -4,7 +4,7 @@ import random
 
 import pytest
 from accelerators import BOARD, CLOCK_MHZ, FPS, NETWORKS, case_model, folded
-from finn_passes import kernels, shared
+from finn_passes import is_crossed, kernels, shared
 from genotypes import draw_case
 from networks import pictures, run
 from test_folding import copy_of
@@ -55,6 +55,22 @@ def assert_finn_takes(model, board, folder, slrs=None, floorplan=None):
     assert theirs == shared(ours)
     assert len(graph.graph.node) == 2 + len({0, *ours.values()})
     return graph
+
+
+@pytest.mark.parametrize("seed", [8, 12, 27])
+def test_kernels_that_finn_links_wrongly_are_found(seed, tmp_path):
+    from nash_hw.finn_build import with_transfers
+    from nash_hw.partitions import crossed_kernels, partitions
+
+    model, board = case_model(draw_case(seed))
+    model = ordered(in_ultraram(model, 0.5, seed))[0]
+    model.save(str(tmp_path / "dataflow.onnx"))
+    _, graph = kernels(model, board, tmp_path / "kernels")
+    crossed = [number for number, kernel in enumerate(graph.graph.node) if is_crossed(graph, kernel)]
+    assert bool(crossed) == (seed != 12)
+    inserted = with_transfers(tmp_path / "dataflow.onnx", board.fpga_part)
+    found = crossed_kernels(inserted, partitions(model))
+    assert found == [f"StreamingDataflowPartition_{number}" for number in crossed]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

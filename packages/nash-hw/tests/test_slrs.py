@@ -7,7 +7,7 @@ import pytest
 import yaml
 from accelerators import CLOCK_MHZ, case_model, folded
 from conftest import DATA
-from finn_passes import partitioned, with_transfers
+from finn_passes import is_crossed, partitioned, with_transfers
 from genotypes import draw_case
 from networks import residual_network
 from test_build import build
@@ -80,8 +80,9 @@ def test_plan_takes_as_few_slrs_as_hold_the_design(model, board, part, number):
 @pytest.mark.parametrize("seed", [12, 27, 39])
 def test_finn_builds_kernels_of_one_slr(seed, tmp_path):
     """With weights in UltraRAM, whose kernels begin for themselves, in the SLRs of the plan."""
+    from nash_hw.finn_build import with_transfers as with_transfers_of
     from nash_hw.model import custom_op
-    from nash_hw.partitions import check_partitions, partitions
+    from nash_hw.partitions import check_partitions, crossed_kernels, partitions
     from nash_hw.slrs import write_floorplan
 
     model, board = case_model(draw_case(seed))
@@ -90,7 +91,8 @@ def test_finn_builds_kernels_of_one_slr(seed, tmp_path):
     check_partitions(model, plan.slr_of)
     model.save(str(tmp_path / "dataflow.onnx"))
     floorplan = tmp_path / "floorplan.json"
-    write_floorplan(floorplan, tmp_path / "dataflow.onnx", board.fpga_part, plan.slr_of)
+    inserted = with_transfers_of(tmp_path / "dataflow.onnx", board.fpga_part)
+    write_floorplan(floorplan, inserted, plan.slr_of)
     prepared = with_transfers(model, board)
     assert set(json.loads(floorplan.read_text())) == {"Defaults", *(node.name for node in prepared.graph.node)}
     theirs, graph = partitioned(prepared, tmp_path / "kernels", floorplan)
@@ -98,6 +100,8 @@ def test_finn_builds_kernels_of_one_slr(seed, tmp_path):
     assert set(slrs) == set(plan.slr_of.values())
     assert slrs[0] == 0
     ours = partitions(model, plan.slr_of)
+    crossed = [number for number, kernel in enumerate(graph.graph.node) if is_crossed(graph, kernel)]
+    assert crossed_kernels(inserted, ours) == [f"StreamingDataflowPartition_{number}" for number in crossed]
     assert {frozenset(name for name in ours if ours[name] == number) for number in ours.values()} == {
         frozenset(name for name in theirs if theirs[name] == number) for number in theirs.values()
     }

@@ -24,7 +24,7 @@ from .flow import Flow, Source, State, Target
 from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
-from .partitions import check_partitions
+from .partitions import check_partitions, crossed_kernels, partitions
 from .prices import BALANCE, parse_price
 from .progress import Steps
 from .simulate import FILES as SIMULATION_FILES
@@ -138,6 +138,7 @@ class _Build:
         totals = {name: amount * config.num_fpgas for name, amount in self._board.resources.items()}
         self._all_boards = replace(self._board, resources=totals)
         self._checkpoint = Checkpoint(config.out, self._key())
+        self._crossed: list[str] = []  # kernels that FINN would link wrongly
 
     def _key(self) -> dict[str, Any]:
         """Return all that the result of a step depends on."""
@@ -169,7 +170,7 @@ class _Build:
             if simulated is not None and finn_build.FIFOS in simulated["files"]:
                 roles[finn_build.FIFOS] = "fifos"
             if self._config.until == "bitfile":
-                roles |= self._write_finn(folder, devices, slrs)
+                roles |= self._write_finn(folder, state, devices, slrs)
         if hdl is not None:
             roles[f"{HDL_FOLDER}/{HASHES}"] = "hdl"
         written = manifest.header(
@@ -243,16 +244,21 @@ class _Build:
             check_partitions(state.model, plan.slr_of)
         return plan
 
-    def _write_finn(self, folder: Path, devices: dict[str, int] | None, slrs: SlrPlan | None) -> dict[str, str]:
+    def _write_finn(
+        self, folder: Path, state: State, devices: dict[str, int] | None, slrs: SlrPlan | None
+    ) -> dict[str, str]:
         several = None if devices is None else partitioning(devices, self._config.num_fpgas)
         config = finn_build.build_config(self._board, self._config.clock_mhz, several)
-        is_planned = slrs is not None and config.get("shell_flow_type") == "vitis_alveo"
-        if is_planned:
+        is_linked = config.get("shell_flow_type") == "vitis_alveo" and devices is None
+        if slrs is not None and is_linked:
             config["vitis_floorplan_file"] = finn_build.FLOORPLAN
         finn_build.write_folder(folder / finn_build.FOLDER, config, folder, self._board.fpga_part)
-        if is_planned:
-            path = folder / finn_build.FOLDER / finn_build.FLOORPLAN
-            write_floorplan(path, folder / "dataflow.onnx", self._board.fpga_part, slrs.slr_of)
+        if is_linked:
+            inserted = finn_build.with_transfers(folder / "dataflow.onnx", self._board.fpga_part)
+            slr_of = {} if slrs is None else slrs.slr_of
+            self._crossed = crossed_kernels(inserted, partitions(state.model, slr_of))
+            if slrs is not None:
+                write_floorplan(folder / finn_build.FOLDER / finn_build.FLOORPLAN, inserted, slr_of)
         return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
 
     def _convert(self) -> State:
@@ -329,4 +335,5 @@ class _Build:
             described["devices"] = {"num_fpgas": config.num_fpgas, "layers": devices, "resources": sums}
         if config.until == "bitfile":
             described["finn"] = {"folder": finn_build.FOLDER, "command": finn_build.COMMAND}
+            described["finn"] |= {"crossed_kernels": self._crossed} if self._crossed else {}
         return described

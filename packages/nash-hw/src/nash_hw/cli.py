@@ -290,6 +290,7 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
     if result["measured"] is not None:
         lines += _measured_text(result, out)
     elif "finn" in result:
+        lines += _crossed_text(result["finn"])
         lines.append(f"to build the bitfile where Vivado is: cd {out} && {result['finn']['command']}")
         lines.append(f"then: nash-hw collect {out}")
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
@@ -320,6 +321,16 @@ def _devices_text(result: dict[str, Any]) -> list[str]:
         ]
         table.append([str(number), str(sum(device == number for device in devices["layers"].values())), *parts])
     return [_columns(table)]
+
+
+def _crossed_text(finn: dict[str, Any]) -> list[str]:
+    crossed = finn.get("crossed_kernels", [])
+    if not crossed:
+        return []
+    return [
+        f"look at FINN's link before it is run: it takes the inputs of {', '.join(crossed)} in another order than "
+        "theirs; '--price URAM=1000' keeps weights out of UltraRAM, which these kernels come from"
+    ]
 
 
 def _slrs_text(slrs: dict[str, Any]) -> list[str]:

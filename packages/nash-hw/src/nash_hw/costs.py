@@ -260,7 +260,7 @@ class _Prices:
 
 
 def _more(more: Mapping[str, float | None], less: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if value is None else max(0.0, value - (less[name] or 0.0)) for name, value in more.items()}
+    return {name: None if value is None else max(0, value - (less[name] or 0)) for name, value in more.items()}
 
 
 def summary(costs: Mapping[str, Any]) -> list[list[str]]:

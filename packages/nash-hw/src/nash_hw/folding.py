@@ -41,7 +41,7 @@ class Folding:
     settings: Settings
     ii_cycles: int
     fifo_depths: tuple[int, ...]  # in the order of the layers and their inputs
-    resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
+    resources: Mapping[str, int | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
     gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
     price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
@@ -244,7 +244,7 @@ class FoldingSpace:
             settings=self._settings(choice.options),
             ii_cycles=self._ii_cycles(choice.options),
             fifo_depths=found.depths,
-            resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
+            resources={name: round(used[name] + fifos[name]) if is_known[name] else None for name in RESOURCES},
             limit=limit,
             gap=gap,
             price_gap=choice.gap,

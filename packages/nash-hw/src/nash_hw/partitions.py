@@ -67,6 +67,44 @@ def check_partitions(model: Model, slrs: Mapping[str, int] | None = None) -> Non
         ) from error
 
 
+def crossed_kernels(inserted: Model, number_of: Mapping[str, int]) -> list[str]:
+    """Return the kernels whose streams FINN's link for Vitis joins to the wrong inputs, by FINN's names.
+
+    It counts a kernel's inputs in the order of the kernels that write them (vitis_linking_configuration.py), the kernel
+    has them in the order of its nodes (create_generic_partitions.py of qonnx).
+
+    inserted: the graph with all that FINN inserts; number_of: the partition of each of its layers.
+    """
+    kernel_of: dict[str, int] = {}
+    inputs: dict[int, list[str]] = {}
+    for node in inserted.graph.node:
+        producer = inserted.find_producer(node.input[0])
+        if node.op_type == "IODMA_hls":
+            own = -1 if producer is None else -2
+        elif node.doc_string:
+            own = number_of[node.doc_string]
+        else:
+            own = max(kernel_of[producer.name], 0)
+        kernel_of[node.name] = own
+        inputs.setdefault(own, [])  # in the order in which FINN has the kernels
+        for name in node.input:
+            writer = inserted.find_producer(name)
+            if writer is not None and kernel_of[writer.name] != own:
+                inputs[own].append(name)
+    readers = {name: kernel for kernel, names in inputs.items() for name in names}
+    written: dict[int, list[str]] = {kernel: [] for kernel in inputs}
+    for kernel in inputs:
+        for node in inserted.graph.node:
+            for name in node.output if kernel_of[node.name] == kernel else ():
+                if name in readers:
+                    written[readers[name]].append(name)
+    return [
+        f"StreamingDataflowPartition_{position}"
+        for position, (kernel, names) in enumerate(inputs.items())
+        if names != written[kernel]
+    ]
+
+
 def _assign(
     model: Model, slrs: Mapping[str, int], swap_operands: Callable[[onnx.NodeProto], None] | None = None
 ) -> Iterator[tuple[str, int]]:

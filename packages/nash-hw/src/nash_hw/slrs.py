@@ -14,16 +14,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from .boards import RESOURCES, Board
 from .devices import best_cuts, single_stream_cuts
 from .estimate import Estimate, utilization
 from .figures import sum_known
-from .model import Model, custom_op, skeleton
+from .model import Model
 
 _ROUTABLE = 0.7  # of each resource of an SLR
-_PORT_BITS = 512  # of a transfer to or from memory on Alveo (DataflowBuildConfig.vitis_iodma_intf_max_width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,39 +76,23 @@ def slr_resources(board: Board) -> list[Mapping[str, int]]:
     return [{name: amount // board.num_slrs for name, amount in board.resources.items()}] * board.num_slrs
 
 
-def floorplan(graph: Path, fpga_part: str, slr_of: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Return FINN's vitis_floorplan_file for a folded graph: the SLR of each node, by the name FINN will give it.
+def floorplan(inserted: Model, slr_of: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return FINN's vitis_floorplan_file: the SLR of each node of a graph with all that FINN inserts.
 
-    Its own passes name them here (builder/build_dataflow_steps.py, step_set_fifo_depths and step_prepare_synthesis).
     Nothing is left to its Floorplan, which puts narrowing converters on no SLR at all.
     """
-    from finn.transformation.fpgadataflow.insert_dwc import InsertDWC
-    from finn.transformation.fpgadataflow.insert_fifo import InsertFIFO
-    from finn.transformation.fpgadataflow.insert_iodma import InsertIODMA
-    from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
-    from finn.transformation.qonnx.give_unique_node_names_recursive import GiveUniqueNodeNamesRecursive
-
-    model = Model(skeleton(onnx.load(str(graph))))
-    for node in model.graph.node:
-        custom_op(node).set_nodeattr("slr", slr_of[node.name])
-    passes = [InsertDWC(), InsertFIFO(create_shallow_fifos=True), SpecializeLayers(fpga_part)]
-    passes += [GiveUniqueNodeNamesRecursive(), InsertIODMA(max_intfwidth=_PORT_BITS), GiveUniqueNodeNamesRecursive()]
-    for each in passes:
-        model = model.transform(each)
     slrs: dict[str, int] = {}
-    for node in model.graph.node:
-        producer = model.find_producer(node.input[0])
-        own = custom_op(node).get_nodeattr("slr")
-        slrs[node.name] = own if own >= 0 or producer is None else slrs[producer.name]
-    for node in reversed(model.graph.node):  # what is before the first layer is beside it
-        if slrs[node.name] < 0:
-            slrs[node.name] = slrs[model.find_consumer(node.output[0]).name]
+    first = slr_of[next(node.doc_string for node in inserted.graph.node if node.doc_string)]
+    for node in inserted.graph.node:
+        producer = inserted.find_producer(node.input[0])
+        beside = first if producer is None else slrs[producer.name]
+        slrs[node.name] = slr_of[node.doc_string] if node.doc_string else beside
     return {"Defaults": {}} | {name: {"slr": slr} for name, slr in slrs.items()}
 
 
-def write_floorplan(path: Path, graph: Path, fpga_part: str, slr_of: Mapping[str, int]) -> None:
+def write_floorplan(path: Path, inserted: Model, slr_of: Mapping[str, int]) -> None:
     """Write FINN's vitis_floorplan_file; FINN itself writes more into it later."""
-    path.write_text(json.dumps(floorplan(graph, fpga_part, slr_of), indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(floorplan(inserted, slr_of), indent=2) + "\n", "utf-8")
 
 
 def _plan(
