@@ -148,6 +148,11 @@ def test_progress_goes_to_stderr(model_json, tmp_path, capfd):
         ({"max_utilization": 1.5}, "--max-utilization: got 1.5"),
         ({"clock_mhz": 2.0}, "--clock-mhz: got 2, expected 10..1000"),
         ({"until": "moon"}, "--until: got 'moon'"),
+        ({"price": "DSPs=1"}, "--price: got 'DSPs', .*; did you mean DSP?"),
+        ({"price": "LUT=0"}, "--price: LUT: got '0', expected a number above 0"),
+        ({"price": "LUT"}, "--price: LUT: got '', expected a number above 0"),
+        ({"price": "LUT=1,LUT=2"}, "--price: got LUT twice"),
+        ({"price": "balance"}, "--price: got balance without --target-fps"),
     ],
 )
 def test_config_is_checked_at_birth(changes, message):

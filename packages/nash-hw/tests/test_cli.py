@@ -333,6 +333,7 @@ def test_options_are_frozen():
             "--max-utilization",
             "--num-fpgas",
             "--out",
+            "--price",
             "--resume",
             "--target-fps",
             "--until",

@@ -393,3 +393,47 @@ def test_frame_rate_that_converters_deny_is_refused_by_name(board):
     case = dataclasses.replace(draw_case(57), slowdown=1)
     with pytest.raises(CapacityError, match=r"ConvolutionInputGenerator_rtl_\d waits for the width converter"):
         case_model(case)
+
+
+def test_price_of_a_resource_moves_the_choice():
+    """On a U250 a DSP costs as much as 65 LUTs, unless somebody says that DSPs are there for the taking."""
+    from nash_hw.boards import find_board
+    from nash_hw.folding import FoldingSpace
+    from nash_hw.prices import parse_price
+
+    board = find_board("U250")
+    model = specialized(residual_network(size=6), board.fpga_part)
+    usual, cheap, dear = (
+        FoldingSpace(model, dataclasses.replace(board, price=parse_price(price))).for_fps(100_000, 200.0).resources
+        for price in ("LUT=2", "DSP=0.001", "DSP=1000")
+    )
+    assert usual == FoldingSpace(model, board).for_fps(100_000, 200.0).resources
+    assert cheap["DSP"] >= usual["DSP"] > dear["DSP"]
+    assert cheap["LUT"] <= usual["LUT"] < dear["LUT"]
+
+
+def test_balance_takes_the_least_part_of_the_fullest_resource(model, board):
+    """Against the cheapest foldings within ever smaller parts of the board."""
+    from nash_hw.folding import FoldingSpace
+
+    def fullest(folding):
+        return max(folding.resources[name] / max(board.resources[name], 1) for name in board.resources)
+
+    space = FoldingSpace(model, board)
+    cheapest, balanced = space.for_fps(100_000, 200.0), space.balanced(100_000, 200.0)
+    assert fullest(balanced) == balanced.limit <= fullest(cheapest)
+    assert 200e6 / balanced.ii_cycles >= 100_000
+    assert space._cheapest(2_000, balanced.limit * 0.97) is None
+    with pytest.raises(CapacityError, match="--target-fps"):
+        space.balanced(1e8, 200.0)
+
+
+def test_figures_are_whole_numbers(model, board):
+    from nash_hw.estimate import estimate
+    from nash_hw.folding import FoldingSpace, fold
+
+    folding = FoldingSpace(model, board).for_fps(10_000, 200.0)
+    result = estimate(fold(model, folding.settings)[0], board)
+    parts = [part.figures.resources for part in (*result.layers, *result.streams)]
+    values = [value for resources in (*parts, result.resources, folding.resources) for value in resources.values()]
+    assert all(isinstance(value, int) for value in values)

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import manifest
 from .boards import RESOURCES, Board, find_board
+from .clocks import check_clock
 from .errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from .finn_env import contained_finn
 from .flow import Source
@@ -27,7 +28,7 @@ from .specialized import specialized
 KIND = "bitcosts"
 _BITS = range(1, 9)
 _SUM_BITS = 8  # what stand-ins of a sum read
-_NOTHING = dict.fromkeys(RESOURCES, 0.0)
+_NOTHING = dict.fromkeys(RESOURCES, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
     own = {name: tensor.bits for name, tensor in tensors.items()}
     with Steps(1 + len(places), quiet=config.quiet) as steps, contained_finn():
         board = find_board(config.board)
+        check_clock(board, config.clock_mhz)
         prices = _Prices(config, board)
         with steps.step("the model as it is"):
             whole = _whole(source, config, board)
@@ -99,7 +101,7 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
         "target_fps": config.target_fps,
         "available": dict(board.resources),
         "model_resources": whole,
-        "rest": {name: (whole[name] or 0.0) - sum(part[name] for part in parts) for name in RESOURCES},
+        "rest": {name: (whole[name] or 0) - sum(part[name] for part in parts) for name in RESOURCES},
         "tensors": [{"name": name, "bits": own[name], "candidates": candidates[name]} for name in tensors],
         "places": priced,
     }
@@ -166,7 +168,7 @@ class _Prices:
                     f"--target-fps: got {self._config.target_fps:g}, expected at most {reached:,.1f} at "
                     f"{self._config.clock_mhz:g} MHz; the bottleneck is {place.name}"
                 )
-            total = {name: total[name] + (option.resources[name] or 0.0) for name in RESOURCES}
+            total = {name: total[name] + (option.resources[name] or 0) for name in RESOURCES}
         return total
 
 

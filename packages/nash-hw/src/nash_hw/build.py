@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from . import describe, finn_build, manifest
-from .boards import find_board
+from .boards import DEFAULT_PRICE, find_board
 from .checkpoint import STATE_FILE, Checkpoint
+from .clocks import check_clock, clock_ceiling_mhz, usual_clock_mhz
 from .collect import collect, is_finished
 from .devices import assign_devices, device_resources, partitioning
 from .draw import svg
@@ -23,10 +24,13 @@ from .flow import Flow, Source, State, Target
 from .hdl import FOLDER as HDL_FOLDER
 from .hdl import HASHES, write_hdl
 from .output import move_in, staging
+from .partitions import check_partitions, crossed_kernels, partitions
+from .prices import BALANCE, parse_price
 from .progress import Steps
 from .shells import room_beside_shell
 from .simulate import FILES as SIMULATION_FILES
 from .simulate.finn_fifos import with_depths, with_resources
+from .slrs import SlrPlan, plan_slrs, write_floorplan
 
 DEFAULT_MAX_UTILIZATION = 0.7
 _WITH_HDL = ("hdl", "simulate")
@@ -42,6 +46,7 @@ class BuildConfig:
     out: Path
     target_fps: float | None = None
     max_utilization: float | None = None
+    price: str | None = None  # LUT=2,DSP=0.1 or balance
     until: str = "estimate"
     num_fpgas: int = 1
     resume: bool = False
@@ -57,12 +62,25 @@ class BuildConfig:
             problems.append(f"--target-fps: got {self.target_fps:g}, expected more than 0")
         if self.max_utilization is not None and not 0 < self.max_utilization <= 1:
             problems.append(f"--max-utilization: got {self.max_utilization:g}, expected more than 0, at most 1")
+        if self.price == BALANCE and self.target_fps is None:
+            problems.append(
+                "--price: got balance without --target-fps, where there is no frame rate to reach; give both"
+            )
+        try:
+            _ = self.prices
+        except UsageError as error:
+            problems.append(str(error))
         if self.num_fpgas < 1:
             problems.append(f"--num-fpgas: got {self.num_fpgas}, expected at least 1")
         if self.until not in STAGES:
             problems.append(f"--until: got '{self.until}', expected one of {', '.join(STAGES)}")
         if problems:
             raise UsageError("; ".join(problems))
+
+    @property
+    def prices(self) -> dict[str, float] | None:
+        """The price of all of each resource, None for a balance between them."""
+        return dict(DEFAULT_PRICE) if self.price is None else parse_price(self.price)
 
     @property
     def utilization_limit(self) -> float | None:
@@ -114,12 +132,14 @@ class _Build:
         self._config = config
         self._steps = steps
         self._version = version
-        self._board = find_board(config.board)
+        self._board = replace(find_board(config.board), price=config.prices or DEFAULT_PRICE)
+        check_clock(self._board, config.clock_mhz)
         if config.num_fpgas > 1 and finn_build.shell_flow(self._board) != "vitis_alveo":
             raise UsageError(f"--num-fpgas: got {config.num_fpgas} of {self._board.name}, FINN links Alveo boards only")
         totals = {name: amount * config.num_fpgas for name, amount in self._board.resources.items()}
         self._all_boards = replace(self._board, resources=totals)
         self._checkpoint = Checkpoint(config.out, self._key())
+        self._crossed: list[str] = []  # kernels that FINN would link wrongly
 
     def _key(self) -> dict[str, Any]:
         """Return all that the result of a step depends on."""
@@ -127,10 +147,11 @@ class _Build:
             "model": manifest.file_sha256(self._source.path),
             "nash-hw": metadata.version(manifest.PACKAGE),
             "finn-plus": self._version,
-            "board": asdict(self._board),
+            "board": {name: value for name, value in asdict(self._board).items() if name != "price"},
             "clock_mhz": self._config.clock_mhz,
             "target_fps": self._config.target_fps,
             "max_utilization": self._config.utilization_limit,
+            "price": self._config.prices or BALANCE,
             "num_fpgas": self._config.num_fpgas,
         }
 
@@ -139,6 +160,7 @@ class _Build:
         with self._steps.step("estimate"):
             result = estimate(state.model, self._all_boards)
             devices = self._assign(state, result)
+            slrs = self._plan_slrs(state, result)
         hdl = None
         if self._config.until in _WITH_HDL:
             with self._steps.step("generate RTL"):
@@ -149,7 +171,7 @@ class _Build:
             if simulated is not None and finn_build.FIFOS in simulated["files"]:
                 roles[finn_build.FIFOS] = "fifos"
             if self._config.until == "bitfile":
-                roles |= self._write_finn(folder, devices)
+                roles |= self._write_finn(folder, state, devices, slrs)
         if hdl is not None:
             roles[f"{HDL_FOLDER}/{HASHES}"] = "hdl"
         written = manifest.header(
@@ -157,6 +179,8 @@ class _Build:
             inputs=[manifest.input_record(self._source.path, self._source.manifest)],
             artifacts=[manifest.artifact_record(folder / name, folder, role) for name, role in roles.items()],
         ) | self._describe(state, result, devices)
+        if slrs is not None:
+            written["slrs"] = slrs.as_json()
         if hdl is not None:
             written["hdl"] = hdl.as_json()
         if simulated is not None:
@@ -212,10 +236,30 @@ class _Build:
         limit = self._config.utilization_limit or 1.0
         return assign_devices(state.model, result, self._board, self._config.num_fpgas, limit)
 
-    def _write_finn(self, folder: Path, devices: dict[str, int] | None) -> dict[str, str]:
+    def _plan_slrs(self, state: State, result: Estimate) -> SlrPlan | None:
+        """Return what lies on which SLR of a single board, and check that FINN can build its parts."""
+        if self._config.num_fpgas > 1 or self._board.num_slrs == 1:
+            return None
+        plan = plan_slrs(state.model, result, self._board)
+        if plan is not None:
+            check_partitions(state.model, plan.slr_of)
+        return plan
+
+    def _write_finn(
+        self, folder: Path, state: State, devices: dict[str, int] | None, slrs: SlrPlan | None
+    ) -> dict[str, str]:
         several = None if devices is None else partitioning(devices, self._config.num_fpgas)
         config = finn_build.build_config(self._board, self._config.clock_mhz, several)
+        is_linked = config.get("shell_flow_type") == "vitis_alveo" and devices is None
+        if slrs is not None and is_linked:
+            config["vitis_floorplan_file"] = finn_build.FLOORPLAN
         finn_build.write_folder(folder / finn_build.FOLDER, config, folder, self._board.fpga_part)
+        if is_linked:
+            inserted = finn_build.with_transfers(folder / "dataflow.onnx", self._board.fpga_part)
+            slr_of = {} if slrs is None else slrs.slr_of
+            self._crossed = crossed_kernels(inserted, partitions(state.model, slr_of))
+            if slrs is not None:
+                write_floorplan(folder / finn_build.FOLDER / finn_build.FLOORPLAN, inserted, slr_of)
         return {f"{finn_build.FOLDER}/{name}": "finn" for name in finn_build.FILES}
 
     def _convert(self) -> State:
@@ -227,6 +271,7 @@ class _Build:
                 clock_mhz=self._config.clock_mhz,
                 fps=self._config.target_fps,
                 utilization=self._config.utilization_limit,
+                is_balanced=self._config.price == BALANCE,
             ),
         )
         kept = self._checkpoint.load() if self._config.resume else None
@@ -264,9 +309,14 @@ class _Build:
             "fpga_part": board.fpga_part,
             "board_resources": dict(board.resources),
             "clock_mhz": config.clock_mhz,
+            "clock": {
+                "ceiling_mhz": clock_ceiling_mhz(board.fpga_part),
+                "usual_mhz": usual_clock_mhz(board.fpga_part),
+            },
             "target": {
                 "target_fps": config.target_fps,
                 "max_utilization": config.utilization_limit,
+                "price": config.prices or BALANCE,
                 "limit": state.limit,
                 "gap": state.gap,
                 "price_gap": state.price_gap,
@@ -286,4 +336,5 @@ class _Build:
             described["devices"] = {"num_fpgas": config.num_fpgas, "layers": devices, "resources": sums}
         if config.until == "bitfile":
             described["finn"] = {"folder": finn_build.FOLDER, "command": finn_build.COMMAND}
+            described["finn"] |= {"crossed_kernels": self._crossed} if self._crossed else {}
         return described

@@ -61,6 +61,13 @@ def build(
             help="How far to go: hdl writes RTL that needs no Vivado, simulate runs it, bitfile writes FINN's folder."
         ),
     ] = "estimate",
+    price: Annotated[
+        str | None,
+        typer.Option(
+            help="What all of each resource costs, LUT=2,DSP=0.1 (LUT=2 and 1 for others if not given), or balance: "
+            "the fullest resource as little full as --target-fps lets it be."
+        ),
+    ] = None,
     num_fpgas: Annotated[int, typer.Option(help="How many boards to lay the network out on; several Alveos.")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished step of a stopped build.")
@@ -77,6 +84,7 @@ def build(
         out=out,
         target_fps=target_fps,
         max_utilization=max_utilization,
+        price=price,
         until=until,
         num_fpgas=num_fpgas,
         resume=resume,
@@ -301,6 +309,12 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
     lines.append(_columns(table))
     lines.append(f"not counted: {', '.join(estimated['not_counted'])}")
     lines.append(_target_text(result["target"]))
+    usual = result.get("clock", {}).get("usual_mhz")
+    if usual is not None and result["clock_mhz"] > usual:
+        lines.append(
+            f"clock: {result['clock_mhz']:g} MHz is more than the {usual} that streaming cores usually reach on this "
+            "family: timing may not close"
+        )
     for record in result["verification"]:
         lines.append(
             f"verified {record['stage']}: {record['num_samples']} samples, {record['num_flips']} flips, "
@@ -310,11 +324,14 @@ def _build_text(result: dict[str, Any], out: Path) -> str:
         lines += _hdl_text(result["hdl"], out)
     if "devices" in result:
         lines += _devices_text(result)
+    if "slrs" in result:
+        lines += _slrs_text(result["slrs"])
     if "simulated" in result:
         lines += _simulated_text(result, out)[:-1]
     if result["measured"] is not None:
         lines += _measured_text(result, out)
     elif "finn" in result:
+        lines += _crossed_text(result["finn"])
         lines.append(f"to build the bitfile where Vivado is: cd {out} && {result['finn']['command']}")
         lines.append(f"then: nash-hw collect {out}")
     lines.append(f"wrote {out / 'hardware.json'} in {sum(step['seconds'] for step in result['steps']):.1f} s")
@@ -348,6 +365,24 @@ def _devices_text(result: dict[str, Any]) -> list[str]:
             for name, used in resources.items()
         ]
         table.append([str(number), str(sum(device == number for device in devices["layers"].values())), *parts])
+    return [_columns(table)]
+
+
+def _crossed_text(finn: dict[str, Any]) -> list[str]:
+    crossed = finn.get("crossed_kernels", [])
+    if not crossed:
+        return []
+    return [
+        f"look at FINN's link before it is run: it takes the inputs of {', '.join(crossed)} in another order than "
+        "theirs; '--price URAM=1000' keeps weights out of UltraRAM, which these kernels come from"
+    ]
+
+
+def _slrs_text(slrs: dict[str, Any]) -> list[str]:
+    table = [["SLR", "layers", *slrs["resources"][0]]]
+    for number, parts in enumerate(slrs["utilization"]):
+        cells = ["unknown" if part is None else f"{part:.1%}" for part in parts.values()]
+        table.append([str(number), str(sum(slr == number for slr in slrs["layers"].values())), *cells])
     return [_columns(table)]
 
 
@@ -400,7 +435,9 @@ def _target_text(target: dict[str, Any]) -> str:
         wanted, better = f"the cheapest design of {target['target_fps']:g} fps or more", "cheaper"
     else:
         wanted, better = "the fastest design", "faster"
-    wanted += f" within {target['limit']:.0%} of each resource"
+    is_balanced = target.get("price") == "balance"
+    wanted += f" within {target['limit']:.{1 if is_balanced else 0}%} of each resource"
+    wanted += ", the least part that was found" if is_balanced else ""
     if target["gap"] == 0:
         return f"folded to {wanted}: proven"
     return f"folded to {wanted}, up to proof: none is {better} by more than {target['gap']:.2%}"

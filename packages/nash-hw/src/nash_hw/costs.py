@@ -19,6 +19,7 @@ import onnx
 
 from . import manifest
 from .boards import RESOURCES, Board, find_board
+from .clocks import check_clock
 from .errors import CapacityError, ManifestError, UsageError
 from .figures import sum_known
 from .finn_env import contained_finn
@@ -110,6 +111,7 @@ def price_space(space_path: Path, config: CostsConfig, out: Path) -> dict[str, A
     layers = [list(found) for _, found in groupby(enumerate(space["candidates"]), key=_place_of)]
     with Steps(len(plain) + len(layers), quiet=config.quiet) as steps, contained_finn():
         board = find_board(config.board)
+        check_clock(board, config.clock_mhz)
         prices = _Prices(config, board, space.get("network"))
         whole_prices = {}
         for width, network in plain.items():
@@ -258,7 +260,7 @@ class _Prices:
 
 
 def _more(more: Mapping[str, float | None], less: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {name: None if value is None else max(0.0, value - (less[name] or 0.0)) for name, value in more.items()}
+    return {name: None if value is None else max(0, value - (less[name] or 0)) for name, value in more.items()}
 
 
 def summary(costs: Mapping[str, Any]) -> list[list[str]]:

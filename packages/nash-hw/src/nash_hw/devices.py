@@ -27,10 +27,12 @@ def assign_devices(model: Model, result: Estimate, board: Board, num_fpgas: int,
     """
     layers = {layer.name: layer.figures.resources for layer in result.layers}
     used = [[layers[node.name][resource] or 0.0 for resource in RESOURCES] for node in model.graph.node]
-    cuts = _best_cuts(used, [board.resources[resource] for resource in RESOURCES], _cuts(model), num_fpgas)
+    available = [[board.resources[resource] for resource in RESOURCES]] * num_fpgas
+    possible = single_stream_cuts(model)
+    cuts = best_cuts(used, available, possible)
     if cuts is None:
         raise CapacityError(
-            f"--num-fpgas: got {num_fpgas}, expected at most {len(_cuts(model)) + 1}: elsewhere several streams cross"
+            f"--num-fpgas: got {num_fpgas}, expected at most {len(possible) + 1}: elsewhere several streams cross"
         )
     names = [node.name for node in model.graph.node]
     bounds = (0, *cuts, len(names))
@@ -71,7 +73,7 @@ def partitioning(devices: Mapping[str, int], num_fpgas: int) -> dict[str, Any]:
     }
 
 
-def _cuts(model: Model) -> list[int]:
+def single_stream_cuts(model: Model) -> list[int]:
     """Return the positions before which the graph can be cut: one stream alone crosses."""
     last_read = {name: position for position, node in enumerate(model.graph.node) for name in node.input}
     cuts, live = [], set()
@@ -83,28 +85,31 @@ def _cuts(model: Model) -> list[int]:
     return cuts
 
 
-def _best_cuts(
-    used: Sequence[Sequence[float]], available: Sequence[float], cuts: Sequence[int], num_parts: int
+def best_cuts(
+    used: Sequence[Sequence[float]], available: Sequence[Sequence[float]], cuts: Sequence[int]
 ) -> tuple[int, ...] | None:
-    """Return the cuts that make the fullest part as empty as possible, None if there are not enough."""
-    sums = [[0.0] * len(available)]
+    """Return the cuts that make the fullest part as empty as possible, None if there are not enough.
+
+    used: (layers, resources); available: (parts, resources).
+    """
+    sums = [[0.0] * len(available[0])]
     for row in used:
         sums.append([total + value for total, value in zip(sums[-1], row, strict=True)])
 
-    def fill(first: int, last: int) -> float:
-        spans = zip(sums[first], sums[last], available, strict=True)
+    def fill(first: int, last: int, part: int) -> float:
+        spans = zip(sums[first], sums[last], available[part], strict=True)
         return max((end - start) / max(room, 1) for start, end, room in spans)
 
     @cache
-    def best(first: int, num_left: int) -> tuple[float, tuple[int, ...]]:
-        if num_left == 1:
-            return fill(first, len(used)), ()
+    def best(first: int, part: int) -> tuple[float, tuple[int, ...]]:
+        if part == len(available) - 1:
+            return fill(first, len(used), part), ()
         found = (math.inf, ())
         for cut in cuts:
             if cut > first:
-                rest, later = best(cut, num_left - 1)
-                found = min(found, (max(fill(first, cut), rest), (cut, *later)))
+                rest, later = best(cut, part + 1)
+                found = min(found, (max(fill(first, cut, part), rest), (cut, *later)))
         return found
 
-    fullest, chosen = best(0, num_parts)
+    fullest, chosen = best(0, 0)
     return None if fullest == math.inf else chosen

@@ -20,7 +20,7 @@ from . import hls_models, rtl_models
 from .actors import cycles_of, pace_of
 from .boards import RESOURCES, Board
 from .facts import NO_FACTS, Facts, facts_of
-from .figures import Figures, sum_known
+from .figures import Figures, sum_known, whole
 from .model import Model, custom_op, tensor_title
 from .schedule import Schedule
 from .steps import is_layer
@@ -161,7 +161,7 @@ def layer_figures(node: onnx.NodeProto, instance: Any, fpga_part: str, facts: Fa
     origins: dict[str, str | None] = dict.fromkeys(RESOURCES)
     for name, value in known.items():
         origins[name] = "modelled" if name not in finn else "finn" if value == finn[name] else "corrected"
-    return Figures(resources={name: known.get(name) for name in RESOURCES}, origins=origins)
+    return Figures(resources=whole(known), origins=origins)
 
 
 def _finn_figures(op_type: str, instance: Any, fpga_part: str) -> dict[str, float]:

@@ -14,18 +14,27 @@ _BLOCK_RAM = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384)
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Resources of one layer, None where unknown, and who says so: finn, corrected or modelled."""
+    """Resources of one layer, whole numbers, None where unknown, and who says so: finn, corrected or modelled."""
 
-    resources: Mapping[str, float | None]
+    resources: Mapping[str, int | None]
     origins: Mapping[str, str | None]
 
 
 def modelled(resources: Mapping[str, float]) -> Figures:
     """Return figures that are all ours; a resource that is not named is unknown."""
     return Figures(
-        resources={name: resources.get(name) for name in RESOURCES},
+        resources=whole(resources),
         origins={name: "modelled" if name in resources else None for name in RESOURCES},
     )
+
+
+def whole(resources: Mapping[str, float]) -> dict[str, int | None]:
+    """Return the nearest whole number of each resource, as nobody places half a LUT; None where there is no figure.
+
+    >>> whole({"LUT": 17.6, "FF": 12.0})
+    {'LUT': 18, 'FF': 12, 'BRAM_18K': None, 'URAM': None, 'DSP': None}
+    """
+    return {name: round(resources[name]) if name in resources else None for name in RESOURCES}
 
 
 def sum_known(values: Iterable[float | None]) -> float | None:

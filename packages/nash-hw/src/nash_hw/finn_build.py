@@ -5,6 +5,7 @@ finn/dataflow.onnx      the specialized, folded graph
 finn/folding.json       how it is folded, which FINN asks for; the graph has it already
 finn/fifos.json         how deep each FIFO is, as estimated or as `nash-hw simulate` found it, so that FINN need not
                         search (one board only)
+finn/floorplan.json     the SLR of each node, where there are several; FINN writes more into it, so it is no artifact
 finn/output/            what FINN makes of it
 """
 
@@ -31,6 +32,7 @@ from .model import Model, custom_op, skeleton
 FOLDER = "finn"
 OUTPUT = "output"
 FIFOS = "fifos.json"
+FLOORPLAN = "floorplan.json"
 FILES = ("build.yaml", "dataflow.onnx", "folding.json", FIFOS)
 COMMAND = f"finn build {FOLDER}/build.yaml {FOLDER}/dataflow.onnx"
 LOG = "finn.log"
@@ -42,6 +44,7 @@ _TO_IP = (
     "step_out_of_context_synthesis",
 )
 _TO_BITFILE = ("step_prepare_synthesis", "step_synthesize_bitfile", "step_make_driver", "step_deployment_package")
+_PORT_BITS = 512  # of a transfer to or from memory on Alveo (DataflowBuildConfig.vitis_iodma_intf_max_width)
 _IP_OUTPUTS = ("estimate_reports", "stitched_ip", "rtlsim_performance", "out_of_context_synth")
 _BITFILE_OUTPUTS = ("bitfile", "pynq_driver", "deployment_package")
 
@@ -95,6 +98,28 @@ def fifo_config(graph: Path, fpga_part: str) -> dict[str, Any]:
         key: {name: fifo.get_nodeattr(attribute) for name, fifo in fifos.items()}
         for key, attribute in (("fifo_depths", "depth"), ("impl_style", "impl_style"), ("ram_style", "ram_style"))
     }
+
+
+def with_transfers(graph: Path, fpga_part: str) -> Model:
+    """Return a folded graph, without weights, with all that FINN inserts for Vitis, by the names it will give it.
+
+    Its own passes insert it here (builder/build_dataflow_steps.py, step_set_fifo_depths and step_prepare_synthesis):
+    converters, FIFOs, transfers to and from memory. The `doc_string` of a layer is its name in the graph.
+    """
+    from finn.transformation.fpgadataflow.insert_dwc import InsertDWC
+    from finn.transformation.fpgadataflow.insert_fifo import InsertFIFO
+    from finn.transformation.fpgadataflow.insert_iodma import InsertIODMA
+    from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
+    from finn.transformation.qonnx.give_unique_node_names_recursive import GiveUniqueNodeNamesRecursive
+
+    model = Model(skeleton(onnx.load(str(graph))))
+    for node in model.graph.node:
+        node.doc_string = node.name
+    passes = [InsertDWC(), InsertFIFO(create_shallow_fifos=True), SpecializeLayers(fpga_part)]
+    passes += [GiveUniqueNodeNamesRecursive(), InsertIODMA(max_intfwidth=_PORT_BITS), GiveUniqueNodeNamesRecursive()]
+    for each in passes:
+        model = model.transform(each)
+    return model
 
 
 def write_folder(folder: Path, config: dict[str, Any], files: Path, fpga_part: str) -> None:

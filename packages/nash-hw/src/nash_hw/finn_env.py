@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from .deferred import deferred
 from .errors import ToolchainError
 
 FINN_SERIES = "1.6"
 _FINN_LOGGER = "finn_logger"
+# what layer normalization and rolled loops need, and three quarters of the time that importing FINN takes
+_RARELY_USED = ("torch", "onnxscript", "finn.util.onnxscript_helpers")
 _INSTALL_FINN = "install nash-hw with its dependencies, or 'pip install finn-plus==1.6.1'"
 
 
@@ -66,10 +69,11 @@ def contained_finn() -> Iterator[str]:
 
 
 def _import_custom_ops() -> None:
-    """Import torch, FINN and its operations here, where what they print is contained."""
+    """Import FINN and its operations here, where what they print is contained."""
     try:
-        import finn.custom_op.fpgadataflow.hls
-        import finn.custom_op.fpgadataflow.rtl  # noqa: F401
+        with deferred(_RARELY_USED):
+            import finn.custom_op.fpgadataflow.hls
+            import finn.custom_op.fpgadataflow.rtl  # noqa: F401
     except ImportError as error:
         raise ToolchainError(f"finn-plus: misses a dependency ({error}); {_INSTALL_FINN}") from error
     import onnxruntime

@@ -103,6 +103,7 @@ class Target:
     clock_mhz: float
     fps: float | None
     utilization: float | None
+    is_balanced: bool = False  # of a frame rate: the fullest resource as little full as it can be, not the least price
 
     def frame_cycles(self, num_pixels: int) -> int:
         """Return the cycles of a frame to choose layers for; where the board decides, one pixel a cycle."""
@@ -205,18 +206,22 @@ class Flow:
 
     def _fold(self, state: State) -> None:
         from .finn_config import set_fifo_depths
+        from .partitions import check_partitions, order_operands
         from .steps import name_tensors
 
         folding = self._choose(FoldingSpace(state.model, self._target.board))
         model, state.folding = fold(state.model, folding.settings)
         state.model = name_tensors(model)
         set_fifo_depths(state.model, state.folding, folding.fifo_depths)
+        order_operands(state.model, state.folding)
+        check_partitions(state.model)
         state.limit, state.gap = folding.limit, folding.gap
         state.price_gap, state.depth_price = folding.price_gap, folding.depth_price
 
     def _choose(self, space: FoldingSpace) -> Folding:
         if self._target.utilization is None:
-            return space.for_fps(self._target.fps, self._target.clock_mhz)
+            choose = space.balanced if self._target.is_balanced else space.for_fps
+            return choose(self._target.fps, self._target.clock_mhz)
         return space.for_utilization(self._target.utilization)
 
 

@@ -29,6 +29,7 @@ __all__ = ["Folding", "FoldingSpace", "fold"]
 
 _PRICE_GAP = 5e-3  # of two designs of one frame rate that fit, a price this near the other's is as good
 _ROUTABLE = 0.7  # of each resource: what a design should stay within, and does if it can
+_BALANCE_GAP = 0.02  # how near the least part of the fullest resource is brought
 _FIFO_ROUNDS = 10
 _PRICED_ROUNDS = 4
 
@@ -40,7 +41,7 @@ class Folding:
     settings: Settings
     ii_cycles: int
     fifo_depths: tuple[int, ...]  # in the order of the layers and their inputs
-    resources: Mapping[str, float | None]  # of the layers, their FIFOs and converters
+    resources: Mapping[str, int | None]  # of the layers, their FIFOs and converters
     limit: float  # the part of each resource it was to stay within
     gap: float  # within that, none is cheaper (for a frame rate) or faster (for a utilization) by more than this part
     price_gap: float  # none that is as fast, and leaves as much room for FIFOs, is cheaper by more than this part
@@ -82,12 +83,9 @@ class FoldingSpace:
             )
         self._too_slow = None
         for limit in (_ROUTABLE, 1.0):
-            first, choice = self._with_fifos(limit, lambda left: self._at_pace(max_cycles, left))
-            if choice.options is None and first.options is not None:
-                choice = self._with_priced_fifos(first.options, max_cycles, limit)
-            if choice.options is not None:
-                cheapest = first.price * (1 - first.gap)  # none is below that, however shallow its FIFOs
-                return self._folding(choice, limit, max(0.0, 1 - cheapest / self._price(choice.options)))
+            found = self._cheapest(max_cycles, limit)
+            if found is not None:
+                return found
         if self._too_slow is not None:
             raise CapacityError(
                 f"--target-fps: got {target_fps:g}, expected at most {clock_mhz * 1e6 / self._too_slow[0]:,.1f} or so: "
@@ -100,6 +98,25 @@ class FoldingSpace:
             f"{clock_mhz * 1e6 * (1 + best.gap) / best.ii_cycles:,.1f} fps: lower --target-fps or choose a larger "
             "--board"
         )
+
+    def balanced(self, target_fps: float, clock_mhz: float) -> Folding:
+        """Return the cheapest folding of a frame rate that takes as small a part of its fullest resource as any.
+
+        `limit` is that part, to a fiftieth of itself.
+
+        Raises:
+            CapacityError: no folding reaches the frame rate.
+        """
+        best = self.for_fps(target_fps, clock_mhz)
+        low, high = 0.0, self._fullest(best)
+        while high - low > _BALANCE_GAP * high:
+            middle = (low + high) / 2
+            found = self._cheapest(int(clock_mhz * 1e6 / target_fps), middle)
+            if found is None:
+                low = middle
+            else:
+                best, high = found, self._fullest(found)
+        return replace(best, limit=high)
 
     def for_utilization(self, max_utilization: float) -> Folding:
         """Return the fastest folding that uses at most a part of each resource there is a figure of.
@@ -123,6 +140,20 @@ class FoldingSpace:
                 "choose a larger --board, fewer bits or a narrower network"
             )
         return self._folding(choice, max_utilization, self._ii_cycles(choice.options) / search.unrefuted - 1)
+
+    def _cheapest(self, max_cycles: int, limit: float) -> Folding | None:
+        """Return the cheapest folding of at most so many cycles within a part of each resource, if one is found."""
+        first, choice = self._with_fifos(limit, lambda left: self._at_pace(max_cycles, left))
+        if choice.options is None and first.options is not None:
+            choice = self._with_priced_fifos(first.options, max_cycles, limit)
+        if choice.options is None:
+            return None
+        cheapest = first.price * (1 - first.gap)  # none is below that, however shallow its FIFOs
+        return self._folding(choice, limit, max(0.0, 1 - cheapest / self._price(choice.options)))
+
+    def _fullest(self, folding: Folding) -> float:
+        """Return the part of its fullest resource that a folding takes."""
+        return max((folding.resources[name] or 0.0) / max(self._board.resources[name], 1) for name in RESOURCES)
 
     def _at_pace(self, max_cycles: int, limits: Mapping[str, float]) -> Choice:
         """Return the cheapest choice of at most so many cycles, faster where converters would make a layer wait longer.
@@ -213,7 +244,7 @@ class FoldingSpace:
             settings=self._settings(choice.options),
             ii_cycles=self._ii_cycles(choice.options),
             fifo_depths=found.depths,
-            resources={name: used[name] + fifos[name] if is_known[name] else None for name in RESOURCES},
+            resources={name: round(used[name] + fifos[name]) if is_known[name] else None for name in RESOURCES},
             limit=limit,
             gap=gap,
             price_gap=choice.gap,

@@ -261,17 +261,14 @@ def _fits_alone(option: Option, board: Board) -> bool:
 
 
 def price_of(resources: Mapping[str, float | None], board: Board) -> float:
-    """Return the parts of the board that resources take, summed; LUTs count twice.
-
-    Routing, the shell and what no model foresees take LUTs, while a DSP block or a memory left over serves nobody.
-    """
+    """Return the parts of the board that resources take, each weighed with its price, summed."""
     prices = unit_prices(board)
     return sum((resources[name] or 0.0) * prices[name] for name in RESOURCES)
 
 
 def unit_prices(board: Board) -> dict[str, float]:
     """Return the price of one of each resource."""
-    return {name: (2.0 if name == "LUT" else 1.0) / max(board.resources[name], 1) for name in RESOURCES}
+    return {name: board.price[name] / max(board.resources[name], 1) for name in RESOURCES}
 
 
 def _price_of_width(instances: Sequence[Any]) -> float:
