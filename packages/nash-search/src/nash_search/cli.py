@@ -39,6 +39,10 @@ _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest s
 _PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
 _RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
 _ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
+_STATE_HELP = "State dict of torchvision's network. [default: the published one, downloaded]"
+_STATISTICS_HELP = (
+    "Where normalizations are folded into convolutions: whose pictures they take statistics of. [default: noise]"
+)
 _VAL_HELP = "Share of the training split that is left alone: the validation split of nash-qat, the same pictures."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
@@ -275,6 +279,51 @@ def export_command(
     result = export.export(genotype.load(path), out, seed=seed)
     text = f"{out}: {result['name']}, {result['num_params']:,} parameters, opset {result['opset']}"
     console.print_result(result, text, as_json=as_json)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(help="torchvision:NAME, or a float classifier as a file (.onnx).")],
+    out: Annotated[Path, typer.Option(help="The backbone: a genotype file (.json).")],
+    weights: Annotated[Path, typer.Option(help="Its weights, for --init-weights (.safetensors).")],
+    state: Annotated[Path | None, typer.Option(help=_STATE_HELP)] = None,
+    input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 224, or the file's]")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of the pixels it was trained on: 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="As --mean, the standard deviation; both go into the stem.")] = None,
+    dataset: Annotated[str | None, typer.Option(help=_STATISTICS_HELP)] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that dataset lies in; digits needs none.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the pictures that are compared.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Take a float CNN of one's own as a backbone, and its weights."""
+    from . import importing
+
+    result = importing.run(
+        source,
+        out,
+        weights,
+        state=state,
+        input_size=input_size,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        dataset=dataset,
+        data_dir=data,
+        seed=seed,
+    )
+    text = (
+        f"{out}: {result['name']}, {result['num_layers']} layers, {result['num_params']:,} parameters in {weights}, "
+        f"logits within {result['max_difference']:.1e} of the original's"
+    )
+    console.print_result(result, text, as_json=as_json)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    from .errors import UsageError
+
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"{option}: got '{text}', expected numbers with commas between, as in 0.5,0.5,0.5") from error
 
 
 @app.command("schema")
