@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from .genotype import Cell, Genotype, Input, Layer, Stem
+from .genotype import LINEAR, Cell, Genotype, Input, Layer, Stem
 from .graphs import Graph
 from .matching import Chain, State
 
@@ -18,27 +18,34 @@ _MOST_LAYERS = 6
 def cuts(states: Sequence[State]) -> list[int]:
     """Return the numbers of the states that cells begin with, from 0.
 
-    A cell begins behind a pool, and with the last state before a strided layer that no residual passes.
+    A cell begins behind a pool, and with the last state before a strided layer that no residual passes: with a linear
+    bottleneck, which is narrow, where there is one.
     """
     spans = [(state.residual_from, number) for number, state in enumerate(states) if state.residual_from is not None]
     free = [
         number for number in range(len(states) - 1) if not any(source < number < target for source, target in spans)
     ]
-    wanted = {0} | {number for number in free if states[number].pool is not None}
+    wanted = {0}  # where the stem has a pool, too
     for number, state in enumerate(states[1:], 1):
         if state.main.stride > 1:
-            wanted.add(max(cut for cut in free if cut < number))
+            wanted.add(max(_narrow(states, [cut for cut in free if max(wanted) < cut < number]), default=max(wanted)))
+        if state.pool is not None and number in free:
+            wanted.add(number)
     bounds = [*sorted(wanted), len(states) - 1]
     found: list[int] = []
     for start, end in pairwise(bounds):
-        found += _split(start, end, free)
+        found += _split(start, end, _narrow(states, [cut for cut in free if start < cut < end]))
     return found
 
 
-def _split(start: int, end: int, free: Sequence[int]) -> list[int]:
+def _narrow(states: Sequence[State], numbers: list[int]) -> list[int]:
+    """Return the numbers of states behind linear layers if there are any, else all."""
+    return [number for number in numbers if states[number].activation == LINEAR] or numbers
+
+
+def _split(start: int, end: int, inner: Sequence[int]) -> list[int]:
     """Return where the layers from `start` to `end` are cut into parts of nearly the same length, of six at most."""
     num_parts = -(-(end - start) // _MOST_LAYERS)
-    inner = [number for number in free if start < number < end]
     ideal = [start + (end - start) * part / num_parts for part in range(1, num_parts)]
     nearest = {min(inner, key=lambda number: abs(number - place)) for place in ideal} if inner else set()
     return [start, *sorted(nearest)]

@@ -130,9 +130,10 @@ def _head(found: Genotype, width: float, height: float) -> Iterator[str]:
             f"markerUnits='userSpaceOnUse' orient='auto'><path d='M0 0L8 4L0 8Z' fill='{colour}'/></marker>"
         )
     yield "</defs>" + _text(20, 38, found.name, size=22, weight=700)
+    pool = _stem_pool(stem).replace("3x3", "3×3").replace("2x2", "2×2")
     line = (
         f"input {shape.channels}×{shape.height}×{shape.width}  →  stem {stem.kernel}×{stem.kernel}"
-        f"{f' /{stem.stride}' * (stem.stride > 1)}, {stem.channels} channels{_stem_pool(stem).replace(f'{stem.pool_kernel}x', f'{stem.pool_kernel}×')}  →  "
+        f"{f' /{stem.stride}' * (stem.stride > 1)}, {stem.channels} channels{pool}  →  "
         f"cells  →  global average  →  {found.num_classes} classes"
     )
     yield _text(20, 66, line, size=14, fill="#4a525c")
