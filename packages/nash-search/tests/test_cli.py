@@ -72,7 +72,7 @@ def test_options_are_frozen() -> None:
         ),
         *("--cost-resource", "--budget", "--total-budget", "--sweep-cost", "--init-weights"),
         *("--discard-below", "--discard-after", "--finish", "--finish-epochs", "--finish-random"),
-        *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
+        *("--seed", "--threads", "--precision", "--device", "--resume", "--tensorboard", "--json"),
     ]
     assert found == {
         "run": run,

@@ -13,6 +13,7 @@ from . import console
 from .console import Json
 from .options import (
     CostResource,
+    DeviceName,
     GradientName,
     Precision,
     RelaxationName,
@@ -109,6 +110,9 @@ def run_command(
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     precision: Annotated[Precision, typer.Option(help=_PRECISION_HELP)] = Precision.MIXED,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute; auto: on a GPU if torch sees one.")] = (
+        DeviceName.CPU
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the history for TensorBoard, too.")] = False,
     as_json: Json = False,

@@ -50,12 +50,14 @@ class Path:
     wanted: the options whose gates get a gradient, a row a choice; needed with gates only.
     gates: (num_choices, num_wanted), differentiable in the alphas; None in a weight step.
     rows: the choices whose alphas may move; None for all.
+    is_open: whether a gate is above 0, as `gates`; it is known without asking the device.
     """
 
     active_index: Sequence[int | None]
     wanted: Sequence[Sequence[int]] = ()
     gates: Tensor | None = None
     rows: Sequence[int] | None = None
+    is_open: Sequence[Sequence[bool]] = ()
 
 
 class Supernet(nn.Module):
@@ -156,7 +158,16 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, path: Path) -> Tensor:
         """Return the logits of the classes, (B, num_classes), along a path."""
+        if path.gates is not None:
+            is_open = (path.gates > 0).tolist()
+            path = replace(path, gates=path.gates.to(self.classifier.weight.device), is_open=is_open)
         return self._finish([self._begin(x)], 0, path)
+
+    def place(self, device: torch.device) -> None:
+        """Move the weights to a device; alphas, and what samples them, stay where they are."""
+        for module in (self.stem, self.stem_bn, self.layers, self.classifier):
+            module.to(device)
+        self._weights = [weight for name, weight in self.named_parameters() if name != "alpha"]
 
     def swapped(self, x: Tensor, path: Path, rows: Sequence[int]) -> Iterator[Tensor]:
         """Yield the logits of the classes along a path, then with one of its options swapped for another.
@@ -288,7 +299,8 @@ class SearchLayer(nn.Module):
         active = [(index, self._run(states, row, index)) for row, index in enumerate(path.active_index[rows])]
         gating = None
         if path.gates is not None:
-            gating = Gating(path.gates[rows], path.wanted[rows], active, partial(self._run, states))
+            of_row = path.gates[rows], path.wanted[rows], active, partial(self._run, states)
+            gating = Gating(*of_row, path.is_open[rows])
         y = normalized_sum([*self._backbone(states), *(term for _, term in active if term is not None)], gating)
         state = self.activate(y)
         return state if self.pool is None else state.max_pooled(self.pool.kernel, self.pool.stride)
