@@ -72,7 +72,7 @@ def test_options_are_frozen() -> None:
         ),
         *("--cost-resource", "--budget", "--total-budget", "--sweep-cost", "--init-weights"),
         *("--discard-below", "--discard-after", "--finish", "--finish-epochs", "--finish-random"),
-        *("--seed", "--threads", "--precision", "--resume", "--tensorboard", "--json"),
+        *("--seed", "--threads", "--precision", "--device", "--resume", "--tensorboard", "--json"),
     ]
     assert found == {
         "run": run,
@@ -84,12 +84,16 @@ def test_options_are_frozen() -> None:
         ],
         "random": ["--like", "--costs", "--out", "--cost-resource", "--seed", "--json"],
         "export": ["path", "--out", "--seed", "--json"],
+        "import": [
+            *("source", "--out", "--weights", "--state", "--input-size", "--mean", "--std", "--dataset", "--data"),
+            *("--seed", "--json"),
+        ],
         "schema": ["kind", "--json"],
     }
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["pareto"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["schema"]]
+    "command", [[], ["run"], ["pareto"], ["zoo"], ["show"], ["space"], ["random"], ["export"], ["import"], ["schema"]]
 )
 def test_help_answers_without_heavy_imports(command: list[str]) -> None:
     code = (

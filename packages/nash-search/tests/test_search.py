@@ -285,6 +285,7 @@ def test_run_writes_what_its_genotype_names(settings: Settings, tmp_path: Path) 
         "gradient": "two-path",
         "precision": "mixed",
         "preset": None,
+        "device": "cpu",
         "processes": 1,
         "accuracy": record["accuracy"],
         "accuracy_split": "alphas",

@@ -71,7 +71,7 @@ def test_written_genotype_names_what_it_is_like(tiny: Genotype, priced: Write, t
     written = json.loads((tmp_path / "r.json").read_text())
     assert genotype.load(tmp_path / "r.json") == drawn
     assert written["name"] == result["name"] == "tiny-random3"
-    assert [record["schema"] for record in written["inputs"]] == ["nash.genotype/1.0", "nash.costs/1.0"]
+    assert [record["schema"] for record in written["inputs"]] == ["nash.genotype/1.1", "nash.costs/1.0"]
     assert written["search"]["random"]["cost_of_like"] == result["cost_of_like"] == 316 + 148
     assert abs(result["cost"] - 464) <= 0.05 * 464
     assert result["costs"]["lut"] == result["cost"]

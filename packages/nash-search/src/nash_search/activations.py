@@ -6,44 +6,57 @@ Shapes: sums and states (B, C, H, W).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .genotype import LINEAR
 from .operations import State
 from .quantization import Quantization
-from .quantizers import quantized_relu
+from .quantizers import quantized_relu, quantized_signed
 from .variants import Variant
 
 Activation = Callable[[Tensor], State]
 
 
-def of_layer(variant: Variant, quantization: Quantization | None, *, is_last: bool) -> Activation:
-    """Return what makes the state behind a layer; nothing but the classifier reads that of the last one."""
+def of_layer(variant: Variant, quantization: Quantization | None, activation: str, *, is_last: bool) -> Activation:
+    """Return what makes the state behind a layer; nothing but the classifier reads that of the last one.
+
+    activation: that of the backbone; behind a linear layer a state is the sum itself, signed and quantized if the
+    network is.
+    """
     if quantization is not None:
-        return of_quantized(quantization, is_last=is_last)
+        made = of_quantized(quantization, is_last=is_last)
+        return replace(made, is_signed=activation == LINEAR)
+    if activation == LINEAR:
+        return State
     return _tanh if variant.activation == "tanh" else State
 
 
-def of_quantized(quantization: Quantization, *, is_last: bool = False) -> Activation:
+def of_quantized(quantization: Quantization, *, is_last: bool = False) -> Rectified:
     """Return what makes a state of a quantized supernet."""
     return Rectified(quantization.act_bits, quantization.act_bits if is_last else quantization.state_bits)
 
 
 @dataclass(frozen=True)
 class Rectified:
-    """ReLU and quantizer; where both precisions are read, the coarser state is made from the finer, as in nash-qat."""
+    """ReLU and quantizer; where both precisions are read, the coarser state is made from the finer, as in nash-qat.
+
+    is_signed: there is no ReLU, and one of the bits is the sign.
+    """
 
     act_bits: int
     state_bits: int
+    is_signed: bool = False
 
     def __call__(self, y: Tensor) -> State:
-        fine = quantized_relu(y, max(self.act_bits, self.state_bits))
+        quantized = quantized_signed if self.is_signed else quantized_relu
+        fine = quantized(y, max(self.act_bits, self.state_bits))
         if self.act_bits == self.state_bits:
             return State(fine)
-        coarse = quantized_relu(fine, min(self.act_bits, self.state_bits))
+        coarse = quantized(fine, min(self.act_bits, self.state_bits))
         return State(coarse, act=fine) if self.act_bits > self.state_bits else State(fine, act=coarse)
 
 

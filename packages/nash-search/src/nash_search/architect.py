@@ -155,7 +155,7 @@ class Architect:
         with torch.no_grad():
             losses = [parallel.share_of_loss(logits, target) for logits in self.supernet.swapped(x, path, path.rows)]
         loss, *others = losses
-        differences = torch.tensor([other - loss for other in others], dtype=loss.dtype)
+        differences = torch.stack([other - loss for other in others] or [loss.new_empty(0)]).view(-1).cpu()
         (path.gates[path.rows, 1] * differences).sum().backward()
         return loss
 

@@ -24,8 +24,12 @@ from .supernet import Supernet
 
 STATE_FILE = "checkpoint.json"
 _FORMAT = "nash-search checkpoint 1"
-_ABSENT = {"relaxation": "edge", "recipe.warmup_epochs": 0}  # what settings were before they were written down
-_FREE = ("threads",)  # what may change: sums in another order round differently
+_ABSENT = {
+    "relaxation": "edge",
+    "recipe.warmup_epochs": 0,
+    "device": "cpu",
+}  # what settings were before they were written down
+_FREE = ("threads", "device")  # what may change: sums in another order round differently
 _ADDABLE = ("finish", "finish_epochs", "finish_random")  # what may be asked of a search that began without it
 
 
@@ -81,12 +85,12 @@ def read(folder: Path) -> Checkpoint | None:
 
 
 def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Refuse to go on with a search under other settings than it began with; warn of another number of threads.
+    """Refuse to go on with a search under other settings than it began with; warn of other threads or another device.
 
     Raises:
         UsageError: naming each setting that differs, with both values.
     """
-    saved = _ABSENT | dict(saved)
+    saved, asked = _ABSENT | dict(saved), {"device": "cpu"} | dict(asked)
     differing = {
         key: f"{key}: got {asked.get(key)!r}, expected {saved.get(key)!r}"
         for key in dict.fromkeys([*saved, *asked])

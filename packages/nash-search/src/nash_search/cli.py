@@ -13,6 +13,7 @@ from . import console
 from .console import Json
 from .options import (
     CostResource,
+    DeviceName,
     GradientName,
     Precision,
     RelaxationName,
@@ -39,6 +40,10 @@ _COST_HELP = "The cost; sum: of the shares of the board; scarcest: the largest s
 _PRESET_HELP = "Search among quantized networks: w4a4 (wNaM, 1 to 8), v1 to v4, or resnet34-v3."
 _RECIPE_HELP = "A recipe's name, or a file (.json). [default: quick, with --preset quick-quantized]"
 _ALONG_HELP = "What the budgets are of: one resource, the scarcest one, or the sum; of the whole accelerator."
+_STATE_HELP = "State dict of torchvision's network. [default: the published one, downloaded]"
+_STATISTICS_HELP = (
+    "Where normalizations are folded into convolutions: whose pictures they take statistics of. [default: noise]"
+)
 _VAL_HELP = "Share of the training split that is left alone: the validation split of nash-qat, the same pictures."
 _WIDTH_HELP = "Channels of the stem, which all others follow. [default: the backbone's own, see zoo]"
 
@@ -105,6 +110,9 @@ def run_command(
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of everything that is random.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. [default: all its cores]")] = None,
     precision: Annotated[Precision, typer.Option(help=_PRECISION_HELP)] = Precision.MIXED,
+    device: Annotated[DeviceName, typer.Option(help="Where to compute; auto: on a GPU if torch sees one.")] = (
+        DeviceName.CPU
+    ),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that lies in --out.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the history for TensorBoard, too.")] = False,
     as_json: Json = False,
@@ -275,6 +283,51 @@ def export_command(
     result = export.export(genotype.load(path), out, seed=seed)
     text = f"{out}: {result['name']}, {result['num_params']:,} parameters, opset {result['opset']}"
     console.print_result(result, text, as_json=as_json)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(help="torchvision:NAME, or a float classifier as a file (.onnx).")],
+    out: Annotated[Path, typer.Option(help="The backbone: a genotype file (.json).")],
+    weights: Annotated[Path, typer.Option(help="Its weights, for --init-weights (.safetensors).")],
+    state: Annotated[Path | None, typer.Option(help=_STATE_HELP)] = None,
+    input_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. [default: 224, or the file's]")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of the pixels it was trained on: 0.485,0.456,0.406.")] = None,
+    std: Annotated[str | None, typer.Option(help="As --mean, the standard deviation; both go into the stem.")] = None,
+    dataset: Annotated[str | None, typer.Option(help=_STATISTICS_HELP)] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that dataset lies in; digits needs none.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the pictures that are compared.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Take a float CNN of one's own as a backbone, and its weights."""
+    from . import importing
+
+    result = importing.run(
+        source,
+        out,
+        weights,
+        state=state,
+        input_size=input_size,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        dataset=dataset,
+        data_dir=data,
+        seed=seed,
+    )
+    text = (
+        f"{out}: {result['name']}, {result['num_layers']} layers, {result['num_params']:,} parameters in {weights}, "
+        f"logits within {result['max_difference']:.1e} of the original's"
+    )
+    console.print_result(result, text, as_json=as_json)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    from .errors import UsageError
+
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise UsageError(f"{option}: got '{text}', expected numbers with commas between, as in 0.5,0.5,0.5") from error
 
 
 @app.command("schema")

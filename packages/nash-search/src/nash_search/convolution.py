@@ -37,8 +37,10 @@ class Conv2d(nn.Conv2d):
         *,
         groups: int = 1,
         bits: int | None = None,
+        padding: int | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        padding = kernel // 2 if padding is None else padding
+        super().__init__(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         self.low: torch.dtype | None = None
         self.bits = bits
 

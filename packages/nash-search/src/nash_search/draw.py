@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .genotype import Cell, Genotype, Layer
+from .genotype import LINEAR, RELU6, Cell, Genotype, Layer, Stem
 from .primitives import PRIMITIVES
 from .zoo import Entry
 
@@ -51,7 +51,7 @@ def table(found: Genotype) -> str:
     shape, stem = found.input, found.stem
     heading = Text(
         f"{found.name}: {shape.channels} x {shape.height} x {shape.width} in, {found.num_classes} classes out\n"
-        f"stem: {_conv(stem.kernel, stem.stride)}, {stem.channels} channels{', max-pool 3x3 /2' * stem.max_pool}"
+        f"stem: {_conv(stem.kernel, stem.stride)}, {stem.channels} channels{_stem_pool(stem)}"
     )
     rows = Table("cell", "state", "size", "convolution", "residual", "NAS operation", "p", box=None, pad_edge=False)
     for number, (cell, sizes) in enumerate(zip(found.cells, found.sizes(), strict=True)):
@@ -59,6 +59,7 @@ def table(found: Genotype) -> str:
             size = f"{layer.channels} x {sizes[target][0]} x {sizes[target][1]}"
             first = str(number) if target == 1 else ""
             conv = _conv(layer.kernel, layer.stride) + (f", {layer.groups} groups" if layer.groups > 1 else "")
+            conv += _unusual(layer)
             rows.add_row(first, str(target), size, conv, _residual(cell, target), *_nas_op(cell, target))
     return f"{_render(heading)}\n{_render(rows)}"
 
@@ -68,6 +69,18 @@ def _render(*parts: Any) -> str:
     with console.capture() as capture:
         console.print(*parts)
     return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
+
+
+def _stem_pool(stem: Stem) -> str:
+    return "" if stem.pool is None else f", max-pool {_conv(stem.pool.kernel, stem.pool.stride)}"
+
+
+def _unusual(layer: Layer) -> str:
+    """Return what a layer has that few have: another padding or activation, a pool behind it."""
+    found = [] if layer.padding is None else [f"padding {layer.padding}"]
+    found += {RELU6: ["relu6"], LINEAR: ["linear"]}.get(layer.activation, [])
+    found += [] if layer.pool is None else [f"max-pool {_conv(layer.pool.kernel, layer.pool.stride)}"]
+    return "".join(f", {part}" for part in found)
 
 
 def _conv(kernel: int, stride: int) -> str:
@@ -117,9 +130,10 @@ def _head(found: Genotype, width: float, height: float) -> Iterator[str]:
             f"markerUnits='userSpaceOnUse' orient='auto'><path d='M0 0L8 4L0 8Z' fill='{colour}'/></marker>"
         )
     yield "</defs>" + _text(20, 38, found.name, size=22, weight=700)
+    pool = _stem_pool(stem).replace("3x3", "3×3").replace("2x2", "2×2")
     line = (
         f"input {shape.channels}×{shape.height}×{shape.width}  →  stem {stem.kernel}×{stem.kernel}"
-        f"{f' /{stem.stride}' * (stem.stride > 1)}, {stem.channels} channels{', max-pool 3×3 /2' * stem.max_pool}  →  "
+        f"{f' /{stem.stride}' * (stem.stride > 1)}, {stem.channels} channels{pool}  →  "
         f"cells  →  global average  →  {found.num_classes} classes"
     )
     yield _text(20, 66, line, size=14, fill="#4a525c")

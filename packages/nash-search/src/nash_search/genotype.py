@@ -3,12 +3,17 @@
 State 0 of a cell is its input, state i the activated output of its layer i (counted from 1); layer i reads
 state i-1, its residual and its NAS operation read any earlier state. Stride and channels between two states
 follow from the layers in between, so a genotype can contradict itself; `check` finds that.
+
+Since schema 1.1 a layer may have another activation than a ReLU (`relu6`, or `none`: a linear bottleneck, arXiv
+1801.04381), a max-pool behind it, and a padding of its own. What is added to a layer is added before its activation, so
+its own pool does not count into the stride from an earlier state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,10 @@ from .errors import ManifestError
 from .primitives import NONE, PRIMITIVES, Shape
 from .suggest import one_of
 
+RELU, RELU6, LINEAR = "relu", "relu6", "none"
 _MAX_PROBLEMS = 8
+_NO_STRIDE = 3  # no operation has it
+_SINCE_1_1 = ("activation", "pool", "padding", "pool_kernel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +39,27 @@ class NasOp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A max-pool behind an activation: 3x3 padded by a pixel, or 2x2 without padding."""
+
+    kernel: int
+    stride: int
+
+    def shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width behind it.
+
+        >>> Pool(kernel=2, stride=2).shrunk((7, 8)), Pool(kernel=3, stride=2).shrunk((7, 8))
+        ((3, 4), (4, 4))
+        """
+        return _window(size, self.kernel, self.stride, self.kernel // 3)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One backbone convolution with what is added to it before its activation."""
+    """One backbone convolution with what is added to it before its activation.
+
+    activation: relu, relu6 or none. padding: pixels a side of its input; None is half of the kernel.
+    """
 
     kernel: int
     channels: int
@@ -41,6 +68,18 @@ class Layer:
     residual_from: int | None = None
     projection: bool = False
     nas_op: NasOp | None = None
+    activation: str = RELU
+    pool: Pool | None = None
+    padding: int | None = None
+
+    @property
+    def pad(self) -> int:
+        """The pixels that pad its input on each side."""
+        return self.kernel // 2 if self.padding is None else self.padding
+
+    def summed(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of its convolution, given those of what it reads."""
+        return _window(size, self.kernel, self.stride, self.pad)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +94,15 @@ class Cell:
         return self.layers[state - 1].channels if state else self.in_channels
 
     def stride(self, source: int, target: int) -> int:
-        """Return how much smaller state `target` is than the earlier state `source`.
+        """Return how much smaller the sum of layer `target` is than the earlier state `source`.
 
         >>> layer = Layer(kernel=3, channels=8, stride=1)
         >>> cell = Cell(in_channels=4, layers=(replace(layer, stride=2), layer))
         >>> cell.stride(0, 2), cell.stride(1, 2)
         (2, 1)
         """
-        return prod(layer.stride for layer in self.layers[source:target])
+        pools = (layer.pool.stride for layer in self.layers[source : target - 1] if layer.pool is not None)
+        return prod((*(layer.stride for layer in self.layers[source:target]), *pools))
 
     def shape(self, source: int, target: int) -> Shape:
         """Return what an operation from state `source` to the later state `target` is built for."""
@@ -73,12 +113,19 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Stem:
-    """The convolution before the cells, and whether a 3x3 stride-2 max-pool follows it."""
+    """The convolution before the cells, and whether a stride-2 max-pool follows it (3x3, or 2x2 by `pool_kernel`)."""
 
     channels: int
     kernel: int
     stride: int
     max_pool: bool
+    activation: str = RELU
+    pool_kernel: int = 3
+
+    @property
+    def pool(self) -> Pool | None:
+        """The max-pool, if there is one."""
+        return Pool(kernel=self.pool_kernel, stride=2) if self.max_pool else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +166,7 @@ class Genotype:
     backbone: str | None = None
     variant: str | None = None
     search: Mapping[str, Any] | None = None
+    head_bias: bool = False  # of the classifier
 
     def without_nas_ops(self) -> Genotype:
         """Return the plain backbone of this network."""
@@ -136,37 +184,65 @@ class Genotype:
     def edges(self) -> Iterator[Edge]:
         """Yield every pair of states that a NAS operation may connect, by cell, layer and input.
 
-        Pairs that shrink the picture more than twofold are left out: no operation has such a stride.
+        Pairs that shrink the picture more than twofold are left out: no operation has such a stride. A layer that no
+        operation fits (of another padding) has one pair whose stride every operation refuses.
         """
         for index, cell in enumerate(self.cells):
             for target in range(1, len(cell.layers) + 1):
-                for source in range(target):
-                    if cell.stride(source, target) <= 2:
-                        yield Edge(
-                            cell=index,
-                            layer=target,
-                            input=source,
-                            stride=cell.stride(source, target),
-                            in_channels=cell.channels(source),
-                            out_channels=cell.channels(target),
-                        )
+                fitting = [source for source in range(target) if self.fits(index, source, target)]
+                for source in fitting or [target - 1]:
+                    yield Edge(
+                        cell=index,
+                        layer=target,
+                        input=source,
+                        stride=cell.stride(source, target) if fitting else _NO_STRIDE,
+                        in_channels=cell.channels(source),
+                        out_channels=cell.channels(target),
+                    )
+
+    def fits(self, cell: int, source: int, target: int) -> bool:
+        """Say whether an operation of stride 1 or 2 brings a state to the size of the sum of a later layer."""
+        stride = self.cells[cell].stride(source, target)
+        return stride <= 2 and _shrunk(self._sizes[cell][source], stride) == self._sums[cell][target]
 
     def sizes(self) -> list[list[tuple[int, int]]]:
         """Return height and width of every state, cell by cell."""
-        size = (self.input.height, self.input.width)
-        for stride in (self.stem.stride, 2 if self.stem.max_pool else 1):
-            size = _shrunk(size, stride)
+        return self._sizes
+
+    def sum_size(self, cell: int, target: int) -> tuple[int, int]:
+        """Return height and width of the sum of a layer, which its pool has not made smaller."""
+        return self._sums[cell][target]
+
+    @cached_property
+    def _sizes(self) -> list[list[tuple[int, int]]]:
+        return [[pooled for _, pooled in cell] for cell in self._both]
+
+    @cached_property
+    def _sums(self) -> list[list[tuple[int, int]]]:
+        return [[summed for summed, _ in cell] for cell in self._both]
+
+    @cached_property
+    def _both(self) -> list[list[tuple[tuple[int, int], tuple[int, int]]]]:
+        """Sizes of the sum and of the state of every layer, the cell's input first."""
+        size = _shrunk((self.input.height, self.input.width), self.stem.stride)
+        size = size if self.stem.pool is None else self.stem.pool.shrunk(size)
         cells = []
         for cell in self.cells:
-            cells.append([size])
+            cells.append([(size, size)])
             for layer in cell.layers:
-                size = _shrunk(size, layer.stride)
-                cells[-1].append(size)
+                summed = layer.summed(size)
+                size = summed if layer.pool is None else layer.pool.shrunk(summed)
+                cells[-1].append((summed, size))
         return cells
 
 
 def _shrunk(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
+
+
+def _window(size: tuple[int, int], kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in size)
+    return height, width
 
 
 def load(path: Path) -> Genotype:
@@ -203,11 +279,20 @@ def save(
 def to_manifest(genotype: Genotype) -> dict[str, Any]:
     """Return the keys of genotype.json that describe the network."""
     content = asdict(genotype)
-    content["cells"] = [cell | {"layers": list(cell["layers"])} for cell in content["cells"]]
-    content["head"] = {"pool": "global_avg"}
+    content["stem"] = _without_defaults(content["stem"], Stem)
+    content["cells"] = [
+        cell | {"layers": [_without_defaults(layer, Layer) for layer in cell["layers"]]} for cell in content["cells"]
+    ]
+    content["head"] = {"pool": "global_avg"} | ({"bias": True} if content.pop("head_bias") else {})
     if content["search"] is None:
         del content["search"]
     return content
+
+
+def _without_defaults(content: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Leave out what schema 1.0 did not know where it is as it was then: the same network has the same text."""
+    defaults = {entry.name: entry.default for entry in fields(kind) if entry.name in _SINCE_1_1}
+    return {key: value for key, value in content.items() if key not in defaults or value != defaults[key]}
 
 
 def from_manifest(content: Mapping[str, Any]) -> Genotype:
@@ -224,12 +309,17 @@ def from_manifest(content: Mapping[str, Any]) -> Genotype:
         backbone=content.get("backbone"),
         variant=content.get("variant"),
         search=content.get("search"),
+        head_bias=bool(content.get("head", {}).get("bias", False)),
     )
 
 
 def _layer(content: Mapping[str, Any]) -> Layer:
     layer = _build(Layer, content)
-    return replace(layer, nas_op=None if layer.nas_op is None else _build(NasOp, content["nas_op"]))
+    return replace(
+        layer,
+        nas_op=None if layer.nas_op is None else _build(NasOp, content["nas_op"]),
+        pool=None if layer.pool is None else _build(Pool, content["pool"]),
+    )
 
 
 def _build(kind: type, content: Mapping[str, Any]) -> Any:
@@ -250,7 +340,21 @@ def check(genotype: Genotype) -> list[str]:
             found = _check_layer(cell, target)
             problems += [f"cells[{index}].layers[{target - 1}].{problem}" for problem in found]
         channels = cell.channels(len(cell.layers))
-    return problems
+    return problems or list(_check_sizes(genotype))
+
+
+def _check_sizes(genotype: Genotype) -> Iterator[str]:
+    """Yield where a picture vanishes, or what is added to a layer has another size than its convolution."""
+    for index, cell in enumerate(genotype.cells):
+        for target, layer in enumerate(cell.layers, 1):
+            where, size = f"cells[{index}].layers[{target - 1}]", genotype.sizes()[index][target]
+            if min(size) < 1:
+                yield f"{where}: got a state of {size[0]} x {size[1]} pixels, expected one; take larger pictures"
+                return
+            sources = {"residual_from": layer.residual_from, "nas_op.input": layer.nas_op and layer.nas_op.input}
+            for key, source in sources.items():
+                if source is not None and not genotype.fits(index, source, target):
+                    yield f"{where}.{key}: got state {source}, whose size does not fit, expected one of equal padding"
 
 
 def _check_layer(cell: Cell, target: int) -> Iterator[str]:
@@ -258,6 +362,8 @@ def _check_layer(cell: Cell, target: int) -> Iterator[str]:
     before = cell.channels(target - 1)
     if before % layer.groups or layer.channels % layer.groups:
         yield f"groups: got {layer.groups}, expected a divisor of {before} and {layer.channels}"
+    if layer.pool is not None and layer.activation == LINEAR:
+        yield "pool: got one behind a layer without an activation, expected relu or relu6 there"
     if layer.residual_from is not None:
         yield from _check_residual(cell, target, layer.residual_from, projection=layer.projection)
     elif layer.projection:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .genotype import Cell, Genotype, Layer
+from .genotype import LINEAR, RELU6, Cell, Genotype, Layer, Pool
 from .primitives import PRIMITIVES
 
 _CALIBRATION_PICTURES = 8
@@ -18,8 +18,11 @@ _CALIBRATION_PICTURES = 8
 class ConvBN(nn.Sequential):
     """Convolution and batch normalization."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, groups: int = 1) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, *, groups: int = 1, pad: int | None = None
+    ) -> None:
+        pad = kernel // 2 if pad is None else pad
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, pad, groups=groups, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(conv, nn.BatchNorm2d(out_channels))
 
@@ -55,13 +58,14 @@ class FactorizedReduction(nn.Module):
 
 
 class CellLayer(nn.Module):
-    """One convolution, what is added to it, and the ReLU."""
+    """One convolution, what is added to it, the activation, and the pool if there is one."""
 
     def __init__(self, cell: Cell, target: int, sizes: list[tuple[int, int]]) -> None:
         super().__init__()
         layer = cell.layers[target - 1]
         before, channels = cell.channels(target - 1), layer.channels
-        self.conv = ConvBN(before, channels, layer.kernel, layer.stride, groups=layer.groups)
+        self.conv = ConvBN(before, channels, layer.kernel, layer.stride, groups=layer.groups, pad=layer.padding)
+        self.activation, self.pool = layer.activation, _max_pool(layer.pool)
         self.residual_from = layer.residual_from
         self.projection = _projection(cell, target) if layer.projection else None
         self.reads = None if layer.nas_op is None else layer.nas_op.input
@@ -74,7 +78,19 @@ class CellLayer(nn.Module):
             y = y + (residual if self.projection is None else self.projection(residual))
         if self.nas_op is not None:
             y = y + self.nas_op(states[self.reads])
-        return F.relu(y)
+        y = activated(y, self.activation)
+        return y if self.pool is None else self.pool(y)
+
+
+def activated(x: Tensor, activation: str) -> Tensor:
+    """Return the ReLU or ReLU6 of x, or x itself."""
+    if activation == LINEAR:
+        return x
+    return F.relu6(x) if activation == RELU6 else F.relu(x)
+
+
+def _max_pool(pool: Pool | None) -> nn.MaxPool2d | None:
+    return None if pool is None else nn.MaxPool2d(pool.kernel, pool.stride, pool.kernel // 3)
 
 
 def _projection(cell: Cell, target: int) -> ConvBN:
@@ -94,17 +110,19 @@ class FloatNetwork(nn.Module):
         super().__init__()
         stem = genotype.stem
         self.stem = ConvBN(genotype.input.channels, stem.channels, stem.kernel, stem.stride)
-        self.stem_pool = nn.MaxPool2d(3, 2, 1) if stem.max_pool else None
+        self.stem_pool = _max_pool(stem.pool)
+        self.stem_activation = stem.activation
         self.cells = nn.ModuleList(
             nn.ModuleList(CellLayer(cell, target, sizes) for target in range(1, len(cell.layers) + 1))
             for cell, sizes in zip(genotype.cells, genotype.sizes(), strict=True)
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.classifier = nn.Linear(genotype.cells[-1].layers[-1].channels, genotype.num_classes, bias=False)
+        features = genotype.cells[-1].layers[-1].channels
+        self.classifier = nn.Linear(features, genotype.num_classes, bias=genotype.head_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem(x))
+        x = activated(self.stem(x), self.stem_activation)
         if self.stem_pool is not None:
             x = self.stem_pool(x)
         for cell in self.cells:

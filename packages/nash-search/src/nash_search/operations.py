@@ -55,6 +55,11 @@ class State:
         self._signs: Signs | None = None
         self._pooled: dict[int, Tensor] = {}
 
+    def max_pooled(self, kernel: int, stride: int) -> State:
+        """Return the state behind a max-pool of the backbone: 3x3 padded by a pixel, or 2x2."""
+        x = F.max_pool2d(self.x, kernel, stride, kernel // 3)
+        return State(x, act=None if self.act is self.x else F.max_pool2d(self.act, kernel, stride, kernel // 3))
+
     def signs(self) -> Signs:
         """Return the signs, +1 at 0."""
         if self._signs is None:

@@ -48,6 +48,14 @@ class Precision(StrEnum):
     FLOAT64 = "float64"
 
 
+class DeviceName(StrEnum):
+    """Where a search computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
 class CostResource(StrEnum):
     """What --cost-weight weighs."""
 
@@ -79,7 +87,7 @@ def settings_of(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
     """Return what determines the search that options of `run` ask for, and the options of `search.run`."""
     import torch
 
-    from . import penalty
+    from . import devices, penalty
     from . import recipe as recipes
     from .architect import DEFAULTS
     from .errors import UsageError
@@ -103,6 +111,7 @@ def settings_of(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
         threads=torch.get_num_threads() if asked.threads is None else asked.threads,
         num_images=asked.num_images,
         val_fraction=asked.val_fraction,
+        device=devices.resolve(asked.device.value),
         precision=asked.precision.value,
         primitives=None if asked.primitives is None else tuple(asked.primitives.split(",")),
         costs_file=asked.costs,

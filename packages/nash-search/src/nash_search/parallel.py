@@ -37,12 +37,15 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Within the block the processes that torchrun has started search together; a single one is on its own."""
+def joined(device: str = "cpu") -> Iterator[None]:
+    """Within the block the processes that torchrun has started search together; a single one is on its own.
+
+    Tensors on GPUs are summed by NCCL, alphas on the CPU by gloo.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
     try:
         yield
     finally:

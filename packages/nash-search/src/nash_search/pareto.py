@@ -62,7 +62,7 @@ def run(settings: Settings, out: Path, *, along: str, num_points: int, **options
     told = cost.load(settings.costs_file, settings.backbone, settings.strategy())
     told.of_plain(along, told.width)  # they tell of the backbone, or nothing is searched
     path = search.run(settings, out / SEARCH_FOLDER, **options)
-    with parallel.joined(), parallel.JointStop() as stop:
+    with parallel.joined(settings.device), parallel.JointStop() as stop:
         found = search.reopen(settings, path.parent, options.get("data_dir"), options.get("backbone_file"))
         points = list(_Points(found, path, out, along).all(num_points, stop))
         parallel.wait()

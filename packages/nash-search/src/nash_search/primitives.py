@@ -67,6 +67,9 @@ class Nothing(Primitive):
 
     name, label, colour = NONE, "none", "#8a929c"
 
+    def refusal(self, shape: Shape) -> str | None:
+        return None
+
     def searched(self, shape: Shape, bits: int | None = None) -> Operation:
         from .operations import Nothing
 

@@ -31,6 +31,18 @@ def quantized_relu(x: Tensor, bits: int) -> Tensor:
     return _QuantizedReLU.apply(x, bits)
 
 
+def quantized_signed(x: Tensor, bits: int) -> Tensor:
+    """Return x rounded to levels from -(2^(bits - 1) - 1) to 2^(bits - 1) - 1, at 1 bit to -1, 0 and 1.
+
+    What a ReLU leaves of x and of -x is quantized apart, each by `quantized_relu` at one bit less.
+
+    >>> quantized_signed(torch.tensor([[-3.0, 0.0, 0.5, 1.0, 1.0, 3.0]]), 3)
+    tensor([[-3.3818,  0.0000,  0.0000,  1.2603,  1.2603,  2.5206]])
+    """
+    bits = max(bits - 1, 1)
+    return quantized_relu(x, bits) - quantized_relu(-x, bits)
+
+
 def quantized_weight(weight: Tensor, bits: int, *, per_channel: bool = True) -> Tensor:
     """Return weights on the grid of their bits, with one scale an output channel, or one of all.
 

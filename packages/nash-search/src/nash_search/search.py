@@ -20,11 +20,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import allocator, batches, checkpoint, cost, data, finish, genotype, holdout, manifest, parallel, training, warm
+from . import (
+    allocator,
+    batches,
+    checkpoint,
+    cost,
+    data,
+    devices,
+    finish,
+    genotype,
+    holdout,
+    manifest,
+    parallel,
+    training,
+    warm,
+)
 from .architect import Architect, ArchitectureStep
 from .board import Board
-from .convolution import multiplies_bfloat16
-from .errors import DataError, DivergedError, Interrupted, OutputError, UsageError
+from .errors import CapacityError, DataError, DivergedError, Interrupted, OutputError, UsageError
 from .finish import FINISH_FILE, Finished
 from .genotype import Genotype
 from .interrupt import Stop
@@ -48,9 +61,9 @@ class Search:
         self.out = out
         self._flat = settings.flat(split)
         augmentation = recipe.augmentation_of(settings.dataset)
-        held = holdout.held_out(split, settings.val_fraction)
+        held, placed = holdout.held_out(split, settings.val_fraction), devices.placement(settings.device)
         self.weight_half, self.alpha_half = batches.halve(
-            split, augmentation, seed=settings.seed, num_images=settings.num_images, held=held
+            split, augmentation, seed=settings.seed, num_images=settings.num_images, held=held, placed=placed
         )
         self._held_out = {"fraction": settings.val_fraction, "count": len(held), "num_pictures": len(split)}
         self.batch_size = min(recipe.batch_size, len(self.weight_half))
@@ -68,10 +81,10 @@ class Search:
                 alpha_std=recipe.alphas.std,
                 quantization=settings.quantization(),
             ).to(self.dtype)
-        if settings.precision == "mixed" and multiplies_bfloat16():
-            self.supernet.multiply_in(torch.bfloat16)
+        self.supernet.multiply_in(devices.low_precision(placed, settings.precision))
         if settings.init_weights is not None:
             warm.start(self.supernet, settings.init_weights)
+        self.supernet.place(placed.device)
         self.penalty: Penalty | None = None
         if settings.costs_file is not None and settings.price is not None:
             costs = cost.load(settings.costs_file, settings.backbone, variant)
@@ -138,6 +151,12 @@ class Search:
                     return
             except FloatingPointError as error:
                 raise self._diverged(str(error)) from error
+            except torch.OutOfMemoryError as error:
+                raise CapacityError(
+                    f"step {self.step + 1}: the device's memory does not hold a step on {self.batch_size} pictures; "
+                    f"the checkpoint of step {self._saved_step} in {self.out} is kept; lower the recipe's batch_size, "
+                    "--width or --input-size, and begin anew"
+                ) from error
 
     def _advance(self, stop: Stop, reporter: Reporter) -> bool:
         """Close an epoch or train a step; return False if there is nothing left to do."""
@@ -261,6 +280,7 @@ class Search:
             "gradient": self.settings.gradient,
             "precision": self.settings.precision,
             "preset": self.settings.preset,
+            "device": self.settings.device,
             "processes": parallel.size(),
             "accuracy": self.history[-1]["accuracy"] if finished is None else finished.accuracy,
             "accuracy_split": "alphas",
@@ -314,7 +334,7 @@ def run(
     """
     torch.set_num_threads(settings.threads)
     allocator.keep_freed()
-    with parallel.joined():
+    with parallel.joined(settings.device):
         return _run(settings, out, data_dir, backbone_file, resume=resume, tensorboard=tensorboard)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import data, genotype, manifest, parallel, quantization
 from .architect import Gradient
+from .devices import Device
 from .genotype import Genotype
 from .penalty import Price
 from .quantization import Quantization
@@ -63,6 +64,7 @@ class Settings:
     discard_below: float | None = None
     discard_after: int = 1
     finish: Finish | None = None  # None: the alphas alone choose
+    device: Device = "cpu"
     preset: str | None = None  # None: the supernet of the variant, not quantized
 
     def strategy(self) -> Variant:
@@ -118,6 +120,8 @@ class Settings:
                 "finish_epochs": self.finish.epochs,
                 "finish_random": self.finish.num_random,
             }
+        if self.device != "cpu":
+            flat["device"] = self.device
         if self.val_fraction:
             flat["val_fraction"] = self.val_fraction
         if self.preset is not None:

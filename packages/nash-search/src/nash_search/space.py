@@ -44,7 +44,7 @@ def candidates(backbone: Genotype, variant: Variant) -> Iterator[Candidate]:
     """
     sizes = backbone.sizes()
     for edge in backbone.edges():
-        before, after = sizes[edge.cell][edge.input], sizes[edge.cell][edge.layer]
+        before, after = sizes[edge.cell][edge.input], backbone.sum_size(edge.cell, edge.layer)
         for op in variant.primitives:
             primitive = PRIMITIVES[op]
             if op == NONE or primitive.refusal(edge.shape) is not None:

@@ -85,12 +85,14 @@ class Gating:
     wanted: which operation of its edge a gate stands for.
     active: the operation of each edge that runs, and its term (None: it adds nothing).
     run: returns the term of an operation that does not run, given the edge and the operation.
+    is_open: whether a gate is above 0, as `gates`.
     """
 
     gates: Tensor
     wanted: Sequence[Sequence[int]]
     active: Sequence[tuple[int, Term | None]]
     run: Callable[[int, int], Term | None]
+    is_open: Sequence[Sequence[bool]]
 
 
 def normalized_sum(terms: Sequence[Term], gating: Gating | None = None) -> Tensor:
@@ -231,11 +233,10 @@ def _gate_gradients(gating: Gating, grad: Tensor, inner: Mapping[int, Tensor]) -
     The softmax takes no gradient on from a gate that is 0: its operation is discarded, or unfit.
     """
     nothing = grad.new_zeros(())
-    is_open = (gating.gates > 0).tolist()
     gradients = []
     for edge, (indices, (active, term)) in enumerate(zip(gating.wanted, gating.active, strict=True)):
         for column, index in enumerate(indices):
-            if not is_open[edge][column]:
+            if not gating.is_open[edge][column]:
                 gradients.append(None)
             elif index == active:
                 gradients.append(None if term is None else inner[id(term)])

@@ -28,7 +28,9 @@ from . import activations
 from .binary import BinaryConv2d
 from .convolution import Conv2d
 from .decoding import best, decode
+from .errors import UsageError
 from .genotype import Cell, Edge, Genotype
+from .network import activated
 from .operations import State
 from .primitives import NONE, PRIMITIVES
 from .quantization import Quantization
@@ -48,12 +50,14 @@ class Path:
     wanted: the options whose gates get a gradient, a row a choice; needed with gates only.
     gates: (num_choices, num_wanted), differentiable in the alphas; None in a weight step.
     rows: the choices whose alphas may move; None for all.
+    is_open: whether a gate is above 0, as `gates`; it is known without asking the device.
     """
 
     active_index: Sequence[int | None]
     wanted: Sequence[Sequence[int]] = ()
     gates: Tensor | None = None
     rows: Sequence[int] | None = None
+    is_open: Sequence[Sequence[bool]] = ()
 
 
 class Supernet(nn.Module):
@@ -87,7 +91,9 @@ class Supernet(nn.Module):
                 enumerate(backbone.edges()), key=lambda numbered: (numbered[1].cell, numbered[1].layer)
             )
         )
-        self.layers[-1].activate = activations.of_layer(variant, quantization, is_last=True)
+        self.layers[-1].activate = activations.of_layer(
+            variant, quantization, backbone.cells[-1].layers[-1].activation, is_last=True
+        )
         self.classifier = nn.Linear(backbone.cells[-1].layers[-1].channels, backbone.num_classes, bias=False)
         self.alpha = nn.Parameter(alpha_std * torch.randn(self.layout.shape))
         self.register_buffer("admissible", self.layout.admissible.clone())
@@ -152,7 +158,16 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, path: Path) -> Tensor:
         """Return the logits of the classes, (B, num_classes), along a path."""
+        if path.gates is not None:
+            is_open = (path.gates > 0).tolist()
+            path = replace(path, gates=path.gates.to(self.classifier.weight.device), is_open=is_open)
         return self._finish([self._begin(x)], 0, path)
+
+    def place(self, device: torch.device) -> None:
+        """Move the weights to a device; alphas, and what samples them, stay where they are."""
+        for module in (self.stem, self.stem_bn, self.layers, self.classifier):
+            module.to(device)
+        self._weights = [weight for name, weight in self.named_parameters() if name != "alpha"]
 
     def swapped(self, x: Tensor, path: Path, rows: Sequence[int]) -> Iterator[Tensor]:
         """Yield the logits of the classes along a path, then with one of its options swapped for another.
@@ -171,10 +186,11 @@ class Supernet(nn.Module):
     def _begin(self, x: Tensor) -> State:
         x = self.stem_bn(self.stem(x))
         if self.backbone.stem.max_pool:
-            x = F.max_pool2d(x, 3, 2, 1)  # before the ReLU, which gives the same
+            kernel = self.backbone.stem.pool_kernel
+            x = F.max_pool2d(x, kernel, 2, kernel // 3)  # before the ReLU, which gives the same
         if self.quantization is not None:
             return activations.of_quantized(self.quantization)(x)
-        return State(F.relu(x), before=x)
+        return State(activated(x, self.backbone.stem.activation), before=x)
 
     def _finish(self, states: list[State], first: int, path: Path, seen: list[list[State]] | None = None) -> Tensor:
         """Run the layers from number `first` on, whose cell has these states before it; `seen` gets those of each."""
@@ -258,9 +274,14 @@ class SearchLayer(nn.Module):
         layer = cell.layers[target - 1]
         self.residual_from = layer.residual_from
         self.is_binary = variant.binary_backbone and quantization is None
-        self.activate = activations.of_layer(variant, quantization, is_last=False)
+        self.activate = activations.of_layer(variant, quantization, layer.activation, is_last=False)
+        self.pool = layer.pool
         of_main, of_projection, of_nas = _weight_bits(quantization)
-        kind = BinaryConv2d if self.is_binary else partial(Conv2d, bits=of_main)
+        if self.is_binary and layer.padding is not None:
+            raise UsageError(
+                f"--variant {variant.name}: got a layer of padding {layer.padding}, expected half its kernel"
+            )
+        kind = BinaryConv2d if self.is_binary else partial(Conv2d, bits=of_main, padding=layer.padding)
         before = cell.channels(target - 1)
         self.conv = kind(before, layer.channels, layer.kernel, layer.stride, groups=layer.groups)
         self.bn = BatchNorm(layer.channels)
@@ -278,9 +299,11 @@ class SearchLayer(nn.Module):
         active = [(index, self._run(states, row, index)) for row, index in enumerate(path.active_index[rows])]
         gating = None
         if path.gates is not None:
-            gating = Gating(path.gates[rows], path.wanted[rows], active, partial(self._run, states))
+            of_row = path.gates[rows], path.wanted[rows], active, partial(self._run, states)
+            gating = Gating(*of_row, path.is_open[rows])
         y = normalized_sum([*self._backbone(states), *(term for _, term in active if term is not None)], gating)
-        return self.activate(y)
+        state = self.activate(y)
+        return state if self.pool is None else state.max_pooled(self.pool.kernel, self.pool.stride)
 
     def _run(self, states: Sequence[State], row: int, index: int | None) -> Term | None:
         if index is None:

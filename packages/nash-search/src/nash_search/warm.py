@@ -1,8 +1,10 @@
 """A warm start: the backbone's weights from a float checkpoint.
 
-Taken by name from a safetensors file, either of a search (`supernet.layers.0.conv.weight`) or of nash-qat
-(`network/cells.0.layers.0.main.conv.weight`). Every weight and running statistic of the backbone must be there in its
-shape; NAS operations are taken from a search, and start at random otherwise. Alphas always start anew.
+Taken by name from a safetensors file: of a search (`supernet.layers.0.conv.weight`), of a checkpoint of nash-qat
+(`network/cells.0.layers.0.main.conv.weight`), or of `import` and of nash-qat's float epochs (the same without
+`network/`); a bias of the classifier is left out, as a supernet has none. Every weight and running statistic of the
+backbone must be there in its shape; NAS operations are taken from a search, and start at random otherwise. Alphas
+always start anew.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ def start(supernet: Supernet, path: Path) -> int:
         raise IntegrityError(f"{path}: cannot be read as safetensors ({error}); check --init-weights") from error
     renamed = dict(_names_of_retraining(supernet.backbone))
     is_ours = any(name.startswith(_OURS) for name in tensors)
+    theirs = _OF_RETRAINING if any(name.startswith(_OF_RETRAINING) for name in tensors) else ""
     num_taken = 0
     for name, target in supernet.state_dict().items():
         if name in ("alpha", "admissible"):
             continue
         prefix, suffix = name.rpartition(".")[0], name.rpartition(".")[2]
-        source = f"{_OURS}{name}" if is_ours else f"{_OF_RETRAINING}{renamed.get(prefix, prefix)}.{suffix}"
+        source = f"{_OURS}{name}" if is_ours else f"{theirs}{renamed.get(prefix, prefix)}.{suffix}"
         if source not in tensors:
             if ".mixed." in name:
                 continue

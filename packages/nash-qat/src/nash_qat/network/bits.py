@@ -19,6 +19,7 @@ from ..quant.presets import BITS, JoinKind, QuantizationSpec
 from .genotype import Cell, Genotype, Layer
 
 Kind = Literal["weight", "act", "state", "join", "features"]
+_LEAST_SIGNED = 2  # bits: a sign and one more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,9 @@ def tensors(genotype: Genotype, join: JoinKind = "quantized") -> dict[str, Quant
             place = f"cells.{c}.layers.{index}"
             of_layer = _layer_tensors(cell, index + 1, layer)
             if join != "fused" and layer.has_sum:
-                of_layer["join"] = QuantizedTensor(kind="join", key="join_bits", lowest=2)
-            of_layer |= _activation("act", "state", is_side_read=are_read[c][index])
+                of_layer["join"] = QuantizedTensor(kind="join", key="join_bits", lowest=_LEAST_SIGNED)
+            lowest = _LEAST_SIGNED if layer.is_linear else BITS.start
+            of_layer |= _activation("act", "state", is_side_read=are_read[c][index], lowest=lowest)
             found |= {f"{place}.{name}": tensor for name, tensor in of_layer.items()}
     features = QuantizedTensor(kind="features", key="feature_bits")
     return found | {"features": features, "classifier": _weight("head_weight_bits")}
@@ -85,9 +87,9 @@ def _weight(key: str, *, lowest: int = BITS.start) -> QuantizedTensor:
     return QuantizedTensor(kind="weight", key=key, lowest=lowest)
 
 
-def _activation(act: str, state: str, *, is_side_read: bool) -> dict[str, QuantizedTensor]:
-    found = {act: QuantizedTensor(kind="act", key="act_bits")}
-    return found | ({state: QuantizedTensor(kind="state", key="state_bits")} if is_side_read else {})
+def _activation(act: str, state: str, *, is_side_read: bool, lowest: int = BITS.start) -> dict[str, QuantizedTensor]:
+    found = {act: QuantizedTensor(kind="act", key="act_bits", lowest=lowest)}
+    return found | ({state: QuantizedTensor(kind="state", key="state_bits", lowest=lowest)} if is_side_read else {})
 
 
 def _side_reads(genotype: Genotype) -> tuple[bool, list[list[bool]]]:

@@ -12,12 +12,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..base.errors import ManifestError
 from ..quant import quantizers
 from ..quant.presets import QuantizationSpec
 from . import bits as table
 from . import joins, sums
-from .genotype import Cell, Genotype
+from .genotype import Cell, Genotype, Pool
 from .terms import ConvBN, Edge, MaxPoolBN, nas_operation, residual
+
+_CEILING = 6.0  # of a ReLU6
 
 
 class State(NamedTuple):
@@ -92,6 +95,7 @@ class LayerBlock(nn.Module):
             reads_bits=bits[f"{prefixes[number - 1]}act"],
             has_learned_scale=has_learned_scale,
             stride=layer.stride,
+            padding=layer.padding,
             groups=layer.groups,
             is_summed=fused is not None,
         )
@@ -130,23 +134,31 @@ class LayerBlock(nn.Module):
             others = [term.conv for term in (self.residual, self.nas_op) if isinstance(term, ConvBN)]
             self.join = sums.FusedSum(self.main.conv, others, num_states=len(fused))
             self.join.initialize()
-        self.act = _activation(own, bits, plan, states)
+        self.act = _activation(own, bits, plan, states, layer.activation)
+        self.pool = _max_pool(layer.pool)
 
     def forward(self, states: list[State]) -> State:
+        return self.act(self._sum(states), self.pool)
+
+    def _sum(self, states: list[State]) -> Tensor:
         terms = {"main": self.main(states[-1].act)}
         if self.residual is not None:
             terms["residual"] = self.residual(states[self._residual_from].side)
         if self.nas_op is not None:
             terms["nas_op"] = self.nas_op(states[self._nas_input].side)
         if self.join is None:
-            return self.act(terms["main"])
+            return terms["main"]
         direct = [terms.pop(name) for name in self._direct]
         if isinstance(self.join, sums.FusedSum):
-            return self.act(self.join(list(terms.values()), direct))
+            return self.join(list(terms.values()), direct)
         total = self.join(*terms.values())
         for term in direct:
             total = total + term
-        return self.act(total)
+        return total
+
+
+def _max_pool(pool: Pool | None) -> nn.MaxPool2d | None:
+    return None if pool is None else nn.MaxPool2d(pool.kernel, pool.stride, pool.padding)
 
 
 def _quantizer(join: joins.Join, states: Mapping[str, nn.Module]) -> nn.Module:
@@ -154,14 +166,21 @@ def _quantizer(join: joins.Join, states: Mapping[str, nn.Module]) -> nn.Module:
     return quantizers.signed(bits=join.bits, leader=leader, shift=join.shift)
 
 
-def _activation(prefix: str, bits: Mapping[str, int], plan: joins.Plan, states: dict[str, nn.Module]) -> Activation:
+def _activation(
+    prefix: str, bits: Mapping[str, int], plan: joins.Plan, states: dict[str, nn.Module], activation: str
+) -> Activation:
     """Return the activation of a state and add its quantizers to `states`."""
 
     def make(kind: str) -> nn.Module:
         name = f"{prefix}{kind}"
+        if activation == "none":
+            states[name] = quantizers.signed(bits=bits[name])
+            return states[name]
         leader = states[plan.leaders[name]] if name in plan.leaders else None
         shift = plan.shifts.get(name, 0)
         states[name] = quantizers.relu(bits=bits[name], leader=leader, shift=shift, leads=name in plan.followed)
+        if activation == "relu6":
+            states[name].ceiling = _CEILING
         return states[name]
 
     return Activation(act_bits=bits[f"{prefix}act"], side_bits=bits.get(f"{prefix}state"), make=make)
@@ -193,6 +212,11 @@ class Network(nn.Module):
     def __init__(self, genotype: Genotype, spec: QuantizationSpec) -> None:
         super().__init__()
         self.genotype, self.spec = genotype, spec
+        if genotype.is_linear_somewhere and spec.join != "quantized":
+            raise ManifestError(
+                f"quantization.join: got {spec.join}, expected quantized for a network with linear layers; "
+                "pass --join quantized"
+            )
         bits = table.resolve(genotype, spec)
         plan = joins.plan(genotype, spec, bits)
         self.bits = bits = bits | {name: join.bits for name, join in plan.joins.items()}
@@ -208,13 +232,12 @@ class Network(nn.Module):
             stride=stem.stride,
         )
         states: dict[str, nn.Module] = {}
-        self.stem_act = _activation("stem_", bits, plan, states)
-        self.stem_pool = nn.MaxPool2d(3, stride=2, padding=1) if stem.max_pool else None
-        size = _shrink(genotype.input_shape[1:], stem.stride)
-        size = _shrink(size, 2) if stem.max_pool else size
+        self.stem_act = _activation("stem_", bits, plan, states, stem.activation)
+        self.stem_pool = _max_pool(stem.pool)
+        size = stem.size(genotype.input_shape[1:])
         cells = []
         for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True):
-            sizes = _sizes(cell, size)
+            sizes = cell.sizes(size)
             layers = [
                 LayerBlock(
                     cell,
@@ -258,17 +281,6 @@ class Network(nn.Module):
 
 
 def _is_constrained(module: nn.Module) -> bool:
-    return isinstance(module, MaxPoolBN | sums.FusedSum) or (isinstance(module, ConvBN) and module.mask is not None)
-
-
-def _sizes(cell: Cell, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return (H, W) of every state of a cell whose input has `size`."""
-    sizes = [size]
-    for layer in cell.layers:
-        sizes.append(_shrink(sizes[-1], layer.stride))
-    return sizes
-
-
-def _shrink(size: tuple[int, ...], stride: int) -> tuple[int, int]:
-    height, width = size
-    return (-(-height // stride), -(-width // stride))
+    if isinstance(module, MaxPoolBN | sums.FusedSum) or quantizers.has_ceiling(module):
+        return True
+    return isinstance(module, ConvBN) and module.mask is not None

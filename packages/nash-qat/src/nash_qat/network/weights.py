@@ -26,8 +26,8 @@ _NESTED = ("state_dict", "model")  # where a training script's checkpoint keeps 
 class Weights:
     """Tensors by the names this package gives them.
 
-    classifier_bias: (K,) of a network of torchvision, which ours have not. normalization: of the pictures such a
-    network was trained on, folded into the tensors already.
+    classifier_bias: (K,) of a network of torchvision, or an imported one, which ours have not. normalization: of the
+    pictures that the former was trained on, folded into the tensors already.
     """
 
     path: Path
@@ -40,7 +40,8 @@ class Weights:
 def read(path: Path, genotype: Genotype, *, normalization: pretrained.Normalization | None = None) -> Weights:
     """Read a safetensors file, or a state dict that torch.save has written.
 
-    Names are those of this package (a run's checkpoint.safetensors or float.safetensors), those of a supernet of
+    Names are those of this package (a run's checkpoint.safetensors or float.safetensors, what `nash-search import`
+    writes), those of a supernet of
     nash-search, of which stem, backbone convolutions, projections and classifier are taken, or those of a ResNet of
     torchvision, whose `normalization` (by default ImageNet's) is folded into the stem.
 
@@ -55,7 +56,8 @@ def read(path: Path, genotype: Genotype, *, normalization: pretrained.Normalizat
             raise UsageError(f"--init-mean: got {path}, expected a ResNet of torchvision; leave it and --init-std out")
         tensors = _renamed(found, genotype)
         _refuse_unless_finite(tensors, path)
-        return Weights(path=path, sha256=sha256, tensors=tensors)
+        bias = tensors.pop("classifier.bias", None)
+        return Weights(path=path, sha256=sha256, tensors=tensors, classifier_bias=bias)
     _refuse_unless_finite(found, path)
     normalization = normalization or pretrained.IMAGENET
     tensors = pretrained.fold(pretrained.renamed(found, genotype, path), normalization)

@@ -6,6 +6,7 @@ Shapes: activations (B, C, H, W), or (B, C) in the classifier.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -187,7 +188,13 @@ class _Activation(_Switched):
 
 
 class ReLU(_Activation, qnn.QuantReLU):
-    """A ReLU with an unsigned quantizer behind it; `levels` are its lowest and its highest integer."""
+    """A ReLU with an unsigned quantizer behind it; `levels` are its lowest and its highest integer.
+
+    ceiling: the most that it lets through, 6 of a ReLU6. The quantizer clips at its largest level anyway, which
+    `constrain` keeps at or below.
+    """
+
+    ceiling: float | None = None
 
     def __init__(
         self,
@@ -208,8 +215,14 @@ class ReLU(_Activation, qnn.QuantReLU):
             self.follow()
             return super().forward(x)
         if self.mode == "float":
-            return nn.functional.relu(x)
+            return nn.functional.relu(x) if self.ceiling is None else x.clamp(0, self.ceiling)
         return fused.activation(x, self.log2_threshold, self.divisor, *self.levels, is_short=self.is_short)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Keep the largest level at or below the ceiling."""
+        if self.ceiling is not None:
+            self.log2_threshold.clamp_(max=math.log2(self.ceiling))
 
 
 class Signed(_Activation, qnn.QuantIdentity):

@@ -130,6 +130,11 @@ def shares_scale(module: nn.Module) -> bool:
     return is_activation(module) and module.is_short
 
 
+def has_ceiling(module: nn.Module) -> bool:
+    """Say whether a module is a quantized ReLU that lets no more than some value through."""
+    return is_relu(module) and module.ceiling is not None
+
+
 def is_relu(module: nn.Module) -> bool:
     """Say whether a module is a ReLU with a quantizer behind it."""
     return isinstance(module, layers.ReLU)
@@ -149,6 +154,8 @@ def set_act_scale(quantizer: nn.Module, scale: float) -> None:
     threshold = scale * 2.0**quantizer.shift * (high if low == 0 else -low)
     log2_threshold = torch.log2(torch.tensor(max(threshold, fused.MIN_SCALE), dtype=torch.float64))
     quantizer.log2_threshold.fill_(log2_threshold.item())
+    if has_ceiling(quantizer):
+        quantizer.constrain()
 
 
 def has_learned_weight_scale(module: nn.Module) -> bool:
