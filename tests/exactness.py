@@ -123,8 +123,10 @@ def _export(genotype: str, preset: str, join: str, out: str) -> dict[str, Any]:
     """Export an untrained network; the answer tells in how many samples float32 differed from float64."""
     import dataclasses
 
-    from nash_qat import export, manifest, presets
-    from nash_qat.genotype import load
+    from nash_qat.export import files as export
+    from nash_qat.base import manifest
+    from nash_qat.quant import presets
+    from nash_qat.network.genotype import load
 
     spec = dataclasses.replace(presets.preset(preset), join=join)
     path, tree = Path(genotype), load(Path(genotype))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from nash_hw import manifest
-from nash_hw.boards import RESOURCES, Board, find_board
+from nash_hw.board import RESOURCES, Board
+from nash_hw.boards import find_board
 from nash_hw.errors import CapacityError
 from nash_hw.options import price_of
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from published import designs, estimated, parts_of
 
-from nash_hw.boards import RESOURCES
+from nash_hw.board import RESOURCES
 from nash_hw.finn_env import contained_finn
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from qonnx.core.datatype import DataType
 
 from nash_hw.actors import pace_of
-from nash_hw.boards import RESOURCES, find_board
+from nash_hw.board import RESOURCES
+from nash_hw.boards import find_board
 from nash_hw.estimate import Layer, parts, restart_cycles
 from nash_hw.model import FINN_DOMAIN, GraphBuilder, Model, range_datatype
 from nash_hw.schedule import Schedule

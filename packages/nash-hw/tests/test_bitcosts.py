@@ -10,7 +10,8 @@ from networks import run
 
 from nash_hw import manifest
 from nash_hw.bitcosts import BitCostsConfig, price_bits, summary
-from nash_hw.boards import RESOURCES, find_board
+from nash_hw.board import RESOURCES
+from nash_hw.boards import find_board
 from nash_hw.errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from nash_hw.pieces import PIECE, Piece, PieceBits, write
 from nash_hw.places import places_of, tensors_of

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.usefixtures("finn")
 def test_every_board_of_finn_has_resources():
     from finn.util.basic import part_map
 
-    from nash_hw.boards import RESOURCES, all_boards
+    from nash_hw.board import RESOURCES
+    from nash_hw.boards import all_boards
 
     boards = {board.name: board for board in all_boards()}
     assert set(boards) == set(part_map)

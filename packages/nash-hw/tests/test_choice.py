@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nash_hw.boards import RESOURCES, Board
+from nash_hw.board import RESOURCES, Board
 from nash_hw.errors import CapacityError
 
 BOARD = Board(

@@ -6,7 +6,8 @@ import pytest
 from networks import Network
 
 from nash_hw import manifest
-from nash_hw.boards import RESOURCES, find_board
+from nash_hw.board import RESOURCES
+from nash_hw.boards import find_board
 from nash_hw.costs import CostsConfig, price_space
 from nash_hw.errors import CapacityError, ManifestError, UsageError
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from nash_hw.boards import RESOURCES
+from nash_hw.board import RESOURCES
 from nash_hw.costs import CostsConfig, parse_widths, price_space
 from nash_hw.errors import CapacityError, ManifestError, UsageError
 from nash_hw.plain import Bits, cells_of, part, stretch, whole, widened

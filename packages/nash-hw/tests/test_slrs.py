@@ -14,7 +14,7 @@ from test_build import build
 from test_partitions import in_ultraram, ordered
 from test_steps import specialized
 
-from nash_hw.boards import RESOURCES
+from nash_hw.board import RESOURCES
 
 pytestmark = pytest.mark.usefixtures("finn")
 _MODEL = DATA / "every-operation-v3" / "model.json"

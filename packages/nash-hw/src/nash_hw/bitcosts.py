@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest
-from .boards import RESOURCES, Board, find_board
+from .board import RESOURCES, Board
+from .boards import find_board
 from .clocks import check_clock
 from .errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from .finn_env import contained_finn

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest
-from .boards import Board
+from .board import Board
 from .errors import ManifestError
 
 _NEXT_STEP = "compare with 'nash-hw schema board'"

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from .board import RESOURCES, Board
+from .board_file import load_board
 from .errors import UsageError
-
-RESOURCES = ("LUT", "FF", "BRAM_18K", "URAM", "DSP")
-# what all of a resource costs: routing, the shell and what no model foresees take LUTs, while a DSP block or a memory
-# left over serves nobody
-DEFAULT_PRICE = {"LUT": 2.0, "FF": 1.0, "BRAM_18K": 1.0, "URAM": 1.0, "DSP": 1.0}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """A board: its FPGA part and what the FPGA holds, summed over its dies."""
-
-    name: str
-    fpga_part: str
-    resources: Mapping[str, int]
-    num_slrs: int
-    source: str  # "finn", "data sheet" where FINN lists the board without resources, "file" for a user's own
-    price: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_PRICE))  # of all there is of each resource
-
 
 # FINN has no resources for these parts. AMD data sheets DS987 (K26), DS889 (ZU48DR), DS950 (VC1902, VE2802) and the
 # Alveo V80 product brief; BRAM_18K is twice the number of 36K blocks.
@@ -69,8 +51,6 @@ def find_board(name: str) -> Board:
         ManifestError: the file is not a board's.
     """
     if name.lower().endswith(".json"):
-        from .board_file import load_board
-
         return load_board(Path(name))
     boards = {board.name.lower(): board for board in all_boards()}
     if name.lower() in boards:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import describe, finn_build, manifest
-from .boards import DEFAULT_PRICE, find_board
+from .board import DEFAULT_PRICE
+from .boards import find_board
 from .checkpoint import STATE_FILE, Checkpoint
 from .clocks import check_clock, clock_ceiling_mhz, usual_clock_mhz
 from .collect import collect, is_finished
@@ -27,7 +28,7 @@ from .output import move_in, staging
 from .partitions import check_partitions, crossed_kernels, partitions
 from .prices import BALANCE, parse_price
 from .progress import Steps
-from .shells import room_beside_shell
+from .shells import room_beside_shell, shell_flow
 from .simulate import FILES as SIMULATION_FILES
 from .simulate.finn_fifos import with_depths, with_resources
 from .slrs import SlrPlan, plan_slrs, write_floorplan
@@ -134,7 +135,7 @@ class _Build:
         self._version = version
         self._board = replace(find_board(config.board), price=config.prices or DEFAULT_PRICE)
         check_clock(self._board, config.clock_mhz)
-        if config.num_fpgas > 1 and finn_build.shell_flow(self._board) != "vitis_alveo":
+        if config.num_fpgas > 1 and shell_flow(self._board) != "vitis_alveo":
             raise UsageError(f"--num-fpgas: got {config.num_fpgas} of {self._board.name}, FINN links Alveo boards only")
         totals = {name: amount * config.num_fpgas for name, amount in self._board.resources.items()}
         self._all_boards = replace(self._board, resources=totals)

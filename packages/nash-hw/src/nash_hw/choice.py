@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .links import link_resources, links_between
 from .network import Network
 from .options import Group, Option, undominated

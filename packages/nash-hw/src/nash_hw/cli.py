@@ -238,7 +238,8 @@ def simulate(
 @app.command()
 def boards(as_json: Json = False) -> None:
     """List the boards, their FPGAs and resources."""
-    from .boards import RESOURCES, all_boards
+    from .board import RESOURCES
+    from .boards import all_boards
     from .finn_env import contained_finn
 
     with contained_finn():

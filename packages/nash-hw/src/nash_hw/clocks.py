@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .boards import Board
+from .board import Board
 from .errors import UsageError
 
 _LOW_VOLTAGE = "LV"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import manifest
-from .boards import RESOURCES
+from .board import RESOURCES
 from .errors import IntegrityError, ToolchainError, UsageError
 from .finn_build import COMMAND, FOLDER, OUTPUT
 

@@ -18,7 +18,8 @@ from typing import Any
 import onnx
 
 from . import manifest
-from .boards import RESOURCES, Board, find_board
+from .board import RESOURCES, Board
+from .boards import find_board
 from .clocks import check_clock
 from .errors import CapacityError, ManifestError, UsageError
 from .figures import sum_known
@@ -235,10 +236,10 @@ class _Prices:
         """Return the price of a network, and the cycles of the slowest layer whose name begins so."""
         from .actors import cycles_of
         from .estimate import layer_source
-        from .finn_config import fifo_depths, set_fifo_depths
+        from .finn_config import set_fifo_depths
         from .folding import FoldingSpace, fold
         from .model import custom_op
-        from .streams import streams
+        from .streams import fifo_depths, streams
 
         config, board = self._config, self._board
         model = specialized(source, board, config.max_cycles, input_bits=input_bits)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import confidence
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .estimate import NOT_COUNTED, Estimate, Layer, utilization
 from .figures import Figures
 from .integers import Dequantization

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .errors import CapacityError
 from .estimate import Estimate, sum_known
 from .model import Model

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from .boards import RESOURCES
+from .board import RESOURCES
 from .estimate import Estimate, Layer
 from .model import Model
 

@@ -18,13 +18,13 @@ import onnx
 
 from . import hls_models, rtl_models
 from .actors import cycles_of, pace_of
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .facts import NO_FACTS, Facts, facts_of
 from .figures import Figures, sum_known, whole
 from .model import Model, custom_op, tensor_title
 from .schedule import Schedule
 from .steps import is_layer
-from .streams import Stream, streams
+from .streams import Stream, fifo_depths, streams
 
 _MEMORIES = ("BRAM_18K", "URAM")
 # what FINN's node_res_estimation sums up, less the efficiencies that nobody reads here
@@ -98,8 +98,6 @@ class Estimate:
 
 def estimate(model: Model, board: Board) -> Estimate:
     """Return the figures of a specialized, folded model on a board."""
-    from .finn_config import fifo_depths
-
     ii_cycles, bottleneck = pace_of(model)
     schedule = Schedule(model)
     layers, between = parts(model, board, fifo_depths(model) or schedule.depths(ii_cycles))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .actors import pace_of
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .estimate import sum_known
 from .finn_config import Settings, fold
 from .model import Model, skeleton

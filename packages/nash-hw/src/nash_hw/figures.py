@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .boards import RESOURCES
+from .board import RESOURCES
 
 NO_MEMORY = {"BRAM_18K": 0.0, "URAM": 0.0}
 # widths and depths of a RAMB18 as a simple dual-port memory (UG573, table 1-10), the widest first

@@ -25,9 +25,10 @@ from typing import Any
 import onnx
 import yaml
 
-from .boards import Board
+from .board import Board
 from .errors import ToolchainError
 from .model import Model, custom_op, skeleton
+from .shells import shell_flow
 
 FOLDER = "finn"
 OUTPUT = "output"
@@ -47,16 +48,6 @@ _TO_BITFILE = ("step_prepare_synthesis", "step_synthesize_bitfile", "step_make_d
 _PORT_BITS = 512  # of a transfer to or from memory on Alveo (DataflowBuildConfig.vitis_iodma_intf_max_width)
 _IP_OUTPUTS = ("estimate_reports", "stitched_ip", "rtlsim_performance", "out_of_context_synth")
 _BITFILE_OUTPUTS = ("bitfile", "pynq_driver", "deployment_package")
-
-
-def shell_flow(board: Board) -> str | None:
-    """Return FINN's way to a bitfile for a board, None if it has none: then it ends with an IP core."""
-    from finn.util.basic import alveo_part_map, pynq_part_map
-
-    for flow, parts in (("vivado_zynq", pynq_part_map), ("vitis_alveo", alveo_part_map)):
-        if parts.get(board.name) == board.fpga_part:
-            return flow
-    return None
 
 
 def build_config(board: Board, clock_mhz: float, partitioning: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 from .model import Model, custom_op
 from .options import as_hls, needs_hls
 from .pools import Settings, separate_pools
-from .streams import LEAST_DEPTH
 
 _EXPORTED = (
     "PE",
@@ -55,18 +54,6 @@ def set_fifo_depths(model: Model, config: dict[str, Any], depths: Sequence[int])
         if wanted:
             custom_op(node).set_nodeattr("inFIFODepths", wanted)
             config[node.name]["inFIFODepths"] = wanted
-
-
-def fifo_depths(model: Model) -> dict[str, int] | None:
-    """Return how deep the FIFO of each stream is, by tensor, as `set_fifo_depths` wrote it; None if it did not."""
-    depths: dict[str, int] = {}
-    for node in model.graph.node:
-        names = [name for name in node.input if model.find_producer(name) is not None]
-        written = custom_op(node).get_nodeattr("inFIFODepths")
-        if names and min(written) < LEAST_DEPTH:
-            return None
-        depths |= dict(zip(names, written, strict=False))
-    return depths
 
 
 def to_finn_config(model: Model, settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from . import manifest
-from .boards import Board
+from .board import Board
 from .errors import ManifestError, VerificationError
 from .folding import Folding, FoldingSpace, fold
 from .integers import Dequantization

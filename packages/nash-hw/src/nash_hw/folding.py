@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .choice import Choice, Chooser, fits
 from .errors import CapacityError
 from .fifos import Fifos, fifos_of, with_fifos

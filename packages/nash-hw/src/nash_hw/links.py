@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .boards import RESOURCES
+from .board import RESOURCES
 from .streams import LEAST_DEPTH, converter_figures, fifo_figures
 
 if TYPE_CHECKING:

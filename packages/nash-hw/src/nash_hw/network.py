@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import scipy.sparse as sp
 
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .links import Link, link_resources
 from .options import Group, Option, undominated, unit_prices
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from .actors import cycles_of
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .estimate import layer_figures, layer_source, sum_known
 from .facts import NO_FACTS, Facts, facts_of
 from .model import FINN_DOMAIN, Model, custom_op

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 
-from .boards import DEFAULT_PRICE, RESOURCES
+from .board import DEFAULT_PRICE, RESOURCES
 from .errors import UsageError
 
 BALANCE = "balance"

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 from qonnx.core.datatype import BaseDataType, DataType
 
-from .boards import Board
+from .board import Board
 from .estimate import layer_figures
 from .facts import NO_FACTS, Facts
 from .links import link_resources

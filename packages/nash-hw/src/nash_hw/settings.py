@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from .boards import Board
+from .board import Board
 from .steps import is_layer
 
 Values = dict[str, int | str]  # attribute -> value

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,18 @@ _ZYNQ_ULTRASCALE = Shell(
 _BY_PART = {"xc7z": _ZYNQ_7000, "xczu": _ZYNQ_ULTRASCALE, "xck26": _ZYNQ_ULTRASCALE}
 
 
+def shell_flow(board: Board) -> str | None:
+    """Return FINN's way to a bitfile for a board, None if it has none: then it ends with an IP core."""
+    from finn.util.basic import alveo_part_map, pynq_part_map
+
+    for flow, parts in (("vivado_zynq", pynq_part_map), ("vitis_alveo", alveo_part_map)):
+        if parts.get(board.name) == board.fpga_part:
+            return flow
+    return None
+
+
 def shell_of(board: Board) -> Shell | None:
     """Return the shell of FINN's build for a board, None if nobody has published one or there is none."""
-    from .finn_build import shell_flow
-
     if shell_flow(board) != "vivado_zynq":
         return None
     return next((shell for part, shell in _BY_PART.items() if board.fpga_part.startswith(part)), None)

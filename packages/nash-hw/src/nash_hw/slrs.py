@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .boards import RESOURCES, Board
+from .board import RESOURCES, Board
 from .devices import best_cuts, single_stream_cuts
 from .estimate import Estimate, utilization
 from .figures import sum_known

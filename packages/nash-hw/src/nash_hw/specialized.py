@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from .boards import Board
+from .board import Board
 from .model import Model
 
 

@@ -31,6 +31,18 @@ class Stream:
     figures: Figures
 
 
+def fifo_depths(model: Model) -> dict[str, int] | None:
+    """Return how deep the FIFO of each stream is, by tensor, as a folding has it; None where none was written."""
+    depths: dict[str, int] = {}
+    for node in model.graph.node:
+        names = [name for name in node.input if model.find_producer(name) is not None]
+        written = custom_op(node).get_nodeattr("inFIFODepths")
+        if names and min(written) < LEAST_DEPTH:
+            return None
+        depths |= dict(zip(names, written, strict=False))
+    return depths
+
+
 def streams(model: Model, depths: Mapping[str, int], fpga_part: str) -> Iterator[Stream]:
     """Yield what FINN puts between the layers of a folded model (InsertDWC, then InsertFIFO in every stream).
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import confidence
-from ..boards import RESOURCES
+from ..board import RESOURCES
 from ..errors import IntegrityError
 from ..estimate import utilization
 from ..model import Model, custom_op
