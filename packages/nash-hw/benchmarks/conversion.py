@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nash_hw import manifest
+from nash_hw.base import manifest
 
 BOARD = "U250"
 FRAME_CYCLES = 200_000  # 1,000 fps at 200 MHz
@@ -26,13 +26,13 @@ FRAME_CYCLES = 200_000  # 1,000 fps at 200 MHz
 
 def ours(onnx_path: Path, queue: Any) -> None:
     """Convert up to specialized layers, as FINN+'s list is asked to."""
-    from nash_hw import steps
-    from nash_hw.boards import find_board
-    from nash_hw.finn_env import contained_finn
-    from nash_hw.lower import lower
-    from nash_hw.qonnx_graph import load_onnx
-    from nash_hw.quantizers import infer_requants
-    from nash_hw.streamline import streamline
+    from nash_hw.boards.boards import find_board
+    from nash_hw.finn.finn_env import contained_finn
+    from nash_hw.fold.quantizers import infer_requants
+    from nash_hw.graph import steps
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.qonnx_graph import load_onnx
+    from nash_hw.graph.streamline import streamline
 
     with contained_finn():
         board = find_board(BOARD)
@@ -47,7 +47,7 @@ def ours(onnx_path: Path, queue: Any) -> None:
 
 def theirs(onnx_path: Path, queue: Any) -> None:
     """Run FINN+'s own ResNet18 steps, with qonnx's own wrapper, and report each."""
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
 
     with contained_finn(), tempfile.TemporaryDirectory() as folder:
         import finn.xsi

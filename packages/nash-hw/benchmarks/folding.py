@@ -18,21 +18,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nash_hw import manifest
-from nash_hw.board import RESOURCES, Board
-from nash_hw.boards import find_board
-from nash_hw.errors import CapacityError
-from nash_hw.options import price_of
+from nash_hw.base import manifest
+from nash_hw.base.errors import CapacityError
+from nash_hw.boards.board import RESOURCES, Board
+from nash_hw.boards.boards import find_board
+from nash_hw.fold.options import price_of
 
 CLOCK_MHZ = 200.0
 
 
 def specialized(model_path: Path, board: Board) -> Any:
     """Return the specialized layers of a model, not folded yet."""
-    from nash_hw import steps
-    from nash_hw.lower import lower
-    from nash_hw.qonnx_graph import load_onnx
-    from nash_hw.streamline import streamline
+    from nash_hw.graph import steps
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.qonnx_graph import load_onnx
+    from nash_hw.graph.streamline import streamline
 
     entry = manifest.load(model_path, "model")["onnx"]
     model, _ = streamline(load_onnx(manifest.resolve(model_path, entry["path"], entry["sha256"])))
@@ -59,7 +59,7 @@ def finn_folding(model: Any, fps: float, board: Board) -> Any:
 def our_folding(model: Any, fps: float, board: Board) -> Any:
     """Return the estimate of nash-hw's cheapest folding for a frame rate."""
     from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     return estimate(fold(copied(model), FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ).settings)[0], board)
 
@@ -87,7 +87,7 @@ def _row(estimate: Any, board: Board) -> str:
 
 
 def main() -> None:
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", type=Path, nargs="+", metavar="model.json")

@@ -40,8 +40,8 @@ def _verdict(model: Any, board: Any) -> tuple[str, bool]:
     """Return what FINN makes of a graph, and whether it is what we foresee."""
     from finn_passes import is_crossed, kernels, shared
 
-    from nash_hw.errors import UnsupportedError
-    from nash_hw.partitions import check_partitions, partitions
+    from nash_hw.base.errors import UnsupportedError
+    from nash_hw.fold.partitions import check_partitions, partitions
 
     try:
         check_partitions(model)
@@ -62,9 +62,9 @@ def main() -> int:
     import onnx
     from test_partitions import ordered
 
-    from nash_hw.boards import find_board
-    from nash_hw.finn_env import contained_finn
-    from nash_hw.model import Model
+    from nash_hw.boards.boards import find_board
+    from nash_hw.finn.finn_env import contained_finn
+    from nash_hw.graph.model import Model
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("graphs", nargs="*", metavar="GRAPH:BOARD")
@@ -99,7 +99,7 @@ def main() -> int:
 
 def _contained(drawn: Iterator[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
     """Yield the same, drawn where what FINN prints is contained."""
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
 
     while True:
         with contained_finn():

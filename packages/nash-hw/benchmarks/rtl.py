@@ -101,7 +101,7 @@ def make_layer(
     """Return a model of one specialized layer, its node and FINN's instance; `shapes` are of input and output."""
     from qonnx.core.datatype import DataType
 
-    from nash_hw.model import FINN_DOMAIN, Model, custom_op
+    from nash_hw.graph.model import FINN_DOMAIN, Model, custom_op
 
     domain = f"{FINN_DOMAIN}.{op_type[-3:]}"
     names = ["x", *(f"constant{i}" for i in range(len(constants)))]

@@ -30,7 +30,8 @@ def _seconds() -> float:
 
 
 def _row(path: Path, options: argparse.Namespace, folder: Path) -> list[str]:
-    from nash_hw.build import BuildConfig, build
+    from nash_hw.build import build
+    from nash_hw.build.build import BuildConfig
     from nash_hw.simulate.command import SimulateConfig, simulate
 
     config = BuildConfig(
@@ -70,7 +71,7 @@ def _genotype_row(seed: int, options: argparse.Namespace, folder: Path) -> list[
     from accelerators import CLOCK_MHZ, case_model, make_design, make_simulation
     from genotypes import draw_case
 
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
     from nash_hw.simulate.deadlock import told
     from nash_hw.simulate.run import Pace
     from nash_hw.simulate.sizing import bits

@@ -196,9 +196,9 @@ def compare(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, 
 
 def modelled(row: dict[str, Any]) -> dict[str, float | None]:
     """Return what the model says of a case."""
-    from nash_hw.estimate import layer_figures
-    from nash_hw.facts import Facts
-    from nash_hw.streams import converter_figures, fifo_figures
+    from nash_hw.estimate.estimate import layer_figures
+    from nash_hw.estimate.facts import Facts
+    from nash_hw.estimate.streams import converter_figures, fifo_figures
 
     if row["kind"] == "StreamingFIFO_rtl":
         return dict(fifo_figures(row["width"], row["depth"], rtl.FPGA_PART).resources)
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, help="synthesize, and write this file")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
 
     wanted = [case for case in cases() if arguments.only in (None, case[0])]
     with contained_finn():

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from published import designs, estimated, parts_of
 
-from nash_hw.board import RESOURCES
-from nash_hw.finn_env import contained_finn
+from nash_hw.boards.board import RESOURCES
+from nash_hw.finn.finn_env import contained_finn
 
 
 def main() -> None:

@@ -65,8 +65,8 @@ FPS = dict.fromkeys(NETWORKS, 20_000) | {"pooled": 190_000}
 
 def make_accelerator(source: onnx.ModelProto, folder: Path, fps: float):
     """Return the design of a network, folded to a frame rate, whose RTL is written to a folder."""
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.folding import FoldingSpace
 
     board = find_board(BOARD)
     space = FoldingSpace(specialized(source, board.fpga_part), board)
@@ -75,9 +75,9 @@ def make_accelerator(source: onnx.ModelProto, folder: Path, fps: float):
 
 def case_model(case: Case):
     """Return the folded model of a case with the FIFO depths of `build`, and its board."""
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace
-    from nash_hw.specialized import specialized
+    from nash_hw.boards.boards import find_board
+    from nash_hw.costs.specialized import specialized
+    from nash_hw.fold.folding import FoldingSpace
 
     board, size = find_board(case.board), case.genotype["input"]
     space = FoldingSpace(specialized(case.network(), board, size["height"] * size["width"]), board)
@@ -87,9 +87,9 @@ def case_model(case: Case):
 
 def folded(space, fps: float, clock_mhz: float):
     """Return the model of a folding space, folded to a frame rate."""
-    from nash_hw.finn_config import set_fifo_depths
-    from nash_hw.folding import fold
-    from nash_hw.steps import name_tensors
+    from nash_hw.fold.finn_config import set_fifo_depths
+    from nash_hw.fold.folding import fold
+    from nash_hw.graph.steps import name_tensors
 
     folding = space.for_fps(fps, clock_mhz)
     model, config = fold(space._model, folding.settings)
@@ -100,9 +100,8 @@ def folded(space, fps: float, clock_mhz: float):
 
 def make_design(model, board, folder: Path):
     """Return the design of a folded model, as `build --until hdl` writes it."""
-    from nash_hw import describe
-    from nash_hw.estimate import estimate
-    from nash_hw.hdl import write_hdl
+    from nash_hw.estimate import describe, estimate
+    from nash_hw.handover.hdl import write_hdl
     from nash_hw.simulate import design
 
     hdl, result = write_hdl(model, folder / "hdl", board.fpga_part, CLOCK_MHZ), estimate(model, board)

@@ -12,7 +12,7 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture
 def finn() -> Iterator[str]:
     """FINN, imported and silenced."""
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
 
     with contained_finn() as version:
         yield version

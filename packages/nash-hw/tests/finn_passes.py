@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx
 
-from nash_hw.board import Board
-from nash_hw.model import Model, custom_op
-from nash_hw.shells import shell_flow
+from nash_hw.boards.board import Board
+from nash_hw.boards.shells import shell_flow
+from nash_hw.graph.model import Model, custom_op
 
 
 def kernels(

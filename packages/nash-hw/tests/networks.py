@@ -190,7 +190,7 @@ def qonnx_outputs(source: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
 def run(model: Any, images: np.ndarray) -> np.ndarray:
     """Return the output integers of a stage of the flow for pictures."""
-    from nash_hw.execute import Executor
+    from nash_hw.verify.execute import Executor
 
     executor = Executor(model)
     if list(images.shape[1:]) != model.get_tensor_shape(model.graph.input[0].name)[1:]:

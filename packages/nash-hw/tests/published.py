@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from qonnx.core.datatype import DataType
 
-from nash_hw.actors import pace_of
-from nash_hw.board import RESOURCES
-from nash_hw.boards import find_board
-from nash_hw.estimate import Layer, parts, restart_cycles
-from nash_hw.model import FINN_DOMAIN, GraphBuilder, Model, range_datatype
-from nash_hw.schedule import Schedule
-from nash_hw.shells import shell_of, with_shell
-from nash_hw.streams import LEAST_DEPTH, Stream
+from nash_hw.boards.board import RESOURCES
+from nash_hw.boards.boards import find_board
+from nash_hw.boards.shells import shell_of, with_shell
+from nash_hw.estimate.actors import pace_of
+from nash_hw.estimate.estimate import Layer, parts, restart_cycles
+from nash_hw.estimate.schedule import Schedule
+from nash_hw.estimate.streams import LEAST_DEPTH, Stream
+from nash_hw.graph.model import FINN_DOMAIN, GraphBuilder, Model, range_datatype
 
 BOARD = "RFSoC2x2"
 STORED = Path(__file__).parent / "data" / "synthesized.json"

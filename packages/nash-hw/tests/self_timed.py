@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nash_hw.actors import actor_of, converter
-from nash_hw.firings import FIFO_CYCLES
-from nash_hw.model import custom_op
-from nash_hw.streams import LEAST_DEPTH
+from nash_hw.estimate.actors import actor_of, converter
+from nash_hw.estimate.firings import FIFO_CYCLES
+from nash_hw.estimate.streams import LEAST_DEPTH
+from nash_hw.graph.model import custom_op
 
 _FRAMES = 5
 _LONG = 1 << 40

@@ -8,13 +8,13 @@ import onnx
 import pytest
 from networks import run
 
-from nash_hw import manifest
-from nash_hw.bitcosts import BitCostsConfig, price_bits, summary
-from nash_hw.board import RESOURCES
-from nash_hw.boards import find_board
-from nash_hw.errors import CapacityError, ManifestError, UnsupportedError, UsageError
-from nash_hw.pieces import PIECE, Piece, PieceBits, write
-from nash_hw.places import places_of, tensors_of
+from nash_hw.base import manifest
+from nash_hw.base.errors import CapacityError, ManifestError, UnsupportedError, UsageError
+from nash_hw.boards.board import RESOURCES
+from nash_hw.boards.boards import find_board
+from nash_hw.costs.bitcosts import BitCostsConfig, price_bits, summary
+from nash_hw.costs.pieces import PIECE, Piece, PieceBits, write
+from nash_hw.costs.places import places_of, tensors_of
 
 CONFIG = BitCostsConfig(board="U250", bits=(4,), target_fps=1000, quiet=True)
 _BITS = {"main": 4, "residual": 8, "nas_op": 1, "join": 8, "act": 4, "state": 8}
@@ -67,7 +67,7 @@ def test_piece_is_a_network_the_flow_keeps_exactly(name, bits, finn):
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
 
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     piece = SHAPES[name]
     source = write(piece, bits)
@@ -134,8 +134,8 @@ def test_fused_sums_are_refused(resolved_json, tmp_path):
 
 def test_price_is_what_the_layers_of_the_model_take(resolved_json, tmp_path, finn):
     """Its own weights are not the random ones of a piece, so accumulators differ by a bit or so."""
-    from nash_hw.options import price_groups
-    from nash_hw.specialized import specialized
+    from nash_hw.costs.specialized import specialized
+    from nash_hw.fold.options import price_groups
 
     costs = price_bits(resolved_json, CONFIG, tmp_path / "bitcosts.json")
     assert manifest.load(tmp_path / "bitcosts.json", "bitcosts") == costs

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nash_hw.errors import ManifestError, UsageError
+from nash_hw.base.errors import ManifestError, UsageError
 
 pytestmark = pytest.mark.usefixtures("finn")
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("finn")
 def test_every_board_of_finn_has_resources():
     from finn.util.basic import part_map
 
-    from nash_hw.board import RESOURCES
-    from nash_hw.boards import all_boards
+    from nash_hw.boards.board import RESOURCES
+    from nash_hw.boards.boards import all_boards
 
     boards = {board.name: board for board in all_boards()}
     assert set(boards) == set(part_map)
@@ -24,7 +24,7 @@ def test_every_board_of_finn_has_resources():
 
 
 def test_resources_are_summed_over_the_dies():
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     board = find_board("u250")
     assert (board.name, board.num_slrs) == ("U250", 4)
@@ -33,7 +33,7 @@ def test_resources_are_summed_over_the_dies():
 
 @pytest.mark.parametrize(("name", "hint"), [("U251", "did you mean U250"), ("nothing-like-it", "nash-hw boards")])
 def test_unknown_board_gets_a_hint(name, hint):
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     with pytest.raises(UsageError, match=hint):
         find_board(name)
@@ -53,7 +53,7 @@ def write(path, **changes):
 
 
 def test_own_board_is_read_from_its_file(tmp_path):
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     board = find_board(write(tmp_path / "mine.json"))
     assert (board.name, board.fpga_part, board.num_slrs) == ("mine", OWN["fpga_part"], 2)
@@ -74,7 +74,7 @@ def test_own_board_is_read_from_its_file(tmp_path):
     ],
 )
 def test_broken_board_file_names_key_got_and_expected(tmp_path, changes, message):
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     with pytest.raises(ManifestError, match=message):
         find_board(write(tmp_path / "mine.json", **changes))
@@ -82,7 +82,7 @@ def test_broken_board_file_names_key_got_and_expected(tmp_path, changes, message
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '"x"'])
 def test_board_file_that_is_none(tmp_path, text):
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     path = tmp_path / "mine.json"
     if text is not None:
@@ -92,7 +92,7 @@ def test_board_file_that_is_none(tmp_path, text):
 
 
 def test_parts_of_every_board_are_of_a_known_family():
-    from nash_hw.board_file import is_known_part
-    from nash_hw.boards import all_boards
+    from nash_hw.boards.board_file import is_known_part
+    from nash_hw.boards.boards import all_boards
 
     assert [board.name for board in all_boards() if not is_known_part(board.fpga_part)] == []

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nash_hw import manifest
-from nash_hw.errors import UsageError
+from nash_hw.base import manifest
+from nash_hw.base.errors import UsageError
 
 
 def build(model_json: Path, out: Path, **changes):
-    from nash_hw.build import BuildConfig
     from nash_hw.build import build as build_model
+    from nash_hw.build.build import BuildConfig
 
     given = {"board": "ZCU104", "clock_mhz": 100.0, "out": out, "quiet": True} | changes
     return build_model(model_json, BuildConfig(**given))
@@ -71,8 +71,8 @@ def test_written_graph_executes_to_the_golden_logits(built, finn):
     import onnx
     from conftest import DATA
 
-    from nash_hw.execute import Executor
-    from nash_hw.model import Model
+    from nash_hw.graph.model import Model
+    from nash_hw.verify.execute import Executor
 
     out, result = built
     executor = Executor(Model(onnx.load(str(out / "dataflow.onnx"))))
@@ -86,7 +86,7 @@ def test_written_graph_executes_to_the_golden_logits(built, finn):
 def test_written_folding_is_that_of_the_graph(built, finn):
     import onnx
 
-    from nash_hw.model import custom_op
+    from nash_hw.graph.model import custom_op
 
     out, result = built
     config = json.loads((out / "folding.json").read_text())
@@ -156,14 +156,14 @@ def test_progress_goes_to_stderr(model_json, tmp_path, capfd):
     ],
 )
 def test_config_is_checked_at_birth(changes, message):
-    from nash_hw.build import BuildConfig
+    from nash_hw.build.build import BuildConfig
 
     with pytest.raises(UsageError, match=message):
         BuildConfig(**{"board": "U250", "clock_mhz": 200.0, "out": Path("x")} | changes)
 
 
 def test_all_problems_of_a_config_are_told_at_once():
-    from nash_hw.build import BuildConfig
+    from nash_hw.build.build import BuildConfig
 
     with pytest.raises(UsageError, match=r"--clock-mhz.*--max-utilization"):
         BuildConfig(board="U250", clock_mhz=1.0, out=Path("x"), max_utilization=7.0)

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nash_hw.board import RESOURCES, Board
-from nash_hw.errors import CapacityError
+from nash_hw.base.errors import CapacityError
+from nash_hw.boards.board import RESOURCES, Board
 
 BOARD = Board(
     name="small",
@@ -30,7 +30,7 @@ def price_of(used):
 
 def random_groups(seed, *, num_options=5):
     """Five groups with one split and one join; each option needs much of one resource."""
-    from nash_hw.options import Group, Option, undominated
+    from nash_hw.fold.options import Group, Option, undominated
 
     random = np.random.default_rng(seed)
     groups = []
@@ -69,7 +69,7 @@ def brute_force(groups, part):
 
     Every stream has a FIFO of five words at its reader, and where its ends differ a converter with a FIFO before it.
     """
-    from nash_hw.streams import converter_figures, fifo_figures
+    from nash_hw.estimate.streams import converter_figures, fifo_figures
 
     fifos = {width: fifo_figures(width, 5, BOARD.fpga_part).resources for width in WIDTHS}
     between = {
@@ -92,8 +92,8 @@ def brute_force(groups, part):
 
 
 def space_of(groups, monkeypatch):
-    from nash_hw import folding
-    from nash_hw.fifos import Fifos
+    from nash_hw.fold import folding
+    from nash_hw.fold.fifos import Fifos
 
     monkeypatch.setattr(folding, "price_groups", lambda model, board, known: groups)
     no_fifos = Fifos(resources=dict.fromkeys(RESOURCES, 0.0), waiting_bits={})
@@ -104,7 +104,7 @@ def space_of(groups, monkeypatch):
 @pytest.mark.usefixtures("finn")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cheapest_choice_within_limits_equals_brute_force(seed):
-    from nash_hw.choice import Chooser
+    from nash_hw.fold.choice import Chooser
 
     groups = random_groups(seed)
     chooser = Chooser(groups, BOARD)
@@ -145,7 +145,7 @@ def test_fastest_design_within_a_utilization_equals_brute_force(seed, monkeypatc
 @pytest.mark.usefixtures("finn")
 def test_limits_and_converters_bind_in_the_random_cases():
     """Else the tests above would try nothing but the choice of each by itself."""
-    from nash_hw.choice import Chooser, fits
+    from nash_hw.fold.choice import Chooser, fits
 
     limits = {name: 0.7 * BOARD.resources[name] for name in RESOURCES}
     solved = swayed = late = 0
@@ -170,7 +170,7 @@ def test_limits_and_converters_bind_in_the_random_cases():
 @pytest.mark.usefixtures("finn")
 def test_what_is_not_proven_is_a_gap(monkeypatch):
     """A solver that gives up: faster designs are neither found nor refuted."""
-    from nash_hw.choice import Choice, Chooser
+    from nash_hw.fold.choice import Choice, Chooser
 
     groups = random_groups(3)
     space = space_of(groups, monkeypatch)
@@ -193,7 +193,7 @@ def test_the_solver_prints_nothing(capfd, monkeypatch):
 
     import scipy.optimize
 
-    from nash_hw import choice
+    from nash_hw.fold import choice
 
     monkeypatch.setattr(scipy.optimize, "milp", lambda: ctypes.CDLL(None).puts(b"noise"))
     print("before")

@@ -17,8 +17,9 @@ import pytest
 from conftest import DATA
 from onnx import helper, numpy_helper
 
-from nash_hw import cli, manifest
-from nash_hw.errors import Interrupted
+from nash_hw import cli
+from nash_hw.base import manifest
+from nash_hw.base.errors import Interrupted
 
 BOARD = ("--board", "ZCU104")
 
@@ -108,7 +109,7 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
 
 
 def test_boards(run, tmp_path, finn):
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     code, stdout, _ = run("boards", "--json")
     assert code == 0
@@ -280,7 +281,7 @@ class TestErrors:
                 raise metadata.PackageNotFoundError(name)
             return find(name)
 
-        monkeypatch.setattr("nash_hw.finn_env.metadata.version", version)
+        monkeypatch.setattr("nash_hw.finn.finn_env.metadata.version", version)
         refuses(run, 8, "finn-plus: not installed", "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
     def test_broken_board_file_is_3(self, run, model_json, tmp_path):
@@ -312,7 +313,7 @@ class TestErrors:
         def interrupt(*_):
             raise Interrupted("stopped by SIGINT")
 
-        monkeypatch.setattr("nash_hw.streamline.streamline", interrupt)
+        monkeypatch.setattr("nash_hw.graph.streamline.streamline", interrupt)
         refuses(run, 130, "stopped by SIGINT", "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import DATA
 
-from nash_hw.clocks import check_clock, clock_ceiling_mhz, usual_clock_mhz
-from nash_hw.errors import UsageError
+from nash_hw.base.errors import UsageError
+from nash_hw.boards.clocks import check_clock, clock_ceiling_mhz, usual_clock_mhz
 
 _MODEL = DATA / "every-operation-v3" / "model.json"
 
@@ -34,7 +34,7 @@ def test_ceiling_is_of_fabric_and_speed_grade(part, ceiling):
 
 @pytest.mark.usefixtures("finn")
 def test_every_board_of_finn_has_a_ceiling():
-    from nash_hw.boards import all_boards
+    from nash_hw.boards.boards import all_boards
 
     for board in all_boards():
         assert usual_clock_mhz(board.fpga_part) < clock_ceiling_mhz(board.fpga_part) <= 1070
@@ -43,7 +43,8 @@ def test_every_board_of_finn_has_a_ceiling():
 
 def test_clock_that_no_design_can_have_is_refused(tmp_path: Path):
     """Before anything is built; 900 MHz used to be accepted, and "proven", for a Pynq-Z1."""
-    from nash_hw.build import BuildConfig, build
+    from nash_hw.build import build
+    from nash_hw.build.build import BuildConfig
 
     config = BuildConfig(board="Pynq-Z1", clock_mhz=900, target_fps=100, out=tmp_path / "hw", quiet=True)
     with pytest.raises(UsageError, match=r"--clock-mhz: got 900, expected at most 464: .* Pynq-Z1's xc7z020clg400-1"):

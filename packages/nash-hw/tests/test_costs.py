@@ -5,11 +5,11 @@ import json
 import pytest
 from networks import Network
 
-from nash_hw import manifest
-from nash_hw.board import RESOURCES
-from nash_hw.boards import find_board
-from nash_hw.costs import CostsConfig, price_space
-from nash_hw.errors import CapacityError, ManifestError, UsageError
+from nash_hw.base import manifest
+from nash_hw.base.errors import CapacityError, ManifestError, UsageError
+from nash_hw.boards.board import RESOURCES
+from nash_hw.boards.boards import find_board
+from nash_hw.costs.costs import CostsConfig, price_space
 
 CONFIG = CostsConfig(board="U250", weight_bits=4, act_bits=4, target_fps=2000)
 OPERATIONS = ["max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5"]
@@ -119,12 +119,12 @@ def network(op):
 
 
 def network_resources(source):
-    from nash_hw import steps
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace
-    from nash_hw.lower import lower
-    from nash_hw.quantizers import infer_requants
-    from nash_hw.streamline import streamline
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.folding import FoldingSpace
+    from nash_hw.fold.quantizers import infer_requants
+    from nash_hw.graph import steps
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     board = find_board("U250")
     model = infer_requants(lower(streamline(source)[0]), board, 100_000)
@@ -168,8 +168,8 @@ def test_fragment_is_a_network_the_flow_keeps_exactly(op, stride, joins, finn):
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
 
-    from nash_hw.fragment import Place, fragment
-    from nash_hw.streamline import streamline
+    from nash_hw.costs.fragment import Place, fragment
+    from nash_hw.graph.streamline import streamline
 
     place = Place(in_channels=4, out_channels=8, stride=stride, size=(6, 6), weight_bits=2, act_bits=3)
     if op == "skip_connect" and stride == 1:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nash_hw.deferred import deferred
+from nash_hw.finn.deferred import deferred
 
 
 @pytest.fixture

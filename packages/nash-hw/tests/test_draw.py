@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_build import build
 
-from nash_hw import manifest
-from nash_hw.draw import layout
+from nash_hw.base import manifest
+from nash_hw.build.draw import layout
 
 _TAG = "{http://www.w3.org/2000/svg}"
 

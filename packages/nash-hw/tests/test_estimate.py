@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("finn")
 
 @pytest.fixture
 def board():
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     return find_board("U250")
 
@@ -59,7 +59,7 @@ def test_luts_that_finn_reports_as_zero_are_modelled(result, op_type, resource, 
 def test_a_layer_nobody_knows_has_no_figures(board):
     from types import SimpleNamespace
 
-    from nash_hw.estimate import layer_figures
+    from nash_hw.estimate.estimate import layer_figures
 
     figures = layer_figures(SimpleNamespace(op_type="Upsample_hls"), None, board.fpga_part)
     assert set(figures.resources.values()) == {None} == set(figures.origins.values())
@@ -103,15 +103,15 @@ def test_layers_name_their_operation(result):
 )
 def test_lanes_of_a_dsp(weight_bits, act_bits, port_bits, narrow, expected):
     """By hand: a lane takes weight + activation - 1 bits, the first only its weight's."""
-    from nash_hw.estimate import dsp_lanes
+    from nash_hw.estimate.estimate import dsp_lanes
 
     assert dsp_lanes(weight_bits, act_bits, port_bits, narrow_weights=narrow) == expected
 
 
 def test_dsps_are_corrected_to_the_lanes_of_the_rtl(board):
-    from nash_hw.estimate import layer_figures
-    from nash_hw.facts import facts_of
-    from nash_hw.model import custom_op
+    from nash_hw.estimate.estimate import layer_figures
+    from nash_hw.estimate.facts import facts_of
+    from nash_hw.graph.model import custom_op
 
     model = specialized(residual_network(8, 8))
     node = next(
@@ -126,8 +126,8 @@ def test_dsps_are_corrected_to_the_lanes_of_the_rtl(board):
 
 
 def test_utilization_of_a_resource_the_board_lacks():
-    from nash_hw.boards import find_board
-    from nash_hw.estimate import utilization
+    from nash_hw.boards.boards import find_board
+    from nash_hw.estimate.estimate import utilization
 
     resources = {"LUT": 53200.0, "FF": None, "BRAM_18K": 70.0, "URAM": 1.0, "DSP": 0.0}
     parts = utilization(resources, find_board("Pynq-Z1").resources)
@@ -136,7 +136,7 @@ def test_utilization_of_a_resource_the_board_lacks():
 
 def test_only_deep_weights_are_cheaper_in_ultraram(board):
     """UltraRAM starts empty: the host's access to it costs LUTs that a small memory in LUTs does not."""
-    from nash_hw.rtl_models import weight_memory
+    from nash_hw.estimate.rtl_models import weight_memory
 
     for depth, is_cheaper in ((64, False), (4096, True)):
         ultra, luts = (weight_memory(64, depth, style, written=style == "ultra") for style in ("ultra", "distributed"))

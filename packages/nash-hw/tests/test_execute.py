@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from networks import pictures, residual_network
 
-from nash_hw.errors import VerificationError
+from nash_hw.base.errors import VerificationError
 
 pytestmark = pytest.mark.usefixtures("finn")
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("finn")
 def test_a_value_beyond_its_datatype_is_an_error():
     from qonnx.core.datatype import DataType
 
-    from nash_hw.execute import Executor
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
+    from nash_hw.verify.execute import Executor
 
     source = residual_network()
     model, _ = streamline(source)
@@ -30,7 +30,7 @@ def test_convolution_equals_that_of_onnxruntime(stride, group, pads):
     import onnxruntime
     from onnx import TensorProto, helper
 
-    from nash_hw.execute import _conv
+    from nash_hw.verify.execute import _conv
 
     random = np.random.default_rng(0)
     x = random.integers(-9, 9, (1, 4, 7, 6)).astype(np.float32)

@@ -15,10 +15,12 @@ from conftest import DATA
 from test_build import build
 from test_cli import run  # noqa: F401 - a fixture
 
-from nash_hw import finn_build, finn_env, manifest
-from nash_hw.collect import collect
-from nash_hw.errors import CapacityError, IntegrityError, Interrupted, ToolchainError, UsageError
-from nash_hw.model import Model, custom_op
+from nash_hw.base import manifest
+from nash_hw.base.errors import CapacityError, IntegrityError, Interrupted, ToolchainError, UsageError
+from nash_hw.finn import finn_env
+from nash_hw.graph.model import Model, custom_op
+from nash_hw.handover import finn_build
+from nash_hw.handover.collect import collect
 
 _MODEL = DATA / "every-operation-v3" / "model.json"
 _UTILIZATION = """
@@ -65,7 +67,7 @@ _HEADINGS = [
 def no_vivado():
     """Hide a Vivado that this machine may have."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nash_hw.build.vivado_version", lambda: None)
+        patch.setattr("nash_hw.build.build.vivado_version", lambda: None)
         yield
 
 
@@ -335,7 +337,7 @@ for number, step in enumerate(steps[first:], 1):
                 (folder / name).write_text(text)
                 (folder / name).chmod(stat.S_IRWXU)
             monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-            monkeypatch.setattr("nash_hw.build.vivado_version", finn_env.vivado_version)
+            monkeypatch.setattr("nash_hw.build.build.vivado_version", finn_env.vivado_version)
             monkeypatch.setattr(finn_build, "_finn_program", lambda: str(folder / "finn"))
 
         return install

@@ -9,14 +9,14 @@ import pytest
 from networks import Network, pictures, residual_network, run
 from test_steps import specialized
 
-from nash_hw.errors import CapacityError
+from nash_hw.base.errors import CapacityError
 
 pytestmark = pytest.mark.usefixtures("finn")
 
 
 @pytest.fixture
 def board():
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     return find_board("ZCU104")
 
@@ -27,7 +27,7 @@ def model():
 
 
 def copy_of(model):
-    from nash_hw.model import Model
+    from nash_hw.graph.model import Model
 
     return Model(type(model.model).FromString(model.model.SerializeToString()))
 
@@ -42,17 +42,17 @@ def hls_twin(node):
 
 
 def attributes_of(model):
-    from nash_hw.model import custom_op
+    from nash_hw.graph.model import custom_op
 
     return {node.name: custom_op(node) for node in model.graph.node}
 
 
 def test_options_of_each_group_equal_brute_force(board):
     """Each layer's cheapest folding for any number of cycles, against all combinations of its divisors."""
-    from nash_hw.estimate import RESOURCES, layer_figures
-    from nash_hw.facts import facts_of
-    from nash_hw.folding import FoldingSpace
-    from nash_hw.model import custom_op
+    from nash_hw.estimate.estimate import RESOURCES, layer_figures
+    from nash_hw.estimate.facts import facts_of
+    from nash_hw.fold.folding import FoldingSpace
+    from nash_hw.graph.model import custom_op
 
     net = Network((1, 2, 4, 4))
     model = specialized(net.finish(net.head(net.relu(net.conv(net.image, (6, 2, 3, 3))), 6), (1, 3)))
@@ -84,9 +84,9 @@ def test_options_of_each_group_equal_brute_force(board):
 
 @pytest.mark.parametrize("target_fps", [100, 3_000, 200_000])
 def test_target_is_reached_and_divisors_divide(model, board, target_fps):
-    from nash_hw.actors import pace_of
     from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.estimate.actors import pace_of
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     folding = FoldingSpace(model, board).for_fps(target_fps, 200.0)
     model, config = fold(model, folding.settings)
@@ -103,7 +103,7 @@ def test_target_is_reached_and_divisors_divide(model, board, target_fps):
 
 
 def test_a_pool_works_on_as_many_channels_as_its_window(model, board):
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     settings = FoldingSpace(model, board).for_fps(100_000, 200.0).settings
     for node in model.graph.node:
@@ -116,8 +116,8 @@ def test_a_pool_works_on_as_many_channels_as_its_window(model, board):
 def test_a_depthwise_unit_works_on_as_many_channels_as_its_window(board, target_fps):
     from test_lower import depthwise_network
 
-    from nash_hw.folding import FoldingSpace, fold
-    from nash_hw.model import custom_op
+    from nash_hw.fold.folding import FoldingSpace, fold
+    from nash_hw.graph.model import custom_op
 
     source = depthwise_network()
     before = specialized(source)
@@ -133,7 +133,7 @@ def test_a_depthwise_unit_works_on_as_many_channels_as_its_window(board, target_
 
 
 def test_folding_keeps_the_function(model, board):
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     images = pictures(residual_network(size=6))
     before = run(model, images)
@@ -143,7 +143,7 @@ def test_folding_keeps_the_function(model, board):
 
 
 def test_pricing_leaves_the_model_as_it_was(model, board):
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     before = model.model.SerializeToString(deterministic=True)
     FoldingSpace(model, board)
@@ -159,8 +159,8 @@ def test_pricing_leaves_the_model_as_it_was(model, board):
     ],
 )
 def test_weights_lie_where_the_board_can_have_them(name, styles):
-    from nash_hw.boards import find_board
-    from nash_hw.settings import weight_memories
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.settings import weight_memories
 
     found = {each["ram_style"]: each["runtime_writeable_weights"] for each in weight_memories(find_board(name))}
     assert found == styles
@@ -171,7 +171,7 @@ def test_weights_move_to_the_memory_that_is_left(board):
     from dataclasses import replace
 
     from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.conv(net.relu(net.conv(net.image, (32, 3, 3, 3))), (64, 32, 3, 3)))
@@ -195,7 +195,7 @@ def test_weights_move_to_the_memory_that_is_left(board):
 
 
 def test_finn_generates_the_memory_of_weights_in_ultraram(model, board, tmp_path):
-    from nash_hw.settings import weight_memories
+    from nash_hw.fold.settings import weight_memories
 
     instance = next(instance for name, instance in attributes_of(model).items() if name.startswith("MVAU_rtl"))
     for name, value in weight_memories(board)[-1].items():
@@ -208,8 +208,8 @@ def test_finn_generates_the_memory_of_weights_in_ultraram(model, board, tmp_path
 def test_a_board_with_just_what_the_fifos_take_is_large_enough(model, board, monkeypatch):
     from dataclasses import replace
 
-    from nash_hw import folding
-    from nash_hw.fifos import Fifos
+    from nash_hw.fold import folding
+    from nash_hw.fold.fifos import Fifos
 
     fifos = {"LUT": 50.0, "FF": 20.0, "BRAM_18K": 3.0, "URAM": 2.0, "DSP": 0.0}
     monkeypatch.setattr(folding, "fifos_of", lambda *_: Fifos(resources=fifos, waiting_bits={}))
@@ -222,9 +222,9 @@ def test_a_join_reads_wide_words_where_its_fifo_outgrows_the_board(model, board,
     """24,000 words of one channel take more UltraRAMs than the same bits in wider words; the layers need none."""
     from dataclasses import replace
 
-    from nash_hw import folding
-    from nash_hw.fifos import Fifos
-    from nash_hw.streams import fifo_figures
+    from nash_hw.estimate.streams import fifo_figures
+    from nash_hw.fold import folding
+    from nash_hw.fold.fifos import Fifos
 
     join = next(node for node in model.graph.node if node.op_type == "ElementwiseAdd_hls")
     width = model.get_tensor_datatype(join.input[0]).bitwidth()
@@ -254,7 +254,7 @@ def test_needs_no_more_of_anything_than_setfolding(model, board, fps):
     from qonnx.core.modelwrapper import ModelWrapper
 
     from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     folded = ModelWrapper(copy_of(model).model).transform(SetFolding(int(200e6 / fps)))
     theirs = estimate(type(model)(folded.model), board)
@@ -265,7 +265,7 @@ def test_needs_no_more_of_anything_than_setfolding(model, board, fps):
 
 
 def test_unreachable_rate_names_the_bottleneck(model, board):
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     with pytest.raises(
         CapacityError, match=r"expected at most .* at 200 MHz; the bottleneck is \w+_\d+ \((conv|maxpool)\d+\)"
@@ -276,7 +276,7 @@ def test_unreachable_rate_names_the_bottleneck(model, board):
 def test_too_small_a_board_names_the_resource(model, board):
     from dataclasses import replace
 
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     tiny = replace(board, resources={**board.resources, "LUT": 100})
     with pytest.raises(
@@ -290,7 +290,7 @@ def test_too_small_a_board_names_the_resource(model, board):
 def test_rate_that_does_not_fit_says_what_does(model, board):
     from dataclasses import replace
 
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     no_blocks = {"BRAM_18K": 0, "URAM": 0, "DSP": 0}
     plenty = FoldingSpace(model, replace(board, resources=board.resources | no_blocks))
@@ -309,7 +309,7 @@ def test_finn_applies_the_written_configuration(model, board, tmp_path):
     from finn.transformation.general import ApplyConfig
     from qonnx.core.modelwrapper import ModelWrapper
 
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     settings = FoldingSpace(model, board).for_fps(50_000, 200.0).settings
     model, config = fold(model, settings)
@@ -330,7 +330,7 @@ def test_arithmetic_lies_where_the_board_has_room(model, dsps, luts, arithmetic,
     """Without DSPs every matrix-vector unit becomes the HLS one, and the function stays the same."""
     from dataclasses import replace
 
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     images = pictures(residual_network(size=6))
     before = run(model, images)
@@ -349,7 +349,7 @@ def test_lines_and_thresholds_move_into_block_ram(model, board):
     """Where LUTs are scarce; the figures of the folded layers are those that were chosen."""
     from dataclasses import replace
 
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     room = replace(board, resources=board.resources | {"LUT": 8_000, "BRAM_18K": 10**6, "URAM": 0})
     folding = FoldingSpace(model, room).for_fps(3_000, 200.0)
@@ -365,7 +365,7 @@ def test_lines_and_thresholds_move_into_block_ram(model, board):
 
 @pytest.mark.parametrize("channels", [24, 36])
 def test_unusual_channel_counts_fold_by_their_divisors(channels, board):
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.conv(net.image, (channels, 3, 3, 3)))
@@ -397,9 +397,9 @@ def test_frame_rate_that_converters_deny_is_refused_by_name(board):
 
 def test_price_of_a_resource_moves_the_choice():
     """On a U250 a DSP costs as much as 65 LUTs, unless somebody says that DSPs are there for the taking."""
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace
-    from nash_hw.prices import parse_price
+    from nash_hw.boards.boards import find_board
+    from nash_hw.boards.prices import parse_price
+    from nash_hw.fold.folding import FoldingSpace
 
     board = find_board("U250")
     model = specialized(residual_network(size=6), board.fpga_part)
@@ -414,7 +414,7 @@ def test_price_of_a_resource_moves_the_choice():
 
 def test_balance_takes_the_least_part_of_the_fullest_resource(model, board):
     """Against the cheapest foldings within ever smaller parts of the board."""
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     def fullest(folding):
         return max(folding.resources[name] / max(board.resources[name], 1) for name in board.resources)
@@ -430,7 +430,7 @@ def test_balance_takes_the_least_part_of_the_fullest_resource(model, board):
 
 def test_figures_are_whole_numbers(model, board):
     from nash_hw.estimate import estimate
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     folding = FoldingSpace(model, board).for_fps(10_000, 200.0)
     result = estimate(fold(model, folding.settings)[0], board)

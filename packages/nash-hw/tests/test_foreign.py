@@ -14,8 +14,8 @@ from networks import QONNX, Network, pictures, qonnx_outputs
 from networks import run as execute
 from onnx import helper
 
-from nash_hw import manifest
-from nash_hw.errors import ManifestError, UnsupportedError, UsageError
+from nash_hw.base import manifest
+from nash_hw.base.errors import ManifestError, UnsupportedError, UsageError
 
 
 class Foreign(Network):
@@ -128,11 +128,11 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_stage_gives_what_qonnx_gives(name, finn):
-    from nash_hw import steps
-    from nash_hw.boards import find_board
-    from nash_hw.lower import lower
-    from nash_hw.quantizers import infer_requants
-    from nash_hw.streamline import streamline
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.quantizers import infer_requants
+    from nash_hw.graph import steps
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     source = NETWORKS[name]()
     images = pictures(source, 4)
@@ -162,7 +162,7 @@ def files(tmp_path):
 
 
 def imported(folder, *, golden=None, **options):
-    from nash_hw.import_model import ImportConfig, import_model
+    from nash_hw.build.import_model import ImportConfig, import_model
 
     if golden is not None:
         np.savez(folder / "golden.npz", **golden)
@@ -213,7 +213,7 @@ def test_import_takes_a_transposition_off_the_input(files):
 
 
 def test_import_writes_over_nothing_it_was_given(files):
-    from nash_hw.import_model import ImportConfig, import_model
+    from nash_hw.build.import_model import ImportConfig, import_model
 
     folder, _, _ = files
     before = (folder / "cnv.onnx").read_bytes()
@@ -223,7 +223,8 @@ def test_import_writes_over_nothing_it_was_given(files):
 
 
 def test_manifest_by_hand_needs_no_genotype_and_no_bits(files, tmp_path):
-    from nash_hw.build import BuildConfig, build
+    from nash_hw.build import build
+    from nash_hw.build.build import BuildConfig
 
     folder, images, outputs = files
     imported(folder, golden={"input": images, "output": outputs})
@@ -238,7 +239,8 @@ def test_manifest_by_hand_needs_no_genotype_and_no_bits(files, tmp_path):
 
 
 def test_another_input_scale_than_the_golden_one_is_named(model_json, tmp_path):
-    from nash_hw.build import BuildConfig, build
+    from nash_hw.build import build
+    from nash_hw.build.build import BuildConfig
 
     content = json.loads(model_json.read_text())
     content["input"]["scale"] = 1 / 128
@@ -271,7 +273,7 @@ def refused():
 
 @pytest.mark.parametrize("make", refused(), ids=lambda function: function.__name__)
 def test_what_cannot_be_is_named_with_what_to_change(make):
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Foreign((1, 2, 6, 6))
     x = net.relu(net.norm(net.conv("x", (4, 2, 3, 3), 8), 4))

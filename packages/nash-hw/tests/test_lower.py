@@ -10,8 +10,8 @@ pytestmark = pytest.mark.usefixtures("finn")
 
 @pytest.fixture
 def stages():
-    from nash_hw.lower import lower
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     source = residual_network()
     model, _ = streamline(source)
@@ -42,8 +42,8 @@ def test_shapes_and_datatypes_are_complete(stages):
 @pytest.mark.parametrize("bits", [1, 4])
 @pytest.mark.parametrize("group", [2, 4])
 def test_groups_become_zeros_of_a_dense_matrix(bits, group):
-    from nash_hw.lower import lower
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 2, 6, 6))
     x = net.relu(net.norm(net.conv(net.image, (4, 2, 1, 1), 4), 4))
@@ -78,7 +78,7 @@ def test_windows_of_one_pixel_are_that_pixel(stride):
 
 
 def streamline_of(source):
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     return streamline(source)
 
@@ -93,10 +93,10 @@ def depthwise_network(bits=4, act_bits=4, stride=1):
 @pytest.mark.parametrize("bits", [1, 4])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_convolution_keeps_its_weights_and_computes_the_same(bits, stride):
-    from nash_hw.lower import lower
-    from nash_hw.model import custom_op
-    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.model import custom_op
+    from nash_hw.graph.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.graph.streamline import streamline
 
     source = depthwise_network(bits, stride=stride)
     before, _ = streamline(source)
@@ -119,9 +119,9 @@ def test_depthwise_convolution_keeps_its_weights_and_computes_the_same(bits, str
 
 def test_depthwise_convolution_of_one_bit_is_dense():
     """FINN cannot write a vector-vector unit that reads 0 and 1."""
-    from nash_hw.lower import lower
-    from nash_hw.steps import to_hardware
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.steps import to_hardware
+    from nash_hw.graph.streamline import streamline
 
     model = to_hardware(lower(streamline(depthwise_network(act_bits=1))[0]))
     assert "VVAU" not in op_types(model)

@@ -13,8 +13,8 @@ def pair():
     """The same graph in our wrapper and in qonnx's."""
     from qonnx.core.modelwrapper import ModelWrapper
 
-    from nash_hw.model import Model
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.model import Model
+    from nash_hw.graph.streamline import streamline
 
     proto = streamline(residual_network())[0].model
     return Model(proto), ModelWrapper(proto, make_deepcopy=True)
@@ -82,6 +82,6 @@ def test_transform_keeps_the_instance(pair):
     ],
 )
 def test_range_datatype_is_the_narrowest(low, high, signed, expected):
-    from nash_hw.model import range_datatype
+    from nash_hw.graph.model import range_datatype
 
     assert range_datatype(low, high, signed=signed).name == expected

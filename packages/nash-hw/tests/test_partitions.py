@@ -10,7 +10,7 @@ from networks import pictures, run
 from test_folding import copy_of
 from test_steps import specialized
 
-from nash_hw.errors import UnsupportedError
+from nash_hw.base.errors import UnsupportedError
 
 pytestmark = pytest.mark.usefixtures("finn")
 _CYCLIC = draw_case(8)
@@ -18,7 +18,7 @@ _CYCLIC = draw_case(8)
 
 def in_ultraram(model, part: float, seed: int = 0):
     """Put the weights of a part of the matrix-vector units into UltraRAM, which the host writes."""
-    from nash_hw.model import custom_op
+    from nash_hw.graph.model import custom_op
 
     draw = random.Random(seed)
     for node in model.graph.node:
@@ -30,8 +30,8 @@ def in_ultraram(model, part: float, seed: int = 0):
 
 def ordered(model, slrs=None):
     """Return a copy whose additions are ordered, and its configuration."""
-    from nash_hw.finn_config import to_finn_config
-    from nash_hw.partitions import order_operands
+    from nash_hw.fold.finn_config import to_finn_config
+    from nash_hw.fold.partitions import order_operands
 
     model = copy_of(model)
     config = to_finn_config(model, {})
@@ -47,7 +47,7 @@ def unordered():
 
 def assert_finn_takes(model, board, folder, slrs=None, floorplan=None):
     """Hold FINN's partitions against ours, and let FINN cut; transfers to and from memory are two more."""
-    from nash_hw.partitions import check_partitions, partitions
+    from nash_hw.fold.partitions import check_partitions, partitions
 
     check_partitions(model, slrs)
     ours = partitions(model, slrs)
@@ -59,8 +59,8 @@ def assert_finn_takes(model, board, folder, slrs=None, floorplan=None):
 
 @pytest.mark.parametrize("seed", [8, 12, 27])
 def test_kernels_that_finn_links_wrongly_are_found(seed, tmp_path):
-    from nash_hw.finn_build import with_transfers
-    from nash_hw.partitions import crossed_kernels, partitions
+    from nash_hw.fold.partitions import crossed_kernels, partitions
+    from nash_hw.handover.finn_build import with_transfers
 
     model, board = case_model(draw_case(seed))
     model = ordered(in_ultraram(model, 0.5, seed))[0]
@@ -75,8 +75,8 @@ def test_kernels_that_finn_links_wrongly_are_found(seed, tmp_path):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_finn_takes_every_design_of_the_tests(name, tmp_path):
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.folding import FoldingSpace
 
     board = find_board(BOARD)
     space = FoldingSpace(specialized(NETWORKS[name](), board.fpga_part), board)
@@ -94,7 +94,7 @@ def test_finn_takes_drawn_networks(seed, tmp_path):
 
 def test_kernels_that_wait_for_each_other_are_refused(tmp_path):
     """FINN refuses them as well, at the end of its build."""
-    from nash_hw.partitions import check_partitions
+    from nash_hw.fold.partitions import check_partitions
 
     model, board = unordered()
     with pytest.raises(UnsupportedError, match=r"ElementwiseAdd_hls_\d+: FINN would build it into a kernel"):
@@ -105,7 +105,7 @@ def test_kernels_that_wait_for_each_other_are_refused(tmp_path):
 
 
 def test_order_of_operands_changes_no_integer():
-    from nash_hw.model import custom_op
+    from nash_hw.graph.model import custom_op
 
     model, _ = unordered()
     turned, config = ordered(model)

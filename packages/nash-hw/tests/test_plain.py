@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from nash_hw.board import RESOURCES
-from nash_hw.costs import CostsConfig, parse_widths, price_space
-from nash_hw.errors import CapacityError, ManifestError, UsageError
-from nash_hw.plain import Bits, cells_of, part, stretch, whole, widened
+from nash_hw.base.errors import CapacityError, ManifestError, UsageError
+from nash_hw.boards.board import RESOURCES
+from nash_hw.costs.costs import CostsConfig, parse_widths, price_space
+from nash_hw.costs.plain import Bits, cells_of, part, stretch, whole, widened
 
 CONFIG = CostsConfig(board="ZCU104", weight_bits=4, act_bits=4, target_fps=20_000, quiet=True)
 BITS = Bits(weight=4, act=4)
@@ -78,9 +78,9 @@ OPERATIONS = (
 
 @pytest.mark.parametrize(("joins", "tolerance"), [("quantized", 0.03), ("aligned", 0.03), ("fused", 0.04)])
 def test_backbone_and_operations_sum_up_to_the_whole_accelerator(joins, tolerance, tmp_path, finn):
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace
-    from nash_hw.specialized import specialized
+    from nash_hw.boards.boards import find_board
+    from nash_hw.costs.specialized import specialized
+    from nash_hw.fold.folding import FoldingSpace
 
     config = CostsConfig(board="ZCU104", weight_bits=4, act_bits=4, target_fps=20_000, joins=joins, quiet=True)
     result = price(tmp_path, [candidate(*found) for found in OPERATIONS], config)
@@ -157,7 +157,7 @@ def test_the_flow_keeps_a_whole_network_and_a_stretch_exactly(joins, finn):
     import numpy as np
     from networks import pictures, qonnx_outputs, run
 
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     source = whole(tiny(*OPERATIONS), BITS, joins)
     images = pictures(source)

@@ -16,7 +16,7 @@ def steps_of(random, *, channels=6, input_type="INT13", output_type="INT8", scal
     """Thresholds of a uniform quantizer with a scale and bias per channel, and its real scale."""
     from qonnx.core.datatype import DataType
 
-    from nash_hw.requant import Steps
+    from nash_hw.graph.requant import Steps
 
     source, target = DataType[input_type], DataType[output_type]
     scale = random.uniform(0.5, 2, channels) * 2 ** (target.bitwidth() - source.bitwidth()) if scale is None else scale
@@ -39,7 +39,7 @@ def counted(steps):
 @pytest.mark.parametrize("output_type", ["INT8", "UINT8", "UINT4", "INT5", "UINT1"])
 @pytest.mark.parametrize("input_type", ["INT9", "INT13", "INT16"])
 def test_solved_requant_equals_its_thresholds_for_every_input(input_type, output_type):
-    from nash_hw.requant import requantize, solve
+    from nash_hw.graph.requant import requantize, solve
 
     steps, scale = steps_of(np.random.default_rng(1), input_type=input_type, output_type=output_type)
     found = solve(steps, scale)
@@ -54,7 +54,7 @@ def test_solved_requant_equals_its_thresholds_for_every_input(input_type, output
 def test_unequal_steps_have_no_requant():
     from dataclasses import replace
 
-    from nash_hw.requant import solve
+    from nash_hw.graph.requant import solve
 
     steps, scale = steps_of(np.random.default_rng(2))
     assert solve(steps, scale) is not None
@@ -66,7 +66,7 @@ def test_unequal_steps_have_no_requant():
 @pytest.mark.parametrize("input_type", ["UINT13", "INT19"])
 def test_inputs_the_rtl_misreads_have_no_requant(input_type):
     """The RTL takes its input for signed, and beyond 18 bits shortens the scale."""
-    from nash_hw.requant import solve
+    from nash_hw.graph.requant import solve
 
     steps, scale = steps_of(np.random.default_rng(3), input_type=input_type)
     assert solve(steps, scale) is None
@@ -75,7 +75,7 @@ def test_inputs_the_rtl_misreads_have_no_requant(input_type):
 def requant_node(fixture_scale, fixture_bias, input_type, output_type, pe=1):
     from onnx import TensorProto, helper, numpy_helper
 
-    from nash_hw.model import Model
+    from nash_hw.graph.model import Model
 
     channels = len(fixture_scale)
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels]) for name in "xy"]
@@ -101,8 +101,8 @@ def requant_node(fixture_scale, fixture_bias, input_type, output_type, pe=1):
 
 
 def test_fixed_point_parameters_equal_those_finn_writes():
-    from nash_hw.model import custom_op
-    from nash_hw.requant import fixed_point
+    from nash_hw.graph.model import custom_op
+    from nash_hw.graph.requant import fixed_point
 
     random = np.random.default_rng(4)
     scale = (random.uniform(0.5, 2, 64) * 2.0 ** random.integers(-7, 0, 64)).astype(np.float32)
@@ -156,8 +156,8 @@ def test_requantize_equals_the_simulated_rtl(output_type, tmp_path):
     import finn
     from qonnx.core.datatype import DataType
 
-    from nash_hw.model import custom_op
-    from nash_hw.requant import requantize, solve
+    from nash_hw.graph.model import custom_op
+    from nash_hw.graph.requant import requantize, solve
 
     steps, scale = steps_of(np.random.default_rng(5), channels=4, input_type="INT12", output_type=output_type)
     found = solve(steps, scale)
@@ -195,15 +195,15 @@ def test_requantize_equals_the_simulated_rtl(output_type, tmp_path):
 def board(**resources):
     from dataclasses import replace
 
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     found = find_board("U250")
     return replace(found, resources={**found.resources, **resources})
 
 
 def lowered(source):
-    from nash_hw.lower import lower
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     return lower(streamline(source)[0])
 
@@ -211,8 +211,8 @@ def lowered(source):
 @pytest.mark.parametrize("weight_bits", [1, 2, 4])
 @pytest.mark.parametrize("act_bits", [1, 2, 4, 8])
 def test_network_with_every_possible_requant_computes_the_same(weight_bits, act_bits, monkeypatch):
-    from nash_hw import quantizers
-    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.fold import quantizers
+    from nash_hw.graph.steps import minimize_bit_widths, partition, specialize, to_hardware
 
     source = residual_network(weight_bits, act_bits)
     images = pictures(source)
@@ -227,7 +227,7 @@ def test_network_with_every_possible_requant_computes_the_same(weight_bits, act_
 
 
 def test_thresholds_stay_where_multipliers_are_dear():
-    from nash_hw.quantizers import infer_requants
+    from nash_hw.fold.quantizers import infer_requants
 
     source = residual_network()
     assert "Requant" in op_types(infer_requants(lowered(source), board(LUT=1000, DSP=10**6), 10**6))
@@ -236,7 +236,7 @@ def test_thresholds_stay_where_multipliers_are_dear():
 
 def test_requants_are_chosen_for_the_rate_that_is_asked_for():
     """Sixteen channels at once need sixteen multipliers, and each threshold memory holds but one channel."""
-    from nash_hw.quantizers import infer_requants
+    from nash_hw.fold.quantizers import infer_requants
 
     net = Network((1, 2, 6, 6))
     x = net.relu(net.norm(net.conv(net.image, (16, 2, 3, 3), 8), 16))
@@ -248,7 +248,8 @@ def test_requants_are_chosen_for_the_rate_that_is_asked_for():
 
 
 def test_layers_tell_requants_from_thresholds(model_json, tmp_path):
-    from nash_hw.build import BuildConfig, build
+    from nash_hw.build import build
+    from nash_hw.build.build import BuildConfig
 
     config = BuildConfig(board="U250", clock_mhz=200, out=tmp_path / "hw", target_fps=500, quiet=True)
     result = build(model_json, config)
@@ -259,7 +260,7 @@ def test_layers_tell_requants_from_thresholds(model_json, tmp_path):
 
 def test_outputs_beyond_reach_are_not_compared_for():
     """15 inputs of 4 bits reach at most 16 of the 255 steps of an 8-bit quantizer."""
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 2, 6, 6))
     x = net.relu(net.norm(net.conv(net.image, (4, 2, 3, 3), 8), 4), scale=0.07)

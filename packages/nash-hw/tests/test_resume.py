@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_build import build
 
-from nash_hw import manifest
-from nash_hw.errors import CapacityError, IntegrityError, Interrupted, UsageError
+from nash_hw.base import manifest
+from nash_hw.base.errors import CapacityError, IntegrityError, Interrupted, UsageError
 
 _STEPS = (
     *("streamline", "verify streamlined", "lower", "verify lowered", "hardware layers", "verify hardware"),
@@ -23,7 +23,7 @@ _STEPS = (
 
 def stop_before(monkeypatch, name: str) -> None:
     """Let SIGINT come when a step begins."""
-    from nash_hw.flow import Flow
+    from nash_hw.build.flow import Flow
 
     run = Flow.run
 

@@ -26,16 +26,16 @@ pytestmark = pytest.mark.usefixtures("finn")
 
 
 def schedule_of(name):
-    from nash_hw.model import Model
-    from nash_hw.schedule import Schedule
+    from nash_hw.estimate.schedule import Schedule
+    from nash_hw.graph.model import Model
 
     graph = onnx.load_from_string(gzip.decompress((FACTS.parent / "simulated" / f"{name}.onnx.gz").read_bytes()))
     return Model(graph), Schedule(Model(graph))
 
 
 def slowest(model):
-    from nash_hw.actors import cycles_of
-    from nash_hw.model import custom_op
+    from nash_hw.estimate.actors import cycles_of
+    from nash_hw.graph.model import custom_op
 
     return max(cycles_of(node, custom_op(node)) for node in model.graph.node)
 
@@ -97,9 +97,9 @@ def random_network(seed):
 
 def folded_anyhow(source, seed):
     """Return a model folded at random: layers of very different speed."""
-    from nash_hw.boards import find_board
-    from nash_hw.finn_config import fold
-    from nash_hw.options import price_groups
+    from nash_hw.boards.boards import find_board
+    from nash_hw.fold.finn_config import fold
+    from nash_hw.fold.options import price_groups
 
     random = np.random.default_rng(seed)
     model = specialized(source)
@@ -113,7 +113,7 @@ def folded_anyhow(source, seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_no_network_locks_or_slows_down(seed):
     """Frames back to back, with FIFOs of exactly these depths; of the least depth in every stream most are slower."""
-    from nash_hw.schedule import Schedule
+    from nash_hw.estimate.schedule import Schedule
 
     model = folded_anyhow(random_network(seed), seed)
     period = slowest(model)
@@ -122,7 +122,7 @@ def test_no_network_locks_or_slows_down(seed):
 
 
 def test_shallow_fifos_lock_or_slow_down():
-    from nash_hw.schedule import Schedule
+    from nash_hw.estimate.schedule import Schedule
 
     model = folded_anyhow(residual_network(size=16), 0)
     period = slowest(model)
@@ -150,7 +150,7 @@ def later_reader(size=12):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shared_windows_lock_nothing(seed):
-    from nash_hw.schedule import Schedule
+    from nash_hw.estimate.schedule import Schedule
 
     model = folded_anyhow(later_reader(), seed)
     period = slowest(model)
@@ -160,9 +160,9 @@ def test_shared_windows_lock_nothing(seed):
 
 def test_results_wait_in_the_stead_of_shared_windows(monkeypatch):
     """They are fewer."""
-    from nash_hw import schedule
-    from nash_hw.boards import find_board
-    from nash_hw.folding import FoldingSpace, fold
+    from nash_hw.boards.boards import find_board
+    from nash_hw.estimate import schedule
+    from nash_hw.fold.folding import FoldingSpace, fold
 
     model = specialized(later_reader())
     model, _ = fold(model, FoldingSpace(model, find_board("U250")).for_fps(20_000, 200.0).settings)
@@ -177,7 +177,7 @@ def test_results_wait_in_the_stead_of_shared_windows(monkeypatch):
 
 @pytest.mark.parametrize(("kernel", "stride"), [((1, 3), (1, 1)), ((1, 3), (1, 2)), ((3, 1), (1, 1)), ((3, 1), (2, 1))])
 def test_cycles_of_the_windows_of_rows_and_columns(kernel, stride):
-    from nash_hw import windows
+    from nash_hw.estimate import windows
 
     for size, folds in itertools.product((12, 17), (1, 4)):
         counts = tuple((size - k) // s + 1 for k, s in zip(kernel, stride, strict=True))
@@ -193,7 +193,7 @@ def test_cycles_of_the_windows_of_rows_and_columns(kernel, stride):
 @pytest.mark.parametrize("by_channel", [False, True], ids=["", "by channel"])
 def test_cycles_of_a_window_are_those_of_its_words(stride, by_channel):
     """Rows after the third take as long as the one before: against all rows, word by word."""
-    from nash_hw import windows
+    from nash_hw.estimate import windows
 
     for size, kernel, folds in itertools.product((12, 17), (2, 3, 5), (1, 4)):
         rows = (size - kernel) // stride + 1
@@ -215,7 +215,7 @@ def test_cycles_of_a_window_are_those_of_its_words(stride, by_channel):
 
 def test_words_that_wait_are_counted_over_frames():
     """Ten words at once, one left each second cycle: by the time the tenth comes, five have; and the frame before's."""
-    from nash_hw.schedule import most
+    from nash_hw.estimate.schedule import most
 
     enters = np.arange(10)
     assert most(enters, enters + 2, 100) == 3  # two under way and the one that comes
@@ -225,8 +225,8 @@ def test_words_that_wait_are_counted_over_frames():
 
 def test_earliest_and_latest_are_each_others_mirror():
     """A matrix-vector unit of three rows' turns: what it can give at the earliest it need not do any earlier."""
-    from nash_hw.firings import Actor, Input, Output
-    from nash_hw.timing import earliest, latest
+    from nash_hw.estimate.firings import Actor, Input, Output
+    from nash_hw.estimate.timing import earliest, latest
 
     words = np.arange(6)
     actor = Actor(
@@ -244,8 +244,8 @@ def test_earliest_and_latest_are_each_others_mirror():
 @pytest.mark.parametrize("seed", range(4))
 def test_firings_that_wait_one_by_one_are_those_of_the_fixpoint(seed, monkeypatch):
     """Uneven converters, whose firings and words wait for each other, in both ways and with bounds of either kind."""
-    from nash_hw import timing
-    from nash_hw.actors import converter
+    from nash_hw.estimate import timing
+    from nash_hw.estimate.actors import converter
 
     random = np.random.default_rng(seed)
     for in_width, out_width in ((8, 12), (32, 20), (7, 3), (3, 7)):

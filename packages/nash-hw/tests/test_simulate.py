@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from accelerators import CLOCK_MHZ, FPS, NETWORKS, make_accelerator, make_simulation
 
-from nash_hw.errors import Interrupted, UnsupportedError, VerificationError
+from nash_hw.base.errors import Interrupted, UnsupportedError, VerificationError
 
 
 @pytest.fixture(scope="module")
 def simulations(tmp_path_factory, compiled_layers):
     """Simulations by the name of their network, made when they are asked for."""
-    from nash_hw.finn_env import contained_finn
+    from nash_hw.finn.finn_env import contained_finn
 
     made = {}
 

@@ -14,7 +14,7 @@ from conftest import DATA
 from test_build import build
 from test_cli import run  # noqa: F401 - a fixture
 
-from nash_hw import manifest
+from nash_hw.base import manifest
 
 MODEL = DATA / "every-operation-v3"
 
@@ -75,7 +75,7 @@ def test_depths_are_where_finn_reads_them(simulated):
 
 def test_resources_are_of_the_depths(simulated):
     """Those of the streams, their sums, and what of the board they are."""
-    from nash_hw.streams import fifo_figures
+    from nash_hw.estimate.streams import fifo_figures
 
     _, result = simulated
     fifos = [stream for stream in result["streams"] if stream["kind"] == "fifo"]

@@ -9,7 +9,7 @@ import pytest
 from test_build import build
 from test_cli import refuses, run  # noqa: F401 - a fixture
 
-from nash_hw.errors import ToolchainError
+from nash_hw.base.errors import ToolchainError
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from test_build import build
 from test_partitions import in_ultraram, ordered
 from test_steps import specialized
 
-from nash_hw.board import RESOURCES
+from nash_hw.boards.board import RESOURCES
 
 pytestmark = pytest.mark.usefixtures("finn")
 _MODEL = DATA / "every-operation-v3" / "model.json"
@@ -22,14 +22,14 @@ _MODEL = DATA / "every-operation-v3" / "model.json"
 
 @pytest.fixture
 def board():
-    from nash_hw.boards import find_board
+    from nash_hw.boards.boards import find_board
 
     return find_board("U250")
 
 
 @pytest.fixture
 def model(board):
-    from nash_hw.folding import FoldingSpace
+    from nash_hw.fold.folding import FoldingSpace
 
     return folded(FoldingSpace(specialized(residual_network(), board.fpga_part), board), 20_000, CLOCK_MHZ)
 
@@ -43,7 +43,7 @@ def shrunk(board, result, part):
 
 def planned(model, board, part):
     from nash_hw.estimate import estimate
-    from nash_hw.slrs import plan_slrs
+    from nash_hw.fold.slrs import plan_slrs
 
     result = estimate(model, board)
     small = shrunk(board, result, part)
@@ -52,7 +52,7 @@ def planned(model, board, part):
 
 def test_design_of_one_slr_has_no_plan(model, board):
     from nash_hw.estimate import estimate
-    from nash_hw.slrs import plan_slrs, slr_resources
+    from nash_hw.fold.slrs import plan_slrs, slr_resources
 
     assert plan_slrs(model, estimate(model, board), board) is None
     slrs = slr_resources(board)
@@ -80,10 +80,10 @@ def test_plan_takes_as_few_slrs_as_hold_the_design(model, board, part, number):
 @pytest.mark.parametrize("seed", [12, 27, 39])
 def test_finn_builds_kernels_of_one_slr(seed, tmp_path):
     """With weights in UltraRAM, whose kernels begin for themselves, in the SLRs of the plan."""
-    from nash_hw.finn_build import with_transfers as with_transfers_of
-    from nash_hw.model import custom_op
-    from nash_hw.partitions import check_partitions, crossed_kernels, partitions
-    from nash_hw.slrs import write_floorplan
+    from nash_hw.fold.partitions import check_partitions, crossed_kernels, partitions
+    from nash_hw.fold.slrs import write_floorplan
+    from nash_hw.graph.model import custom_op
+    from nash_hw.handover.finn_build import with_transfers as with_transfers_of
 
     model, board = case_model(draw_case(seed))
     model = ordered(in_ultraram(model, 0.5, seed))[0]
@@ -109,8 +109,8 @@ def test_finn_builds_kernels_of_one_slr(seed, tmp_path):
 
 def test_build_hands_the_plan_to_finn(tmp_path, monkeypatch):
     slr = {"LUT": 12_000, "FF": 20_000, "BRAM_18K": 100, "URAM": 100, "DSP": 200}
-    monkeypatch.setattr("nash_hw.slrs.slr_resources", lambda board: [slr] * 4)
-    monkeypatch.setattr("nash_hw.build.vivado_version", lambda: None)
+    monkeypatch.setattr("nash_hw.fold.slrs.slr_resources", lambda board: [slr] * 4)
+    monkeypatch.setattr("nash_hw.build.build.vivado_version", lambda: None)
     out = tmp_path / "hw"
     result = build(_MODEL, out, board="U250", target_fps=5000, until="bitfile")
     config = yaml.safe_load((out / "finn" / "build.yaml").read_text())

@@ -6,34 +6,34 @@ import numpy as np
 import pytest
 from networks import Network, op_types, pictures, residual_network, run
 
-from nash_hw.errors import UnsupportedError
+from nash_hw.base.errors import UnsupportedError
 
 pytestmark = pytest.mark.usefixtures("finn")
 U250 = "xcu250-figd2104-2L-e"
 
 
 def lowered(source):
-    from nash_hw.lower import lower
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.lower import lower
+    from nash_hw.graph.streamline import streamline
 
     return lower(streamline(source)[0])
 
 
 def hardware(source):
-    from nash_hw.steps import to_hardware
+    from nash_hw.graph.steps import to_hardware
 
     return to_hardware(lowered(source))
 
 
 def specialized(source, fpga_part=U250):
-    from nash_hw.steps import minimize_bit_widths, partition, specialize
+    from nash_hw.graph.steps import minimize_bit_widths, partition, specialize
 
     return specialize(minimize_bit_widths(partition(hardware(source))), fpga_part)
 
 
 @pytest.mark.parametrize("weight_bits", [1, 4])
 def test_every_step_computes_the_same(weight_bits):
-    from nash_hw.steps import minimize_bit_widths, partition, specialize, to_hardware
+    from nash_hw.graph.steps import minimize_bit_widths, partition, specialize, to_hardware
 
     source = residual_network(weight_bits)
     images = pictures(source)
@@ -63,7 +63,7 @@ def test_every_operation_becomes_a_hardware_layer():
 
 
 def test_sort_nodes_orders_readers_after_writers():
-    from nash_hw.steps import sort_nodes
+    from nash_hw.graph.steps import sort_nodes
 
     model = lowered(residual_network())
     nodes = [copy.deepcopy(node) for node in model.graph.node]
@@ -76,7 +76,7 @@ def test_sort_nodes_orders_readers_after_writers():
 
 
 def test_partition_takes_all_but_the_transposition():
-    from nash_hw.steps import partition
+    from nash_hw.graph.steps import partition
 
     model = partition(hardware(residual_network()))
     assert all(node.domain == "finn.custom_op.fpgadataflow" for node in model.graph.node)
@@ -85,7 +85,7 @@ def test_partition_takes_all_but_the_transposition():
 
 
 def test_partition_names_what_is_not_mapped():
-    from nash_hw.steps import partition
+    from nash_hw.graph.steps import partition
 
     model = lowered(residual_network())
     with pytest.raises(UnsupportedError, match=r"MaxPoolNHWC '/maxpool\d+/MaxPool_output_0'"):
@@ -95,8 +95,8 @@ def test_partition_names_what_is_not_mapped():
 def test_binary_weights_keep_one_bit_where_finn_makes_two():
     from finn.transformation.fpgadataflow.minimize_weight_bit_width import MinimizeWeightBitWidth
 
-    from nash_hw.model import custom_op
-    from nash_hw.steps import minimize_bit_widths, partition
+    from nash_hw.graph.model import custom_op
+    from nash_hw.graph.steps import minimize_bit_widths, partition
 
     def weight_types(model):
         return [custom_op(node).get_nodeattr("weightDataType") for node in model.get_nodes_by_op_type("MVAU")]
@@ -114,7 +114,7 @@ def test_minimized_types_equal_those_of_finn():
     from qonnx.core.datatype import DataType
     from qonnx.transformation.infer_datatypes import InferDataTypes
 
-    from nash_hw.steps import minimize_bit_widths, partition
+    from nash_hw.graph.steps import minimize_bit_widths, partition
 
     ours = minimize_bit_widths(partition(hardware(residual_network())))
     theirs = partition(hardware(residual_network()))

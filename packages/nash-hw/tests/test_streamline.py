@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from networks import Network, op_types, pictures, qonnx_outputs, residual_network, run
 
-from nash_hw.errors import ManifestError, UnsupportedError
+from nash_hw.base.errors import ManifestError, UnsupportedError
 
 pytestmark = pytest.mark.usefixtures("finn")
 
 
 def streamlined_outputs(source, images):
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     model, dequantization = streamline(source)
     return run(model, images) * dequantization.scale + dequantization.bias
@@ -34,7 +34,7 @@ def test_streamlined_network_computes_the_same(weight_bits, act_bits):
 
 
 def test_streamlined_network_holds_integers_only():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     model, _ = streamline(residual_network())
     assert set(op_types(model)) == {
@@ -60,8 +60,8 @@ def test_thresholds_equal_exact_rounding_of_every_integer(scale, step, relu, zer
     """Against rational arithmetic, ties to even included: scale 1/4 and step 1/2 make every other value a tie."""
     from qonnx.core.datatype import DataType
 
-    from nash_hw.integers import Integers, exact_thresholds
-    from nash_hw.qonnx_graph import Quantizer
+    from nash_hw.graph.integers import Integers, exact_thresholds
+    from nash_hw.graph.qonnx_graph import Quantizer
 
     bias = np.array([0.0, -0.5, 0.31])
     x = Integers(
@@ -88,8 +88,8 @@ def test_thresholds_equal_exact_rounding_of_every_integer(scale, step, relu, zer
 def test_thresholds_of_a_constant_channel():
     from qonnx.core.datatype import DataType
 
-    from nash_hw.integers import Integers, exact_thresholds
-    from nash_hw.qonnx_graph import Quantizer
+    from nash_hw.graph.integers import Integers, exact_thresholds
+    from nash_hw.graph.qonnx_graph import Quantizer
 
     x = Integers(
         name="x",
@@ -106,7 +106,7 @@ def test_thresholds_of_a_constant_channel():
 
 
 def test_negative_gamma_flips_the_weights():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 2, 5, 5))
     net_output = net.head(net.relu(net.norm(net.conv(net.image, (4, 2, 3, 3), 1), 4)), 4)
@@ -120,7 +120,7 @@ def test_negative_gamma_flips_the_weights():
 def test_flipping_the_lowest_weight_widens_its_type():
     from qonnx.core.datatype import DataType
 
-    from nash_hw.qonnx_graph import Weights
+    from nash_hw.graph.qonnx_graph import Weights
 
     weights = Weights(integers=np.array([[-8.0, 3.0], [1.0, 2.0]]), scale=np.ones((2, 1)), datatype=DataType["INT4"])
     flipped = weights.flipped(np.array([True, False]))
@@ -198,7 +198,7 @@ def unsupported_networks():
 
 @pytest.mark.parametrize("break_network", unsupported_networks(), ids=lambda function: function.__name__)
 def test_unsupported_operation_names_its_node(break_network):
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 2, 6, 6))
     x = break_network(net, net.relu(net.norm(net.conv(net.image, (4, 2, 3, 3), 8), 4)))
@@ -210,7 +210,7 @@ def test_unsupported_operation_names_its_node(break_network):
 
 
 def test_unquantized_logits_are_refused():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 2, 6, 6))
     with pytest.raises(UnsupportedError, match="classifier"):
@@ -218,7 +218,7 @@ def test_unquantized_logits_are_refused():
 
 
 def test_dynamic_input_shape_is_refused():
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     source = residual_network()
     source.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -228,7 +228,7 @@ def test_dynamic_input_shape_is_refused():
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, True), (4, False)])
 def test_input_that_is_not_bytes_is_refused(bits, signed):
-    from nash_hw.streamline import streamline
+    from nash_hw.graph.streamline import streamline
 
     net = Network((1, 2, 6, 6))
     image = net.quantize("x", 1 / 128, bits, signed=signed)

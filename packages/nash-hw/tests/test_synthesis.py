@@ -64,8 +64,8 @@ def test_dsps_are_those_yosys_finds_in_the_generated_rtl(bits, narrow):
     import rtl
     from synthesis import designs, make
 
-    from nash_hw.estimate import mvau_dsps
-    from nash_hw.facts import facts_of
+    from nash_hw.estimate.estimate import mvau_dsps
+    from nash_hw.estimate.facts import facts_of
 
     for pe, simd in ((1, 3), (8, 9), (12, 2)):
         given = {"MW": 36, "MH": 24, "PE": pe, "SIMD": simd, "bits": list(bits), "narrow": narrow}
@@ -97,6 +97,6 @@ def test_more_inputs_at_once_take_more():
 
 
 def test_a_converter_of_equal_widths_is_nothing():
-    from nash_hw.streams import converter_figures
+    from nash_hw.estimate.streams import converter_figures
 
     assert set(converter_figures(24, 24).resources.values()) == {0.0}

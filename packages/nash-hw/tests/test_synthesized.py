@@ -10,8 +10,8 @@ from statistics import median
 import pytest
 from published import BOARD, designs, estimated, others, parts_of
 
-from nash_hw import confidence
-from nash_hw.finn_env import contained_finn
+from nash_hw.estimate import confidence
+from nash_hw.finn.finn_env import contained_finn
 
 SMALL_BRAM = "vgg10-w4a4"  # 36 block RAMs, 16 of which no layer of the estimate accounts for
 SHALLOW_FIFOS = ("cnv-w1a2", "cnv-w2a2")  # measured 13 % slower than their slowest layer, in FINN's estimate as well
@@ -100,8 +100,8 @@ def test_a_layer_with_operands_of_one_bit(rows):
 
 @pytest.mark.parametrize("resource", [name for name, known in confidence.RATIOS.items() if known])
 def test_the_interval_holds_every_published_design(rows, resource):
-    from nash_hw.boards import find_board
-    from nash_hw.shells import shell_of
+    from nash_hw.boards.boards import find_board
+    from nash_hw.boards.shells import shell_of
 
     with contained_finn():
         shell = shell_of(find_board(BOARD)).resources[resource]
@@ -114,8 +114,8 @@ def test_the_interval_holds_every_published_design(rows, resource):
 
 
 def test_a_zynq_has_less_room_by_its_shell_and_other_boards_have_all():
-    from nash_hw.boards import find_board
-    from nash_hw.shells import room_beside_shell, shell_of, with_shell
+    from nash_hw.boards.boards import find_board
+    from nash_hw.boards.shells import room_beside_shell, shell_of, with_shell
 
     with contained_finn():
         small, zynq, alveo = (find_board(name) for name in ("Pynq-Z1", "ZCU104", "U250"))

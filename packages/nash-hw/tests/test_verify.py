@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from networks import pictures, residual_network, run
 
-from nash_hw.errors import IntegrityError, ManifestError, VerificationError
+from nash_hw.base.errors import IntegrityError, ManifestError, VerificationError
 
 pytestmark = pytest.mark.usefixtures("finn")
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("finn")
 @pytest.fixture
 def network():
     """A streamlined model, its dequantization, and exact golden logits."""
-    from nash_hw.streamline import streamline
-    from nash_hw.verify import Golden
+    from nash_hw.graph.streamline import streamline
+    from nash_hw.verify.verify import Golden
 
     source = residual_network()
     model, dequantization = streamline(source)
@@ -23,7 +23,7 @@ def network():
 
 
 def test_equal_stage_is_recorded(network):
-    from nash_hw.verify import Verifier
+    from nash_hw.verify.verify import Verifier
 
     model, dequantization, golden = network
     record = Verifier(golden, dequantization, act_bits=4).check("streamlined", model)
@@ -32,7 +32,7 @@ def test_equal_stage_is_recorded(network):
 
 
 def flipped(golden, dequantization, samples, steps=1):
-    from nash_hw.verify import Golden
+    from nash_hw.verify.verify import Golden
 
     logits = golden.logits.copy()
     logits[:samples, 0] += steps * dequantization.scale[0]
@@ -40,7 +40,7 @@ def flipped(golden, dequantization, samples, steps=1):
 
 
 def test_one_step_is_an_error_at_four_bits_and_counted_at_eight(network):
-    from nash_hw.verify import Verifier
+    from nash_hw.verify.verify import Verifier
 
     model, dequantization, golden = network
     off = flipped(golden, dequantization, samples=2)
@@ -53,7 +53,7 @@ def test_one_step_is_an_error_at_four_bits_and_counted_at_eight(network):
 
 @pytest.mark.parametrize(("samples", "steps"), [(5, 1), (1, 10_000)])
 def test_flips_are_bounded(network, samples, steps):
-    from nash_hw.verify import Verifier
+    from nash_hw.verify.verify import Verifier
 
     model, dequantization, golden = network
     with pytest.raises(VerificationError, match=r"at most 0\.25 of the largest in at most half"):
@@ -61,7 +61,7 @@ def test_flips_are_bounded(network, samples, steps):
 
 
 def test_stages_must_agree_in_every_integer(network):
-    from nash_hw.verify import Verifier
+    from nash_hw.verify.verify import Verifier
 
     model, dequantization, golden = network
     verifier = Verifier(golden, dequantization, act_bits=8)
@@ -74,7 +74,7 @@ def test_stages_must_agree_in_every_integer(network):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
 def test_damaged_golden_file(tmp_path, content):
-    from nash_hw.verify import load_golden
+    from nash_hw.verify.verify import load_golden
 
     path = tmp_path / "golden.npz"
     path.write_bytes(content)
@@ -92,7 +92,7 @@ def test_damaged_golden_file(tmp_path, content):
     ],
 )
 def test_golden_of_another_network(tmp_path, images, logits, message):
-    from nash_hw.verify import load_golden
+    from nash_hw.verify.verify import load_golden
 
     path = tmp_path / "golden.npz"
     np.savez(path, input=images, output=logits)

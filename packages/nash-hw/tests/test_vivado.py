@@ -23,7 +23,7 @@ def test_written_dataflow_generates_hdl(model_json, tmp_path, finn):
     import onnx
     from finn.transformation.fpgadataflow.prepare_ip import PrepareIP
 
-    from nash_hw.model import Model
+    from nash_hw.graph.model import Model
 
     result = build(model_json, tmp_path / "hw")
     model = Model(onnx.load(str(tmp_path / "hw" / "dataflow.onnx")))

@@ -27,8 +27,8 @@ def written(simulation):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_genotype_locks_or_slows_down(seed):
-    from nash_hw.actors import pace_of
-    from nash_hw.finn_config import fifo_depths
+    from nash_hw.estimate.actors import pace_of
+    from nash_hw.fold.finn_config import fifo_depths
 
     model, _ = case_model(draw_case(seed))
     pace, _ = pace_of(model)
@@ -49,7 +49,7 @@ def test_genotypes_have_everything():
 
 @pytest.mark.parametrize("seed", IN_RTL)
 def test_self_timed_words_pass_as_in_the_rtl(seed, tmp_path, compiled_layers):
-    from nash_hw.finn_config import fifo_depths
+    from nash_hw.fold.finn_config import fifo_depths
     from nash_hw.simulate.run import Pace
 
     simulation = simulate(draw_case(seed), tmp_path, compiled_layers)
@@ -91,7 +91,7 @@ def test_demo_does_not_lock(tmp_path, compiled_layers):
 
 def test_rtl_unit_of_whole_rows_loses_words(tmp_path, compiled_layers):
     """Why no folding has one: where its reader stops, the queue of mvu_vvu_axi.sv runs over."""
-    from nash_hw.model import custom_op
+    from nash_hw.graph.model import custom_op
     from nash_hw.simulate.run import Pace
 
     model, board = case_model(draw_case(37))

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from . import console
-from .console import Json, print_result
-from .errors import UsageError
-from .several import SeveralBits
+from .base import console
+from .base.console import Json, print_result
+from .base.errors import UsageError
+from .base.several import SeveralBits
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -75,8 +75,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build the accelerator of a model for a board."""
-    from .build import BuildConfig
     from .build import build as build_model
+    from .build.build import BuildConfig
 
     config = BuildConfig(
         board=board,
@@ -112,7 +112,7 @@ def import_network(
     as_json: Json = False,
 ) -> None:
     """Write the model.json of a QONNX network of any origin."""
-    from .import_model import ImportConfig, import_model
+    from .build.import_model import ImportConfig, import_model
 
     config = ImportConfig(out=out, golden=golden, input_scale=input_scale, layout=layout, name=name)
     result = import_model(model, config)
@@ -153,11 +153,11 @@ def costs(
     as_json: Json = False,
 ) -> None:
     """Price every candidate operation of a search space, or the bits of every tensor of a model, on a board."""
-    from .costs import is_model
+    from .costs.costs import is_model
 
     target = {"board": board, "target_fps": target_fps, "clock_mhz": clock_mhz}
     if is_model(source):
-        from .bitcosts import BitCostsConfig, price_bits, summary
+        from .costs.bitcosts import BitCostsConfig, price_bits, summary
 
         if weight_bits is not None or act_bits is not None or joins or widths:
             raise UsageError(
@@ -165,7 +165,7 @@ def costs(
             )
         result = price_bits(source, BitCostsConfig(bits=tuple(bits or (2, 3, 4, 8)), **target), out)
     else:
-        from .costs import CostsConfig, parse_widths, price_space, summary
+        from .costs.costs import CostsConfig, parse_widths, price_space, summary
 
         if bits or weight_bits is None or act_bits is None:
             raise UsageError("a space.json is priced at one --weight-bits and one --act-bits; --bits are for a model")
@@ -182,7 +182,7 @@ def collect(
     as_json: Json = False,
 ) -> None:
     """Read what FINN and Vivado have made of a build folder into hardware.json."""
-    from .collect import collect as collect_results
+    from .handover.collect import collect as collect_results
 
     result = collect_results(out)
     print_result(result, "\n".join(_measured_text(result, out)), as_json=as_json)
@@ -238,9 +238,9 @@ def simulate(
 @app.command()
 def boards(as_json: Json = False) -> None:
     """List the boards, their FPGAs and resources."""
-    from .board import RESOURCES
-    from .boards import all_boards
-    from .finn_env import contained_finn
+    from .boards.board import RESOURCES
+    from .boards.boards import all_boards
+    from .finn.finn_env import contained_finn
 
     with contained_finn():
         found = all_boards()
@@ -274,7 +274,7 @@ def schema(
     """Print a JSON Schema this package holds files to."""
     import json
 
-    from . import manifest
+    from .base import manifest
 
     if kind not in ("hardware", "costs", "bitcosts", "model", "space", "board"):
         raise UsageError(f"KIND: got '{kind}', expected hardware, costs, bitcosts, model, space or board")

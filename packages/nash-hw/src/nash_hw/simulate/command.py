@@ -12,15 +12,16 @@ from typing import Any
 
 import onnx
 
-from .. import manifest
-from ..errors import OutputError, UsageError, VerificationError
-from ..finn_build import FIFOS
-from ..finn_env import contained_finn
-from ..model import Model
-from ..output import WORK as STEPS
-from ..output import move_in
-from ..progress import Steps
-from . import FILES, describe
+from ..base import manifest
+from ..base.errors import OutputError, UsageError, VerificationError
+from ..base.output import WORK as STEPS
+from ..base.output import move_in
+from ..base.progress import Steps
+from ..finn.finn_env import contained_finn
+from ..graph.model import Model
+from ..handover.finn_build import FIFOS
+from ..simulate import FILES
+from . import describe
 from .compiler import Compiler, default_cache
 from .deadlock import told
 from .design import Design, read_design

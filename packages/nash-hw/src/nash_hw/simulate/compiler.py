@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from ..errors import OutputError, ToolchainError
+from ..base.errors import OutputError, ToolchainError
 from .modules import TOP, Module, source_text
 from .tools import Tools
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .. import manifest
-from ..errors import IntegrityError, UsageError
-from ..facts import facts_of
-from ..hdl import FOLDER as HDL_FOLDER
-from ..hdl import HASHES
-from ..model import Model, custom_op
+from ..base import manifest
+from ..base.errors import IntegrityError, UsageError
+from ..estimate.facts import facts_of
+from ..graph.model import Model, custom_op
+from ..handover.hdl import FOLDER as HDL_FOLDER
+from ..handover.hdl import HASHES
 from .modules import Module, converter_module, hls_module, rtl_module
 from .repair import without_name
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import confidence
-from ..board import RESOURCES
-from ..errors import IntegrityError
-from ..estimate import utilization
-from ..model import Model, custom_op
-from ..streams import LEAST_DEPTH, fifo_figures
+from ..base.errors import IntegrityError
+from ..boards.board import RESOURCES
+from ..estimate import confidence
+from ..estimate.estimate import utilization
+from ..estimate.streams import LEAST_DEPTH, fifo_figures
+from ..graph.model import Model, custom_op
 from .design import MIN_DEPTH
 
 Fifos = Sequence[Mapping[str, Any]]  # `simulated.fifos` of hardware.json

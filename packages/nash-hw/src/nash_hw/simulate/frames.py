@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..execute import Executor
-from ..model import custom_op
-from ..verify import load_golden
+from ..graph.model import custom_op
+from ..verify.execute import Executor
+from ..verify.verify import load_golden
 from .design import Design
 from .modules import stored_bytes
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IntegrityError, UnsupportedError
+from ..base.errors import IntegrityError, UnsupportedError
 from .repair import repaired, with_weights, without_name
 
 TOP = "nash_top"

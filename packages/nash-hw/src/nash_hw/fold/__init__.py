@@ -1,0 +1,1 @@
+"""How much of each layer works in parallel, chosen exactly; FIFOs, converters, devices, SLRs and partitions."""

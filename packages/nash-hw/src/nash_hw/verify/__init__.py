@@ -1,0 +1,1 @@
+"""Every stage of the flow, executed and held against the network's own reference."""
