@@ -123,10 +123,10 @@ def _export(genotype: str, preset: str, join: str, out: str) -> dict[str, Any]:
     """Export an untrained network; the answer tells in how many samples float32 differed from float64."""
     import dataclasses
 
-    from nash_qat.export import files as export
     from nash_qat.base import manifest
-    from nash_qat.quant import presets
+    from nash_qat.export import files as export
     from nash_qat.network.genotype import load
+    from nash_qat.quant import presets
 
     spec = dataclasses.replace(presets.preset(preset), join=join)
     path, tree = Path(genotype), load(Path(genotype))
@@ -139,9 +139,10 @@ def _export(genotype: str, preset: str, join: str, out: str) -> dict[str, Any]:
 
 def _verify(model: str, is_folded: bool) -> dict[str, Any]:
     """Take the steps of a build that execute the network."""
-    from nash_hw.boards import find_board
     from nash_hw.finn_env import contained_finn
     from nash_hw.flow import Flow, Source, Target
+
+    from nash_hw.boards import find_board
 
     with contained_finn():
         target = Target(board=find_board(BOARD), clock_mhz=CLOCK_MHZ, fps=FPS, utilization=None)
