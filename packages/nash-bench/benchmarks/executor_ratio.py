@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nash_bench import data
 from nash_bench.base import manifest
+from nash_bench.data import datasets as data
 from nash_bench.measure.convert import read_onnx
 from nash_bench.measure.execute import Reference, Runtime
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from nash_bench.base import manifest
 from nash_bench.base.errors import DataError, IntegrityError, ManifestError, UsageError, VerificationError
-from nash_bench.data import Preprocessing, Split, load
+from nash_bench.data.datasets import Preprocessing, Split, load
 from nash_bench.measure.evaluate import compare_logits, evaluate, measure_accuracy
 from nash_bench.measure.execute import Reference, Runtime
 

@@ -15,7 +15,7 @@ from conftest import Outcome
 
 from nash_bench.base import manifest
 from nash_bench.base.errors import DataError, UnsupportedError, UsageError
-from nash_bench.data import Preprocessing, load
+from nash_bench.data.datasets import Preprocessing, load
 from nash_bench.measure.evaluate import evaluate
 from nash_bench.records.collect import collect
 

@@ -29,7 +29,7 @@ def main() -> None:
 
 def _version(value: bool) -> None:
     if value:
-        print(metadata.version("nash-hw"))
+        print(f"nash-hw {metadata.version('nash-hw')}")
         raise typer.Exit
 
 

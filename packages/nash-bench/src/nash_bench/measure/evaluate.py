@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import data
 from ..base import manifest
 from ..base.errors import DataError, IntegrityError, UnsupportedError, VerificationError
+from ..data import datasets as data
 from ..records.facts import Accuracy, ClassAccuracy, Hardware
 from ..records.outcomes import Outcomes, save_benchmark
 from ..records.record import hardware_from_manifest

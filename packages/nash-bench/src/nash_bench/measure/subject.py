@@ -17,9 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from .. import data
 from ..base import manifest
 from ..base.errors import DataError, IntegrityError, ManifestError, UnsupportedError, UsageError
+from ..data import datasets as data
 from ..records.facts import Accuracy, Identity
 from .convert import read_onnx
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..base import manifest
 from ..base.errors import IntegrityError, OutputError
-from ..data import Split
+from ..data.datasets import Split
 from ..stats.paired import PairedDifference, paired_difference
 from .facts import Accuracy
 

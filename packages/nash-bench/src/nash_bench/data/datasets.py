@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .base.errors import DataError, UsageError
+from ..base.errors import DataError, UsageError
 
 DATASETS = ("digits", "cifar10", "cifar100", "imagefolder")
 SplitName = Literal["train", "val", "test"]
