@@ -21,11 +21,11 @@ AROUND = {  # written beside the chain, for a search or bits that see the hardwa
     "sensitivity": "qat",
 }
 COPIES = {
-    "errors.py": PACKAGES,
-    "manifest.py": PACKAGES,
-    "console.py": PACKAGES,
-    "data.py": ("search", "qat", "bench"),
-    "several.py": ("qat", "hw"),
+    "base/errors.py": PACKAGES,
+    "base/manifest.py": PACKAGES,
+    "base/console.py": PACKAGES,
+    "data/datasets.py": ("search", "qat", "bench"),
+    "base/several.py": ("qat", "hw"),
 }
 
 
@@ -46,8 +46,8 @@ def test_copies_of_a_module_are_identical(name: str) -> None:
 def test_search_leaves_alone_what_training_holds_out(python: Any) -> None:
     code = """
 import numpy as np
-from nash_{package} import {module}
-from nash_{package}.data import Split
+from nash_{package}.data import {module}
+from nash_{package}.data.datasets import Split
 labels = np.random.default_rng(1).integers(0, 5, 400)
 split = Split(name="s", images=np.arange(400), labels=labels, class_names=tuple("abcde"))
 print({call}.tolist())
