@@ -139,10 +139,9 @@ def _export(genotype: str, preset: str, join: str, out: str) -> dict[str, Any]:
 
 def _verify(model: str, is_folded: bool) -> dict[str, Any]:
     """Take the steps of a build that execute the network."""
-    from nash_hw.finn.finn_env import contained_finn
-    from nash_hw.build.flow import Flow, Source, Target
-
     from nash_hw.boards.boards import find_board
+    from nash_hw.build.flow import Flow, Source, Target
+    from nash_hw.finn.finn_env import contained_finn
 
     with contained_finn():
         target = Target(board=find_board(BOARD), clock_mhz=CLOCK_MHZ, fps=FPS, utilization=None)

@@ -50,7 +50,7 @@ def finn_folding(model: Any, fps: float, board: Board) -> Any:
     from finn.transformation.fpgadataflow.set_folding import SetFolding
     from qonnx.core.modelwrapper import ModelWrapper
 
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
 
     folded = ModelWrapper(copied(model).model).transform(SetFolding(int(CLOCK_MHZ * 1e6 / fps)))
     return estimate(type(model)(folded.model), board)
@@ -58,7 +58,7 @@ def finn_folding(model: Any, fps: float, board: Board) -> Any:
 
 def our_folding(model: Any, fps: float, board: Board) -> Any:
     """Return the estimate of nash-hw's cheapest folding for a frame rate."""
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.folding import FoldingSpace, fold
 
     return estimate(fold(copied(model), FoldingSpace(model, board).for_fps(fps, CLOCK_MHZ).settings)[0], board)

@@ -30,8 +30,7 @@ def _seconds() -> float:
 
 
 def _row(path: Path, options: argparse.Namespace, folder: Path) -> list[str]:
-    from nash_hw.build import build
-    from nash_hw.build.build import BuildConfig
+    from nash_hw.build.build import BuildConfig, build
     from nash_hw.simulate.command import SimulateConfig, simulate
 
     config = BuildConfig(

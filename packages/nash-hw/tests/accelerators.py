@@ -100,7 +100,8 @@ def folded(space, fps: float, clock_mhz: float):
 
 def make_design(model, board, folder: Path):
     """Return the design of a folded model, as `build --until hdl` writes it."""
-    from nash_hw.estimate import describe, estimate
+    from nash_hw.estimate import describe
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.handover.hdl import write_hdl
     from nash_hw.simulate import design
 

@@ -14,8 +14,8 @@ from nash_hw.base.errors import UsageError
 
 
 def build(model_json: Path, out: Path, **changes):
-    from nash_hw.build import build as build_model
     from nash_hw.build.build import BuildConfig
+    from nash_hw.build.build import build as build_model
 
     given = {"board": "ZCU104", "clock_mhz": 100.0, "out": out, "quiet": True} | changes
     return build_model(model_json, BuildConfig(**given))

@@ -43,8 +43,7 @@ def test_every_board_of_finn_has_a_ceiling():
 
 def test_clock_that_no_design_can_have_is_refused(tmp_path: Path):
     """Before anything is built; 900 MHz used to be accepted, and "proven", for a Pynq-Z1."""
-    from nash_hw.build import build
-    from nash_hw.build.build import BuildConfig
+    from nash_hw.build.build import BuildConfig, build
 
     config = BuildConfig(board="Pynq-Z1", clock_mhz=900, target_fps=100, out=tmp_path / "hw", quiet=True)
     with pytest.raises(UsageError, match=r"--clock-mhz: got 900, expected at most 464: .* Pynq-Z1's xc7z020clg400-1"):

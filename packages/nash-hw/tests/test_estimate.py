@@ -18,7 +18,7 @@ def board():
 
 @pytest.fixture
 def result(board):
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
 
     return estimate(specialized(residual_network()), board)
 

@@ -84,8 +84,8 @@ def test_options_of_each_group_equal_brute_force(board):
 
 @pytest.mark.parametrize("target_fps", [100, 3_000, 200_000])
 def test_target_is_reached_and_divisors_divide(model, board, target_fps):
-    from nash_hw.estimate import estimate
     from nash_hw.estimate.actors import pace_of
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.folding import FoldingSpace, fold
 
     folding = FoldingSpace(model, board).for_fps(target_fps, 200.0)
@@ -170,7 +170,7 @@ def test_weights_move_to_the_memory_that_is_left(board):
     """Each board has plenty of one memory alone; what the layers then answer is what was chosen."""
     from dataclasses import replace
 
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.folding import FoldingSpace, fold
 
     net = Network((1, 3, 8, 8))
@@ -253,7 +253,7 @@ def test_needs_no_more_of_anything_than_setfolding(model, board, fps):
     from finn.transformation.fpgadataflow.set_folding import SetFolding
     from qonnx.core.modelwrapper import ModelWrapper
 
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.folding import FoldingSpace
 
     folded = ModelWrapper(copy_of(model).model).transform(SetFolding(int(200e6 / fps)))
@@ -429,7 +429,7 @@ def test_balance_takes_the_least_part_of_the_fullest_resource(model, board):
 
 
 def test_figures_are_whole_numbers(model, board):
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.folding import FoldingSpace, fold
 
     folding = FoldingSpace(model, board).for_fps(10_000, 200.0)

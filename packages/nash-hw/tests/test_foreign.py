@@ -223,8 +223,7 @@ def test_import_writes_over_nothing_it_was_given(files):
 
 
 def test_manifest_by_hand_needs_no_genotype_and_no_bits(files, tmp_path):
-    from nash_hw.build import build
-    from nash_hw.build.build import BuildConfig
+    from nash_hw.build.build import BuildConfig, build
 
     folder, images, outputs = files
     imported(folder, golden={"input": images, "output": outputs})
@@ -239,8 +238,7 @@ def test_manifest_by_hand_needs_no_genotype_and_no_bits(files, tmp_path):
 
 
 def test_another_input_scale_than_the_golden_one_is_named(model_json, tmp_path):
-    from nash_hw.build import build
-    from nash_hw.build.build import BuildConfig
+    from nash_hw.build.build import BuildConfig, build
 
     content = json.loads(model_json.read_text())
     content["input"]["scale"] = 1 / 128

@@ -133,8 +133,7 @@ def uniform_network():
 
 def test_thresholds_that_all_channels_share_are_stored_and_counted_once():
     from nash_hw.boards.boards import find_board
-    from nash_hw.estimate import estimate
-    from nash_hw.estimate.estimate import layer_figures
+    from nash_hw.estimate.estimate import estimate, layer_figures
     from nash_hw.estimate.facts import NO_FACTS, facts_of
     from nash_hw.graph.model import custom_op
 

@@ -248,8 +248,7 @@ def test_requants_are_chosen_for_the_rate_that_is_asked_for():
 
 
 def test_layers_tell_requants_from_thresholds(model_json, tmp_path):
-    from nash_hw.build import build
-    from nash_hw.build.build import BuildConfig
+    from nash_hw.build.build import BuildConfig, build
 
     config = BuildConfig(board="U250", clock_mhz=200, out=tmp_path / "hw", target_fps=500, quiet=True)
     result = build(model_json, config)

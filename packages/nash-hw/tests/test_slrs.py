@@ -42,7 +42,7 @@ def shrunk(board, result, part):
 
 
 def planned(model, board, part):
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.slrs import plan_slrs
 
     result = estimate(model, board)
@@ -51,7 +51,7 @@ def planned(model, board, part):
 
 
 def test_design_of_one_slr_has_no_plan(model, board):
-    from nash_hw.estimate import estimate
+    from nash_hw.estimate.estimate import estimate
     from nash_hw.fold.slrs import plan_slrs, slr_resources
 
     assert plan_slrs(model, estimate(model, board), board) is None

@@ -28,7 +28,7 @@ def written(simulation):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_genotype_locks_or_slows_down(seed):
     from nash_hw.estimate.actors import pace_of
-    from nash_hw.fold.finn_config import fifo_depths
+    from nash_hw.estimate.streams import fifo_depths
 
     model, _ = case_model(draw_case(seed))
     pace, _ = pace_of(model)
@@ -49,7 +49,7 @@ def test_genotypes_have_everything():
 
 @pytest.mark.parametrize("seed", IN_RTL)
 def test_self_timed_words_pass_as_in_the_rtl(seed, tmp_path, compiled_layers):
-    from nash_hw.fold.finn_config import fifo_depths
+    from nash_hw.estimate.streams import fifo_depths
     from nash_hw.simulate.run import Pace
 
     simulation = simulate(draw_case(seed), tmp_path, compiled_layers)

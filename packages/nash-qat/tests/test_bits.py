@@ -24,7 +24,7 @@ MIXED = [
 
 
 def spec_of(overrides: Mapping[str, int], name: str = "w4a4") -> QuantizationSpec:
-    return dataclasses.replace(preset(name), overrides=overrides)
+    return dataclasses.replace(preset(name), overrides=overrides, join="quantized")
 
 
 def resolved(overrides: Mapping[str, int], tree: dict[str, object] = networks.NASH) -> dict[str, int]:

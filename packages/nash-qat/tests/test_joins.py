@@ -46,9 +46,10 @@ def test_plan_of_a_network_by_hand() -> None:
     }
 
 
-def test_quantized_joins_are_the_default() -> None:
-    assert QuantizationSpec.from_dict({**_FOUR_BITS}).join == "quantized"
-    found = plan(networks.NASH, preset("w4a4"))
+def test_joins_are_quantized_where_nobody_says_and_aligned_in_presets() -> None:
+    assert QuantizationSpec.from_dict({**_FOUR_BITS}).join == "quantized" == preset("v3").join
+    assert (preset("w4a4").join, preset("w4a4").join_shift) == ("aligned", 2)
+    found = plan(networks.NASH, dataclasses.replace(preset("w4a4"), join="quantized"))
     assert found.leaders == {}
     assert set(found.joins.values()) == {joins.Join(bits=8)}
 
@@ -156,7 +157,8 @@ def test_pool_that_enters_as_it_is_has_no_batch_normalization() -> None:
     pool = network.cells[0].layers[1].nas_op
     assert isinstance(pool, MaxPool)
     assert not isinstance(pool, MaxPoolBN)
-    assert isinstance(Network(parsed(networks.NASH), preset("w4a4")).cells[0].layers[1].nas_op, MaxPoolBN)
+    quantized = Network(parsed(networks.NASH), dataclasses.replace(preset("w4a4"), join="quantized"))
+    assert isinstance(quantized.cells[0].layers[1].nas_op, MaxPoolBN)
 
 
 def test_calibration_gives_states_the_mean_of_their_scales() -> None:

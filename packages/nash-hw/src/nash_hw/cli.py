@@ -75,8 +75,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build the accelerator of a model for a board."""
-    from .build import build as build_model
     from .build.build import BuildConfig
+    from .build.build import build as build_model
 
     config = BuildConfig(
         board=board,

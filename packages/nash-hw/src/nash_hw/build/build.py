@@ -20,8 +20,8 @@ from ..boards.boards import find_board
 from ..boards.clocks import check_clock, clock_ceiling_mhz, usual_clock_mhz
 from ..boards.prices import BALANCE, parse_price
 from ..boards.shells import room_beside_shell, shell_flow
-from ..estimate import describe, estimate
-from ..estimate.estimate import Estimate
+from ..estimate import describe
+from ..estimate.estimate import Estimate, estimate
 from ..finn.finn_env import contained_finn, finn_version, vivado_version
 from ..fold.devices import assign_devices, device_resources, partitioning
 from ..fold.partitions import check_partitions, crossed_kernels, partitions
