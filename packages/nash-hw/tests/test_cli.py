@@ -203,8 +203,8 @@ class TestErrors:
         refuses(run, 3, "not valid JSON at line 1", "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
     def test_missing_key_is_3(self, run, model_json, tmp_path):
-        edit(model_json, lambda content: content.pop("quantization"))
-        refuses(run, 3, "misses the key 'quantization'", "build", model_json, *BOARD, "--out", tmp_path / "hw")
+        edit(model_json, lambda content: content.pop("golden"))
+        refuses(run, 3, "misses the key 'golden'", "build", model_json, *BOARD, "--out", tmp_path / "hw")
 
     def test_unknown_major_version_is_3(self, run, model_json, tmp_path):
         edit(model_json, lambda content: content.update(schema="nash.model/2.0"))
@@ -310,7 +310,7 @@ class TestErrors:
         refuses(run, 10, "cannot be written", "build", model_json, *BOARD, "--out", tmp_path / "file" / "hw")
 
     def test_interruption_is_130(self, run, model_json, tmp_path, monkeypatch):
-        def interrupt(*_):
+        def interrupt(*_, **__):
             raise Interrupted("stopped by SIGINT")
 
         monkeypatch.setattr("nash_hw.graph.streamline.streamline", interrupt)
