@@ -101,6 +101,7 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
     assert result["target"] == {
         "target_fps": None,
         "max_utilization": 0.7,
+        "price": {"LUT": 2, "FF": 1, "BRAM_18K": 1, "URAM": 1, "DSP": 1},
         "limit": 0.7,
         "gap": result["target"]["gap"],
         "price_gap": result["target"]["price_gap"],
@@ -109,6 +110,7 @@ def test_build_json_is_the_manifest(run, model_json, tmp_path):
 
 
 def test_boards(run, tmp_path, finn):
+    from nash_hw.boards.board import DEFAULT_PRICE
     from nash_hw.boards.boards import find_board
 
     code, stdout, _ = run("boards", "--json")
@@ -118,7 +120,7 @@ def test_boards(run, tmp_path, finn):
     for row in boards.values():
         path = tmp_path / "board.json"
         path.write_text(json.dumps(row))
-        assert dataclasses.asdict(find_board(str(path))) == row
+        assert dataclasses.asdict(find_board(str(path))) == row | {"price": DEFAULT_PRICE}
     code, stdout, _ = run("boards")
     assert re.search(r"U250 +xcu250-figd2104-2L-e +4 +1,500,000", stdout)
 
