@@ -6,7 +6,7 @@ import pytest
 from networks import Network
 
 from nash_hw.base import manifest
-from nash_hw.base.errors import CapacityError, ManifestError, UsageError
+from nash_hw.base.errors import CapacityError, ManifestError, UnsupportedError, UsageError
 from nash_hw.boards.board import RESOURCES
 from nash_hw.boards.boards import find_board
 from nash_hw.costs.costs import CostsConfig, price_space
@@ -182,3 +182,27 @@ def test_fragment_is_a_network_the_flow_keeps_exactly(op, stride, joins, finn):
     actual = run(model, x).reshape(expected.shape) * dequantization.scale[0]
     np.testing.assert_allclose(actual, expected, atol=1e-6)
     assert len(np.unique(expected)) > 2  # not all of it is clipped
+
+
+def _network(**changes):
+    layer = {"kernel": 3, "channels": 4, "stride": 1, "groups": 1, "residual_from": None, "projection": False}
+    stem = {"channels": 4, "kernel": 3, "stride": 1, "max_pool": False, "activation": "relu6"}
+    layers = [layer | {"nas_op": None, "activation": "relu6"}, layer | {"nas_op": None} | changes]
+    return {"stem": stem, "cells": [{"in_channels": 4, "layers": layers}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"activation": "none"}, "activation: got none, expected relu or relu6"),
+        ({"pool": {"kernel": 2, "stride": 2}}, "pool: got a pool, expected null"),
+        ({"padding": 0}, "padding: got 0, expected 1"),
+    ],
+)
+def test_networks_that_cannot_be_priced_are_refused(changes, said):
+    refuse_newer(_network(), "space.json: network")
+    refuse_newer(_network(padding=1, pool=None, activation="relu"), "space.json: network")
+    with pytest.raises(UnsupportedError, match=r"space\.json: network: cells\[0\]\.layers\[1\]\." + said):
+        refuse_newer(_network(**changes), "space.json: network")
+    with pytest.raises(UnsupportedError, match="stem\\.pool_kernel: got 2, expected 3"):
+        refuse_newer({"stem": {"pool_kernel": 2}, "cells": []}, "space.json: network")

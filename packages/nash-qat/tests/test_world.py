@@ -113,7 +113,7 @@ def test_torchrun_trains_one_network(tmp_path: Path, nash_path: Path) -> None:
 
 def test_device_must_be_there(run: Callable[..., Outcome], nash_path: Path, tmp_path: Path) -> None:
     common = ("train", nash_path, "--out", tmp_path / "run")
-    assert "--device: got 'tpu', expected cpu or cuda" in run(*common, "--device", "tpu").err
+    assert "--device: got 'tpu', expected cpu, cuda or auto" in run(*common, "--device", "tpu").err
     if not torch.cuda.is_available():
         refused = run(*common, "--device", "cuda")
         assert refused.code == 2

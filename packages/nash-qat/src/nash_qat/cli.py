@@ -98,7 +98,7 @@ def train(
         ),
     ] = None,
     skip_broken: SkipBroken = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if torch sees one.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Decides all chance of the run.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     tensorboard: Annotated[
@@ -202,7 +202,7 @@ def sensitivity(
     bits: Annotated[list[int], typer.Option(help="Bit widths to try, several numbers.")] = [2, 3, 4, 8],  # noqa: B006
     pictures: Annotated[int, typer.Option(min=1, help="How many pictures to measure on, at most.")] = 512,
     skip_broken: SkipBroken = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if torch sees one.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Draws the pictures.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a measurement that was stopped.")] = False,
     json: Json = False,

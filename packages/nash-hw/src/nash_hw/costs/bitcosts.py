@@ -24,6 +24,7 @@ from ..finn.finn_env import contained_finn
 from ..fold.options import Option, price_groups
 from .pieces import PIECE, Piece, PieceBits, write
 from .places import NetworkPlace, Tensor, places_of, tensors_of
+from .plain import refuse_newer
 from .specialized import specialized
 
 KIND = "bitcosts"
@@ -79,6 +80,7 @@ def price_bits(model_path: Path, config: BitCostsConfig, out: Path) -> dict[str,
             f"{model_path}: quantization.join: got 'fused', expected quantized or aligned; a fused sum has no "
             "quantizer where it falls apart, so price the network with --join quantized"
         )
+    refuse_newer(source.manifest["genotype"]["copy"], f"{model_path}: genotype.copy")
     tensors, places = tensors_of(source.manifest), places_of(source.manifest)
     candidates = {name: _candidates(tensor, config.bits) for name, tensor in tensors.items()}
     own = {name: tensor.bits for name, tensor in tensors.items()}

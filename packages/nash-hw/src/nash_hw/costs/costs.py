@@ -27,7 +27,7 @@ from ..estimate.figures import sum_known
 from ..finn.finn_env import contained_finn
 from ..fold.options import Option
 from .fragment import JOINS, OPERATION, Place, fragment
-from .plain import PIXEL_BITS, Bits, Stretch, cells_of, part, stretch, whole, widened
+from .plain import PIXEL_BITS, Bits, Stretch, cells_of, part, refuse_newer, stretch, whole, widened
 from .specialized import specialized
 
 _BITS = range(1, 9)
@@ -159,6 +159,7 @@ def _plain_networks(path: Path, space: Mapping[str, Any], config: CostsConfig) -
                 f"--widths: got {path}, which does not tell its network; write it anew with 'nash-search space'"
             )
         return {}
+    refuse_newer(network, f"{path}: network")
     for index, candidate in enumerate(space["candidates"]):
         cells, cell, layer = network["cells"], candidate["cell"], candidate["layer"]
         if cell >= len(cells) or layer > len(cells[cell]["layers"]) or candidate["input"] >= layer:

@@ -16,12 +16,13 @@ from typing import Any
 
 import onnx
 
-from ..base.errors import UsageError
+from ..base.errors import UnsupportedError, UsageError
 from .fragment import OPERATION, Place, Terms, Writer
 
 PIXEL_BITS = 8
 _STEM_BITS = _PROJECTION_BITS = _HEAD_BITS = 8  # of weights
 _LEAST_FEATURE_BITS = 4
+_NUM_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,28 @@ class _State:
     channels: int
     size: tuple[int, int]
     stride: int  # between the first state and it
+
+
+def refuse_newer(network: Mapping[str, Any], where: str) -> None:
+    """Check that a genotype has nothing that cannot be priced; of schema 1.1 that is all but ReLU6, a ReLU here.
+
+    Raises:
+        UnsupportedError: it has; all such keys are named.
+    """
+    found = [] if network["stem"].get("pool_kernel", 3) == 3 else ["stem.pool_kernel: got 2, expected 3"]
+    for c, cell in enumerate(network["cells"]):
+        for index, layer in enumerate(cell["layers"]):
+            own, padding = f"cells[{c}].layers[{index}]", layer.get("padding")
+            if layer.get("activation") == "none":
+                found.append(f"{own}.activation: got none, expected relu or relu6")
+            if layer.get("pool") is not None:
+                found.append(f"{own}.pool: got a pool, expected null")
+            if padding not in (None, layer["kernel"] // 2):
+                found.append(f"{own}.padding: got {padding}, expected {layer['kernel'] // 2}")
+    if found:
+        more = f" | and {len(found) - _NUM_NAMED} more" if len(found) > _NUM_NAMED else ""
+        listed = " | ".join(found[:_NUM_NAMED])
+        raise UnsupportedError(f"{where}: {listed}{more}; such a network cannot be priced")
 
 
 def cells_of(network: Mapping[str, Any]) -> list[Stretch]:

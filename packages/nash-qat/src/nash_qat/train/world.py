@@ -80,12 +80,14 @@ def joined(device: str) -> Iterator[World]:
     """
     size = num_processes()
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         if not torch.cuda.is_available():
             raise UsageError("--device: got cuda, expected cpu, as this torch sees no GPU; leave the option out")
         torch.cuda.set_device(local_rank)
     elif device != "cpu":
-        raise UsageError(f"--device: got '{device}', expected cpu or cuda")
+        raise UsageError(f"--device: got '{device}', expected cpu, cuda or auto")
     place = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
     with exact_kernels():
         if size == 1:
