@@ -63,16 +63,11 @@ VGG = networks.manifest(
 ALL = {tree["name"]: tree for tree in (MOBILE, VGG)}
 
 
-def quantized(name: str) -> presets.QuantizationSpec:
-    """Return a preset whose sums may have signed states."""
-    return dataclasses.replace(presets.preset(name), join="quantized")
-
-
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("preset", ["w4a4", "w1a1", "w8a8"])
-def test_export_computes_what_the_network_does(name: str, preset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("preset", "join"), [("w4a4", "aligned"), ("w1a1", "quantized"), ("w8a8", "quantized")])
+def test_export_computes_what_the_network_does(name: str, preset: str, join: str, tmp_path: Path) -> None:
     parsed = networks.parsed(ALL[name])
-    network = export.untrained(parsed, quantized(preset), seed=0)
+    network = export.untrained(parsed, dataclasses.replace(presets.preset(preset), join=join), seed=0)
     path = networks.written(ALL[name], tmp_path)
     pictures = calibrate.noise_pictures(16, parsed.input_shape, seed=1)
     model = export.export(network, pictures, tmp_path / "out", export.Provenance(genotype_path=path))  # refuses else
@@ -81,17 +76,25 @@ def test_export_computes_what_the_network_does(name: str, preset: str, tmp_path:
 
 
 def test_states_behind_linear_layers_are_signed() -> None:
-    network = export.untrained(networks.parsed(MOBILE), quantized("w4a1"), seed=0)
+    network = export.untrained(networks.parsed(MOBILE), presets.preset("w4a1"), seed=0)
     found = network.bits
     assert (found["cells.0.layers.0.act"], found["cells.0.layers.2.act"], found["cells.1.layers.1.act"]) == (1, 2, 2)
     act = network.cells[0].layers[2].act
     assert act.fine.levels[0] < 0 == network.cells[0].layers[1].act.fine.levels[0]
-    with pytest.raises(ManifestError, match=r"quantization\.join: got aligned, expected quantized .* linear layers"):
-        Network(networks.parsed(MOBILE), presets.preset("w4a4"))
+    with pytest.raises(ManifestError, match=r"quantization\.join: got fused, expected aligned or quantized .* linear"):
+        Network(networks.parsed(MOBILE), dataclasses.replace(presets.preset("w4a4"), join="fused"))
+
+
+def test_sums_with_a_linear_state_are_quantized_among_aligned_ones() -> None:
+    network = Network(networks.parsed(MOBILE), dataclasses.replace(presets.preset("w4a4"), join="aligned"))
+    own, with_linear = (network.cells[0].layers[number] for number in (2, 5))
+    assert (own._direct, own.join.leader is None) == (("residual",), False)  # of the stem's state, behind a ReLU6
+    assert (with_linear._direct, with_linear.join.leader) == ((), None)
 
 
 def test_relu6_clips_in_float_and_its_quantizer_at_most_there() -> None:
-    network = Network(networks.parsed(MOBILE), quantized("w4a4"))
+    spec = dataclasses.replace(presets.preset("w4a4"), join="quantized")  # scales that others follow are rounded
+    network = Network(networks.parsed(MOBILE), spec)
     act = network.stem_act.fine
     quantizers.set_mode(network, "float")
     assert act(torch.tensor([[-1.0, 5.0, 7.0]])).tolist() == [[0.0, 5.0, 6.0]]
@@ -126,7 +129,7 @@ def test_float_network_is_the_one_that_torch_computes() -> None:
 
 def test_training_starts_from_imported_weights(run: Callable[..., Outcome], recipe_path: Path, tmp_path: Path) -> None:
     path = networks.written(MOBILE | {"head": {"pool": "global_avg", "bias": True}}, tmp_path)
-    network = Network(networks.parsed(MOBILE), quantized("w4a4"))
+    network = Network(networks.parsed(MOBILE), presets.preset("w4a4"))
     tensors = {name: tensor.contiguous() for name, tensor in weights._weights_of(network).items()}
     tensors["classifier.bias"] = torch.arange(10.0)
     save_file({name: tensor for name, tensor in tensors.items() if ".nas_op." not in name}, tmp_path / "w.safetensors")

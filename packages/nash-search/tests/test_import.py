@@ -109,7 +109,7 @@ def mobilenet() -> nn.Module:
 
 SIZE = 24
 NETWORKS = {"resnet": resnet, "bottlenecks": bottlenecks, "vgg": vgg, "mobilenet": mobilenet}
-CELLS = {"resnet": [2, 4, 2], "bottlenecks": [6, 3], "vgg": [1, 2, 2], "mobilenet": [4, 5, 4, 3]}
+CELLS = {"resnet": [2, 4, 2], "bottlenecks": [6, 3], "vgg": [1, 2, 2], "mobilenet": [3, 3, 6, 4]}
 
 
 def _trained(make: Callable[[], nn.Module]) -> nn.Module:

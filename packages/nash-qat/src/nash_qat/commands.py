@@ -65,9 +65,9 @@ def train(
     qcdq: bool,
 ) -> tuple[dict[str, Any], str] | None:
     """Train a genotype's network into the folder `out`; None is the result of all processes but the first."""
+    spec = _spec(preset, quantization_path, scheme)
     plan = recipes.load(recipe)
     genotype = genotypes.load(genotype_path)
-    spec = _spec(preset, quantization_path, scheme, genotype)
     if val_fraction is None:
         val_fraction = splits.fraction_of_search(genotype.manifest, dataset, data_dir)
     num_epochs = plan.epochs if epochs is None else epochs
@@ -201,9 +201,9 @@ def export(
         return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
     if best:
         raise UsageError(f"--best: got {source}, expected the folder of a training run")
-    genotype = genotypes.load(source)
-    spec = _spec(preset, quantization_path, scheme, genotype)
+    spec = _spec(preset, quantization_path, scheme)
     seed = seed or 0
+    genotype = genotypes.load(source)
     network = exports.untrained(genotype, spec, seed=seed)
     pictures = calibrate.noise_pictures(_NUM_NOISE, genotype.input_shape, seed=seed + 1)
     manifest = exports.export(network, pictures, out, exports.Provenance(genotype_path=source))
@@ -278,15 +278,11 @@ def schema(kind: str) -> tuple[dict[str, Any], str]:
     return result, json.dumps(result, indent=1)
 
 
-def _spec(
-    preset: str | None, path: Path | None, scheme: Scheme, genotype: genotypes.Genotype
-) -> presets.QuantizationSpec:
+def _spec(preset: str | None, path: Path | None, scheme: Scheme) -> presets.QuantizationSpec:
     if path is not None and preset is not None:
         raise UsageError("--quantization: got a --preset beside it, expected one of the two")
     spec = presets.preset(preset or "w4a4") if path is None else _spec_of(path)
     options = {key: value for key, value in vars(scheme).items() if value is not None}
-    if path is None and genotype.is_linear_somewhere:  # whose states are signed: no sum takes them as they are
-        options.setdefault("join", "quantized")
     changed = {key: value for key, value in options.items() if value != getattr(spec, key)}
     if not changed:
         return spec

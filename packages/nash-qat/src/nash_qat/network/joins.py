@@ -3,7 +3,8 @@
 `quantized` (the reference's): every term goes through one signed quantizer with a learned scale.
 `aligned`: a term that is a state already (an identity residual, a plain skip, a max-pool, which has no batch
 normalization then) enters as it is. States that meet in a sum have one scale s; the convolutions' terms are quantized
-to the grid s / 2^shift, of which the states are whole multiples. A sum of convolutions alone is as in `quantized`.
+to the grid s / 2^shift, of which the states are whole multiples. A sum of convolutions alone is as in `quantized`, and
+so is one with the state of a linear layer, which is signed.
 `fused`: no term is quantized. All that a sum reads has one scale s times a power of two, and all its weights have the
 scales of the layer's convolution, s_w of each channel, times a power of two: the accumulators are whole multiples of
 s s_w over a power of two, and a state counts 2^m of them. One batch normalization is behind the sum (see sums.py).
@@ -67,7 +68,15 @@ def plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) ->
 
 
 def _aligned_plan(genotype: Genotype, spec: QuantizationSpec, bits: Mapping[str, int]) -> Plan:
-    direct = {total.name: total.direct for total in _sums(genotype, bits)}
+    linear = {
+        f"{prefixes[number]}state"
+        for cell, prefixes in zip(genotype.cells, table.state_prefixes(genotype), strict=True)
+        for number, layer in enumerate(cell.layers, 1)
+        if layer.is_linear
+    }
+    direct = {
+        total.name: {} if linear & set(total.direct.values()) else total.direct for total in _sums(genotype, bits)
+    }
     states = [name for name, tensor in table.tensors(genotype).items() if tensor.kind == "state"]
     leaders = _leaders(states, [set(terms.values()) for terms in direct.values() if terms])
     joins = {}

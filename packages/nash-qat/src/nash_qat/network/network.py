@@ -212,9 +212,9 @@ class Network(nn.Module):
     def __init__(self, genotype: Genotype, spec: QuantizationSpec) -> None:
         super().__init__()
         self.genotype, self.spec = genotype, spec
-        if genotype.is_linear_somewhere and spec.join != "quantized":
+        if genotype.is_linear_somewhere and spec.join == "fused":
             raise ManifestError(
-                f"quantization.join: got {spec.join}, expected quantized for a network with linear layers; "
+                "quantization.join: got fused, expected aligned or quantized for a network with linear layers; "
                 "pass --join quantized"
             )
         bits = table.resolve(genotype, spec)
