@@ -10,6 +10,7 @@ from nash_hw.base.errors import CapacityError, ManifestError, UnsupportedError, 
 from nash_hw.boards.board import RESOURCES
 from nash_hw.boards.boards import find_board
 from nash_hw.costs.costs import CostsConfig, price_space
+from nash_hw.costs.plain import refuse_newer
 
 CONFIG = CostsConfig(board="U250", weight_bits=4, act_bits=4, target_fps=2000)
 OPERATIONS = ["max_pool_3x3", "skip_connect", "conv_1x1", "conv_3x3", "conv_5x5"]
