@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nash_search import data, manifest, recipe, search, space, zoo
+from nash_search import data, engine, manifest, recipe, space, zoo
 from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
 from nash_search.settings import Settings
 from nash_search.variants import VARIANTS, narrow
@@ -89,11 +89,11 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..., search.Search]:
+def begin(settings: Settings, digits: data.Split, tmp_path: Path) -> Callable[..., engine.Search]:
     """Start a search; keyword arguments replace settings."""
 
-    def start(out: Path = tmp_path / "run", **changes: object) -> search.Search:
-        return search.Search(replace(settings, **changes), digits, out)
+    def start(out: Path = tmp_path / "run", **changes: object) -> engine.Search:
+        return engine.Search(replace(settings, **changes), digits, out)
 
     return start
 

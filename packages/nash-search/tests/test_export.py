@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nash_search import export, network, zoo
+from nash_search import blocks, export, network, zoo
 from nash_search.errors import OutputError, ToolchainError
 from nash_search.genotype import Genotype, NasOp
 
@@ -92,7 +92,7 @@ def test_deepest_network_starts_in_a_sane_range() -> None:
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 4), (5, 7)])
 def test_factorized_reduction_reads_one_pixel_further(size: tuple[int, int]) -> None:
-    reduction = network.FactorizedReduction(1, 2, size=size)
+    reduction = blocks.FactorizedReduction(1, 2, size=size)
     reduction.bn = nn.Identity()
     with torch.no_grad():
         for conv in reduction.convs:

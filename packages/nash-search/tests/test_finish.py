@@ -15,7 +15,7 @@ from conftest import benchmark
 from test_search import StopAfter
 from torch.nn import functional as F
 
-from nash_search import candidates, checkpoint, finish, genotype, manifest, search, uniform
+from nash_search import candidates, checkpoint, engine, finish, genotype, manifest, search, uniform
 from nash_search.decoding import Choice, choices, with_choices
 from nash_search.errors import DivergedError, IntegrityError, Interrupted, UsageError
 from nash_search.finish import ALPHAS, RANDOM, Ladder, Network
@@ -233,7 +233,7 @@ def test_interrupted_finish_ends_like_one_in_one_go(looks: int, begin: Begin, tm
     again = begin(finish=SMALL)
     again.restore(checkpoint.read(again.out))
     assert finish.run(_train(again), Stop()) == expected
-    for name in (finish.FINISH_FILE, search.HISTORY_FILE):
+    for name in (finish.FINISH_FILE, engine.HISTORY_FILE):
         assert (again.out / name).read_bytes() == (whole.out / name).read_bytes()
     losses = [network["losses"] for network in json.loads((again.out / finish.FINISH_FILE).read_text())["networks"]]
     assert sorted(map(len, losses[:3])) == [1, 2, 2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nash_search import backbones, genotype, manifest, pareto, zoo
+from nash_search import backbones, engine, genotype, manifest, pareto, zoo
 from nash_search.decoding import choices
 from nash_search.errors import Interrupted, ManifestError, UsageError
 from nash_search.pareto import Point
@@ -105,9 +105,9 @@ def test_resuming_scores_only_what_is_missing(run, tmp_path: Path, monkeypatch: 
     first = run()
     scored = next((tmp_path / "run/points").glob("lut-*.json"))
     scored.unlink()
-    calls, validate = [], pareto.search.Search.validate
+    calls, validate = [], engine.Search.validate
     monkeypatch.setattr(
-        pareto.search.Search, "validate", lambda *arguments: calls.append(arguments[2]) or validate(*arguments)
+        engine.Search, "validate", lambda *arguments: calls.append(arguments[2]) or validate(*arguments)
     )
     assert run(resume=True) == first
     assert len(calls) == 1
@@ -116,13 +116,13 @@ def test_resuming_scores_only_what_is_missing(run, tmp_path: Path, monkeypatch: 
 
 
 def test_a_stop_between_points_keeps_what_is_there(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    validate, calls = pareto.search.Search.validate, []
+    validate, calls = engine.Search.validate, []
 
     def stopped(search, stop, found=None):
         calls.append(found)
         return validate(search, stop, found) if len(calls) < 4 else None  # two epochs, a point, then the stop
 
-    monkeypatch.setattr(pareto.search.Search, "validate", stopped)
+    monkeypatch.setattr(engine.Search, "validate", stopped)
     monkeypatch.setattr(pareto.parallel.JointStop, "requested", property(lambda self: len(calls) >= 4 and "SIGTERM"))
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM at lut-.*; go on with the same command and --resume"):
         run()

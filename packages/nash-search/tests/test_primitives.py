@@ -23,7 +23,8 @@ from nash_search.operations import (
     Reduction,
     State,
 )
-from nash_search.primitives import PRIMITIVES, Shape
+from nash_search.primitives import PRIMITIVES
+from nash_search.shape import Shape
 from nash_search.sums import EPS, BatchNorm, Term, normalized_sum
 
 

@@ -13,9 +13,10 @@ from nash_search import genotype, zoo
 from nash_search.architect import Architect
 from nash_search.genotype import Genotype, NasOp
 from nash_search.operations import State
-from nash_search.primitives import PRIMITIVES, Shape
+from nash_search.primitives import PRIMITIVES
 from nash_search.quantization import Quantization, preset
 from nash_search.quantizers import _STEPS
+from nash_search.shape import Shape
 from nash_search.supernet import Path, SearchLayer, Supernet
 from nash_search.variants import VARIANTS
 

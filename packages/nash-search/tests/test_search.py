@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import checkpoint, cost, data, genotype, manifest, operations, recipe, search, zoo
+from nash_search import checkpoint, cost, data, engine, genotype, manifest, operations, recipe, search, zoo
 from nash_search.errors import DataError, DivergedError, IntegrityError, Interrupted, OutputError, UsageError
 from nash_search.interrupt import Stop
 from nash_search.penalty import Price
@@ -151,7 +151,7 @@ def test_alphas_stay_while_the_weights_warm_up(begin: Begin, settings: Settings,
 @pytest.mark.parametrize("gradient", ["two-path", "full", "swap"])
 def test_history_has_a_finite_record_an_epoch(gradient: str, begin: Begin) -> None:
     running = _train(begin(gradient=gradient))
-    records = [json.loads(line) for line in (running.out / search.HISTORY_FILE).read_text().splitlines()]
+    records = [json.loads(line) for line in (running.out / engine.HISTORY_FILE).read_text().splitlines()]
     assert records == running.history
     assert [record["epoch"] for record in records] == [1, 2]
     keys = {"epoch", "step", "weight_loss", "alpha_loss", "alpha_gradient_norm", "alpha_gradient_norm_min"}

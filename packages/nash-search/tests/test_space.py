@@ -9,7 +9,8 @@ import torch
 from nash_search import genotype, manifest, space, zoo
 from nash_search.genotype import Genotype
 from nash_search.operations import State
-from nash_search.primitives import PRIMITIVES, Shape
+from nash_search.primitives import PRIMITIVES
+from nash_search.shape import Shape
 from nash_search.space import Candidate
 from nash_search.supernet import Supernet
 from nash_search.variants import VARIANTS

@@ -15,23 +15,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import candidates, manifest, parallel, uniform
 from .cost import SUM
 from .draw import nas_ops
+from .engine import FINISH_FILE, Finished, Search
 from .errors import DivergedError, IntegrityError, Interrupted
 from .genotype import Genotype
 from .interrupt import Stop
 from .progress import Reporter
 from .scoring import Trial, trained_loss
 
-if TYPE_CHECKING:
-    from .search import Search
-
-FINISH_FILE = "finish.json"
 ALPHAS, RANDOM = "alphas", "random"  # where a network comes from
 _FORMAT = "nash-search finish 1"
 
@@ -44,19 +41,6 @@ class Network:
     genotype: Genotype
     cost: float
     losses: list[float | None] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What the finish came to.
-
-    accuracy: of the genotype with the supernet's weights, percent.
-    summary: for `search.finish` of the genotype.
-    """
-
-    genotype: Genotype
-    accuracy: float
-    summary: Mapping[str, Any]
 
 
 def ranked(networks: Sequence[Network], rung: int) -> list[Network]:

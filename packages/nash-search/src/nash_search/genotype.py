@@ -20,7 +20,8 @@ from typing import Any
 
 from . import manifest
 from .errors import ManifestError
-from .primitives import NONE, PRIMITIVES, Shape
+from .primitives import NONE, PRIMITIVES
+from .shape import Shape
 from .suggest import one_of
 
 RELU, RELU6, LINEAR = "relu", "relu6", "none"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .binary import BinaryConv2d, Signs
 from .convolution import Conv2d, Every
-from .primitives import Shape
+from .shape import Shape
 from .sums import BatchNorm, Term
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from . import backbones, cost, genotype, manifest, parallel, search
 from .cost import RESOURCES, SCARCEST, SUM
+from .engine import Search
 from .errors import Interrupted, UsageError
 from .genotype import Genotype
 from .settings import Settings
@@ -72,7 +73,7 @@ def run(settings: Settings, out: Path, *, along: str, num_points: int, **options
     return content
 
 
-def ladder(found: search.Search, along: str, num_points: int) -> Iterator[tuple[float, Genotype]]:
+def ladder(found: Search, along: str, num_points: int) -> Iterator[tuple[float, Genotype]]:
     """Yield budgets of the whole accelerator and the most probable genotypes within them, from the cheapest on.
 
     The first budget is what the plain backbone takes, the last what the genotype of the search does.
@@ -85,7 +86,7 @@ def ladder(found: search.Search, along: str, num_points: int) -> Iterator[tuple[
         yield budget, most if number == num_points - 1 else _within(found, along, budget)
 
 
-def _within(found: search.Search, along: str, budget: float) -> Genotype:
+def _within(found: Search, along: str, budget: float) -> Genotype:
     costs, supernet = found.penalty.costs, found.supernet
     shares = {name: budget * costs.available[name] for name in RESOURCES if costs.available[name]}
     limits = dict(found.penalty.limits)
@@ -97,7 +98,7 @@ def _within(found: search.Search, along: str, budget: float) -> Genotype:
 class _Points:
     """The points of a finished search."""
 
-    def __init__(self, found: search.Search, path: Path, out: Path, along: str) -> None:
+    def __init__(self, found: Search, path: Path, out: Path, along: str) -> None:
         self._search, self._out, self._along = found, out, along
         self._costs, self._variant = found.penalty.costs, found.supernet.variant
         self._written = manifest.load(path, "genotype")
@@ -197,7 +198,7 @@ def _judged(points: Sequence[Point]) -> list[Point]:
 
 
 def _manifest(
-    settings: Settings, found: search.Search, path: Path, out: Path, along: str, points: Sequence[Point]
+    settings: Settings, found: Search, path: Path, out: Path, along: str, points: Sequence[Point]
 ) -> dict[str, Any]:
     costs = found.penalty.costs
     files = [(path, "search"), *((out / point.genotype, "genotype") for point in points)]

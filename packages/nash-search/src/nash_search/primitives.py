@@ -7,8 +7,9 @@ here needs torch before a network is built.
 # ruff: noqa: RUF001 - labels set multiplication signs
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from .shape import Shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,20 +17,6 @@ if TYPE_CHECKING:
     from .operations import Operation
 
 NONE = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """How the state an operation leads to differs from the one it reads."""
-
-    in_channels: int
-    out_channels: int
-    stride: int
-
-    @property
-    def is_same(self) -> bool:
-        """Whether it does not."""
-        return self.stride == 1 and self.in_channels == self.out_channels
 
 
 class Primitive:
@@ -92,7 +79,7 @@ class MaxPool3x3(Primitive):
         return MaxPool(shape)
 
     def retrained(self, shape: Shape, size: tuple[int, int]) -> nn.Module:
-        from .network import MaxPoolBN
+        from .blocks import MaxPoolBN
 
         return MaxPoolBN(shape.in_channels, shape.out_channels, shape.stride)
 
@@ -124,7 +111,7 @@ class SkipConnect(Primitive):
     def retrained(self, shape: Shape, size: tuple[int, int]) -> nn.Module:
         from torch import nn
 
-        from .network import ConvBN, FactorizedReduction
+        from .blocks import ConvBN, FactorizedReduction
 
         if shape.is_same:
             return nn.Identity()
@@ -147,7 +134,7 @@ class Convolution(Primitive):
         return BinaryConvolution(shape, self.kernel) if bits is None else QuantizedConvolution(shape, self.kernel, bits)
 
     def retrained(self, shape: Shape, size: tuple[int, int]) -> nn.Module:
-        from .network import ConvBN
+        from .blocks import ConvBN
 
         return ConvBN(shape.in_channels, shape.out_channels, self.kernel, shape.stride)
 
