@@ -24,13 +24,15 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from nash_search import data, recipe, zoo
-from nash_search.genotype import Genotype
-from nash_search.interrupt import Stop
-from nash_search.progress import Reporter
-from nash_search.search import Search
-from nash_search.settings import Settings
-from nash_search.supernet import Path as SampledPath
+from nash_search.base.interrupt import Stop
+from nash_search.base.progress import Reporter
+from nash_search.data import datasets as data
+from nash_search.genotype import zoo
+from nash_search.genotype.genotype import Genotype
+from nash_search.search import recipe
+from nash_search.search.search import Search
+from nash_search.search.settings import Settings
+from nash_search.supernet.supernet import Path as SampledPath
 
 WAYS = ("edge,two-path", "layer,two-path", "layer,swap")
 _NUM_BATCHES = 8  # that signs are looked at on

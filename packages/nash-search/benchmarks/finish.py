@@ -28,13 +28,17 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, rankdata, spearmanr
 
-from nash_search import allocator, batches, candidates, checkpoint, data, recipe, uniform, zoo
-from nash_search.genotype import Genotype, NasOp
-from nash_search.interrupt import Stop
-from nash_search.progress import Reporter
-from nash_search.scoring import Trial, trained_loss
-from nash_search.search import Search
-from nash_search.settings import Settings
+from nash_search.base.interrupt import Stop
+from nash_search.base.progress import Reporter
+from nash_search.cost import uniform
+from nash_search.data import datasets as data
+from nash_search.genotype import zoo
+from nash_search.genotype.genotype import Genotype, NasOp
+from nash_search.search import batches, candidates, checkpoint, recipe
+from nash_search.search.scoring import Trial, trained_loss
+from nash_search.search.search import Search
+from nash_search.search.settings import Settings
+from nash_search.supernet import allocator
 
 
 def searched(options: argparse.Namespace, split: data.Split, seed: int) -> Search:

@@ -25,9 +25,12 @@ import reference
 import torch
 from torch import Tensor
 
-from nash_search import allocator, data, recipe, zoo
-from nash_search.search import Search
-from nash_search.settings import Settings
+from nash_search.data import datasets as data
+from nash_search.genotype import zoo
+from nash_search.search import recipe
+from nash_search.search.search import Search
+from nash_search.search.settings import Settings
+from nash_search.supernet import allocator
 
 REFERENCE = "reference"
 WAYS = {  # relaxation, gradient of the alphas, precision, and preset

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nash_search import recipe
-from nash_search.data import Split
-from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
-from nash_search.interrupt import Stop
-from nash_search.progress import Reporter
-from nash_search.search import Search
-from nash_search.settings import Settings
+from nash_search.base.interrupt import Stop
+from nash_search.base.progress import Reporter
+from nash_search.data.datasets import Split
+from nash_search.genotype.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
+from nash_search.search import recipe
+from nash_search.search.search import Search
+from nash_search.search.settings import Settings
 
 _SIDE, _PERIOD = 12, 3
 PRIMITIVES = ("none", "skip_connect", "conv_3x3", "conv_5x5")

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from nash_search import data, engine, manifest, recipe, space, zoo
-from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
-from nash_search.settings import Settings
-from nash_search.variants import VARIANTS, narrow
+from nash_search.base import manifest
+from nash_search.data import datasets as data
+from nash_search.genotype import space, zoo
+from nash_search.genotype.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
+from nash_search.genotype.variants import VARIANTS, narrow
+from nash_search.search import engine, recipe
+from nash_search.search.settings import Settings
 
 torch.set_num_threads(1)  # the tensors are tiny
 

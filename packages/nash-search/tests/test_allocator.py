@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nash_search import allocator
+from nash_search.supernet import allocator
 
 CODE = """
 import resource

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nash_search import zoo
-from nash_search.architect import Architect
-from nash_search.genotype import Cell, Genotype, Input, Layer, Stem
-from nash_search.operations import Operation
-from nash_search.sums import BatchNorm, Term, normalized_sum
-from nash_search.supernet import Path, Supernet
-from nash_search.variants import VARIANTS, Variant
+from nash_search.genotype import zoo
+from nash_search.genotype.genotype import Cell, Genotype, Input, Layer, Stem
+from nash_search.genotype.variants import VARIANTS, Variant
+from nash_search.layers.operations import Operation
+from nash_search.layers.sums import BatchNorm, Term, normalized_sum
+from nash_search.search.architect import Architect
+from nash_search.supernet.supernet import Path, Supernet
 
 LINEAR = Variant(  # no activation: the loss below is linear in what is added to the last state
     name="v1",

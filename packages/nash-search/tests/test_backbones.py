@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from nash_search import backbones, genotype
-from nash_search.errors import UsageError
-from nash_search.genotype import Genotype
-from nash_search.network import FloatNetwork
+from nash_search.base.errors import UsageError
+from nash_search.genotype import backbones, genotype
+from nash_search.genotype.genotype import Genotype
+from nash_search.supernet.network import FloatNetwork
 
 
 def _cells(network: Genotype) -> list[tuple[int, int, int]]:

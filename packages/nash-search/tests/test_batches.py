@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import batches, data, holdout
-from nash_search.errors import DataError
-from nash_search.recipe import Augmentation
+from nash_search.base.errors import DataError
+from nash_search.data import datasets as data
+from nash_search.data import holdout
+from nash_search.search import batches
+from nash_search.search.recipe import Augmentation
 
 PLAIN = Augmentation(crop_padding=0, flip=False)
 

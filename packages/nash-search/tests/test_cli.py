@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from nash_search import genotype, manifest, zoo
+from nash_search.base import manifest
 from nash_search.cli import app, main
+from nash_search.genotype import genotype, zoo
 
 
 @dataclass(frozen=True)

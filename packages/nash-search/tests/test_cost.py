@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from nash_search import cost, zoo
-from nash_search.architect import Architect
-from nash_search.cost import Costs
-from nash_search.decoding import Choice, choices, decode, decode_within
-from nash_search.errors import CapacityError, IntegrityError, ManifestError, UsageError
-from nash_search.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
-from nash_search.penalty import Penalty, Price, parse_budget
-from nash_search.supernet import Path as SampledPath
-from nash_search.supernet import Supernet
-from nash_search.variants import VARIANTS
+from nash_search.base.errors import CapacityError, IntegrityError, ManifestError, UsageError
+from nash_search.cost import costs as cost
+from nash_search.cost.costs import Costs
+from nash_search.cost.penalty import Penalty, Price, parse_budget
+from nash_search.genotype import zoo
+from nash_search.genotype.decoding import Choice, choices, decode, decode_within
+from nash_search.genotype.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
+from nash_search.genotype.variants import VARIANTS
+from nash_search.search.architect import Architect
+from nash_search.supernet.supernet import Path as SampledPath
+from nash_search.supernet.supernet import Supernet
 
 Write = Callable[..., Path]
 V3 = VARIANTS["v3"]

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import batches, checkpoint, data, devices, genotype, parallel, search
-from nash_search.devices import Placement
-from nash_search.errors import CapacityError, UsageError
-from nash_search.interrupt import Stop
-from nash_search.progress import Reporter
-from nash_search.recipe import Augmentation
-from nash_search.search import Search
-from nash_search.settings import Settings
+from nash_search.base import parallel
+from nash_search.base.errors import CapacityError, UsageError
+from nash_search.base.interrupt import Stop
+from nash_search.base.progress import Reporter
+from nash_search.data import datasets as data
+from nash_search.genotype import genotype
+from nash_search.layers import devices
+from nash_search.layers.devices import Placement
+from nash_search.search import batches, checkpoint, search
+from nash_search.search.recipe import Augmentation
+from nash_search.search.search import Search
+from nash_search.search.settings import Settings
 
 FORCED = Placement(device=torch.device("cpu"), holds_pictures=True)
 

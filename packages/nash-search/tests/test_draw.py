@@ -4,8 +4,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nash_search import draw, zoo
-from nash_search.genotype import Genotype
+from nash_search.genotype import zoo
+from nash_search.genotype.genotype import Genotype
+from nash_search.view import draw
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in zoo.entries()])

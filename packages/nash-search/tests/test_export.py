@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from nash_search import blocks, export, network, zoo
-from nash_search.errors import OutputError, ToolchainError
-from nash_search.genotype import Genotype, NasOp
+from nash_search import export
+from nash_search.base.errors import OutputError, ToolchainError
+from nash_search.genotype import zoo
+from nash_search.genotype.genotype import Genotype, NasOp
+from nash_search.layers import blocks
+from nash_search.supernet import network
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -15,19 +15,22 @@ from conftest import benchmark
 from test_search import StopAfter
 from torch.nn import functional as F
 
-from nash_search import candidates, checkpoint, engine, finish, genotype, manifest, search, uniform
-from nash_search.decoding import Choice, choices, with_choices
-from nash_search.errors import DivergedError, IntegrityError, Interrupted, UsageError
-from nash_search.finish import ALPHAS, RANDOM, Ladder, Network
-from nash_search.genotype import Genotype
-from nash_search.interrupt import Stop
-from nash_search.penalty import Price
-from nash_search.progress import Reporter
-from nash_search.scoring import trained_loss
-from nash_search.search import Search
-from nash_search.settings import Finish, Settings
-from nash_search.supernet import Supernet
-from nash_search.variants import VARIANTS
+from nash_search.base import manifest
+from nash_search.base.errors import DivergedError, IntegrityError, Interrupted, UsageError
+from nash_search.base.interrupt import Stop
+from nash_search.base.progress import Reporter
+from nash_search.cost import uniform
+from nash_search.cost.penalty import Price
+from nash_search.genotype import genotype
+from nash_search.genotype.decoding import Choice, choices, with_choices
+from nash_search.genotype.genotype import Genotype
+from nash_search.genotype.variants import VARIANTS
+from nash_search.search import candidates, checkpoint, engine, finish, search
+from nash_search.search.finish import ALPHAS, RANDOM, Ladder, Network
+from nash_search.search.scoring import trained_loss
+from nash_search.search.search import Search
+from nash_search.search.settings import Finish, Settings
+from nash_search.supernet.supernet import Supernet
 
 Begin = Callable[..., Search]
 V3 = VARIANTS["v3"]
@@ -99,7 +102,7 @@ def test_networks_differ_in_a_quarter_of_the_layers() -> None:
 
 
 def genotype_of(name: str) -> Genotype:
-    from nash_search import zoo
+    from nash_search.genotype import zoo
 
     return zoo.build(name, width=2, input_size=8)
 
@@ -281,7 +284,7 @@ def test_run_writes_the_network_it_kept(settings: Settings, tmp_path: Path) -> N
 
 
 def _split(settings: Settings) -> object:
-    from nash_search import data
+    from nash_search.data import datasets as data
 
     shape = settings.backbone.input
     preprocessing = data.Preprocessing(channels=shape.channels, height=shape.height, width=shape.width)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from nash_search import genotype, manifest, zoo
-from nash_search.decoding import decode
-from nash_search.errors import ManifestError
-from nash_search.genotype import Genotype, NasOp
-from nash_search.primitives import NONE
-from nash_search.variants import VARIANTS, Variant
+from nash_search.base import manifest
+from nash_search.base.errors import ManifestError
+from nash_search.genotype import genotype, zoo
+from nash_search.genotype.decoding import decode
+from nash_search.genotype.genotype import Genotype, NasOp
+from nash_search.genotype.primitives import NONE
+from nash_search.genotype.variants import VARIANTS, Variant
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in zoo.entries()])

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from nash_search import genotype, heatmap, manifest, zoo
-from nash_search.errors import IntegrityError, ManifestError, UsageError
-from nash_search.genotype import Genotype, NasOp
+from nash_search.base import manifest
+from nash_search.base.errors import IntegrityError, ManifestError, UsageError
+from nash_search.genotype import genotype, zoo
+from nash_search.genotype.genotype import Genotype, NasOp
+from nash_search.view import heatmap
 
 SVG = "{http://www.w3.org/2000/svg}"
 PRIMITIVES = ["none", "max_pool_3x3", "conv_3x3"]

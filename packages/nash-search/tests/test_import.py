@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nash_search import cutting, genotype, graph_onnx, graph_torch, importing, matching, warm
+from nash_search.base.errors import IntegrityError, UsageError, VerificationError
 from nash_search.cli import main
-from nash_search.errors import IntegrityError, UsageError, VerificationError
-from nash_search.genotype import Genotype
-from nash_search.quantization import preset
-from nash_search.supernet import Supernet
-from nash_search.variants import VARIANTS
+from nash_search.genotype import genotype
+from nash_search.genotype.genotype import Genotype
+from nash_search.genotype.variants import VARIANTS
+from nash_search.imports import cutting, graph_onnx, graph_torch, importing, matching
+from nash_search.supernet import warm
+from nash_search.supernet.quantization import preset
+from nash_search.supernet.supernet import Supernet
 
 
 def _conv(before: int, channels: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:

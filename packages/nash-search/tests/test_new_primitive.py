@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nash_search import draw, genotype, heatmap, manifest, network, search, zoo
-from nash_search.penalty import Price
-from nash_search.primitives import PRIMITIVES, Convolution
-from nash_search.settings import Settings
+from nash_search.base import manifest
+from nash_search.cost.penalty import Price
+from nash_search.genotype import genotype, zoo
+from nash_search.genotype.primitives import PRIMITIVES, Convolution
+from nash_search.search import search
+from nash_search.search.settings import Settings
+from nash_search.supernet import network
+from nash_search.view import draw, heatmap
 
 
 class Conv7x7(Convolution):

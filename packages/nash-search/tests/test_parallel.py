@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nash_search import batches
-from nash_search.data import Split
-from nash_search.recipe import Augmentation
+from nash_search.data.datasets import Split
+from nash_search.search import batches
+from nash_search.search.recipe import Augmentation
 
 COMMAND = [
     *(sys.executable, "-c", "from nash_search.cli import main; main()"),

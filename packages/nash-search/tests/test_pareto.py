@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nash_search import backbones, engine, genotype, manifest, pareto, zoo
-from nash_search.decoding import choices
-from nash_search.errors import Interrupted, ManifestError, UsageError
-from nash_search.pareto import Point
-from nash_search.penalty import Price
+from nash_search.base import manifest
+from nash_search.base.errors import Interrupted, ManifestError, UsageError
+from nash_search.cost.penalty import Price
+from nash_search.genotype import backbones, genotype, zoo
+from nash_search.genotype.decoding import choices
+from nash_search.search import engine, pareto
+from nash_search.search.pareto import Point
 
 Write = Callable[..., Path]
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nash_search import binary, convolution
-from nash_search.binary import BinaryConv2d, Signs, SignState
-from nash_search.convolution import Conv2d
-from nash_search.operations import (
+from nash_search.genotype.primitives import PRIMITIVES
+from nash_search.layers import binary, convolution
+from nash_search.layers.binary import BinaryConv2d, Signs, SignState
+from nash_search.layers.convolution import Conv2d
+from nash_search.layers.operations import (
     BinaryConvolution,
     Identity,
     MaxPool,
@@ -23,9 +24,8 @@ from nash_search.operations import (
     Reduction,
     State,
 )
-from nash_search.primitives import PRIMITIVES
-from nash_search.shape import Shape
-from nash_search.sums import EPS, BatchNorm, Term, normalized_sum
+from nash_search.layers.shape import Shape
+from nash_search.layers.sums import EPS, BatchNorm, Term, normalized_sum
 
 
 def _shape(in_channels: int, out_channels: int, stride: int) -> Shape:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from nash_search import quantization
-from nash_search.errors import UsageError
+from nash_search.base.errors import UsageError
+from nash_search.supernet import quantization
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nash_search import genotype, zoo
-from nash_search.architect import Architect
-from nash_search.genotype import Genotype, NasOp
-from nash_search.operations import State
-from nash_search.primitives import PRIMITIVES
-from nash_search.quantization import Quantization, preset
-from nash_search.quantizers import _STEPS
-from nash_search.shape import Shape
-from nash_search.supernet import Path, SearchLayer, Supernet
-from nash_search.variants import VARIANTS
+from nash_search.genotype import genotype, zoo
+from nash_search.genotype.genotype import Genotype, NasOp
+from nash_search.genotype.primitives import PRIMITIVES
+from nash_search.genotype.variants import VARIANTS
+from nash_search.layers.operations import State
+from nash_search.layers.quantizers import _STEPS
+from nash_search.layers.shape import Shape
+from nash_search.search.architect import Architect
+from nash_search.supernet.quantization import Quantization, preset
+from nash_search.supernet.supernet import Path, SearchLayer, Supernet
 
 PRESETS = ("w4a4", "w1a2", "v3", "v4")
 OPS = (("max_pool_3x3", 0), ("skip_connect", 1), ("skip_connect", 0), ("conv_3x3", 1), ("conv_5x5", 0), None)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nash_search.quantizers import _STEPS, quantized_relu, quantized_weight
+from nash_search.layers.quantizers import _STEPS, quantized_relu, quantized_weight
 
 BITS = range(1, 9)
 

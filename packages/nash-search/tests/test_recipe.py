@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nash_search import recipe
-from nash_search.errors import UsageError
+from nash_search.base.errors import UsageError
+from nash_search.search import recipe
 
 
 def test_paper_recipe_has_the_published_numbers() -> None:

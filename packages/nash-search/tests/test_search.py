@@ -18,13 +18,18 @@ import numpy as np
 import pytest
 import torch
 
-from nash_search import checkpoint, cost, data, engine, genotype, manifest, operations, recipe, search, zoo
-from nash_search.errors import DataError, DivergedError, IntegrityError, Interrupted, OutputError, UsageError
-from nash_search.interrupt import Stop
-from nash_search.penalty import Price
-from nash_search.progress import Reporter
-from nash_search.search import Search
-from nash_search.settings import Settings
+from nash_search.base import manifest
+from nash_search.base.errors import DataError, DivergedError, IntegrityError, Interrupted, OutputError, UsageError
+from nash_search.base.interrupt import Stop
+from nash_search.base.progress import Reporter
+from nash_search.cost import costs as cost
+from nash_search.cost.penalty import Price
+from nash_search.data import datasets as data
+from nash_search.genotype import genotype, zoo
+from nash_search.layers import operations
+from nash_search.search import checkpoint, engine, recipe, search
+from nash_search.search.search import Search
+from nash_search.search.settings import Settings
 
 Begin = Callable[..., Search]
 

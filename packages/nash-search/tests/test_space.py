@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from nash_search import genotype, manifest, space, zoo
-from nash_search.genotype import Genotype
-from nash_search.operations import State
-from nash_search.primitives import PRIMITIVES
-from nash_search.shape import Shape
-from nash_search.space import Candidate
-from nash_search.supernet import Supernet
-from nash_search.variants import VARIANTS
+from nash_search.base import manifest
+from nash_search.genotype import genotype, space, zoo
+from nash_search.genotype.genotype import Genotype
+from nash_search.genotype.primitives import PRIMITIVES
+from nash_search.genotype.space import Candidate
+from nash_search.genotype.variants import VARIANTS
+from nash_search.layers.operations import State
+from nash_search.layers.shape import Shape
+from nash_search.supernet.supernet import Supernet
 
 
 def _one(network: Genotype, variant: str, place: tuple[int, int, int], op: str) -> Candidate:

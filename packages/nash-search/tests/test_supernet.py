@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nash_search import genotype, zoo
-from nash_search.binary import BinaryConv2d
-from nash_search.decoding import best
-from nash_search.genotype import Genotype
-from nash_search.supernet import Path, Supernet
-from nash_search.variants import VARIANTS
+from nash_search.genotype import genotype, zoo
+from nash_search.genotype.decoding import best
+from nash_search.genotype.genotype import Genotype
+from nash_search.genotype.variants import VARIANTS
+from nash_search.layers.binary import BinaryConv2d
+from nash_search.supernet.supernet import Path, Supernet
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nash_search import cost, genotype, uniform, zoo
-from nash_search.cost import Costs
-from nash_search.decoding import choices
-from nash_search.errors import CapacityError, ManifestError, UsageError
-from nash_search.genotype import Genotype, NasOp
-from nash_search.variants import VARIANTS
+from nash_search.base.errors import CapacityError, ManifestError, UsageError
+from nash_search.cost import costs as cost
+from nash_search.cost import uniform
+from nash_search.cost.costs import Costs
+from nash_search.genotype import genotype, zoo
+from nash_search.genotype.decoding import choices
+from nash_search.genotype.genotype import Genotype, NasOp
+from nash_search.genotype.variants import VARIANTS
 
 Write = Callable[..., Path]
 V3 = VARIANTS["v3"]

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nash_search import warm, zoo
-from nash_search.errors import IntegrityError, UsageError
-from nash_search.genotype import Genotype
-from nash_search.quantization import preset
-from nash_search.supernet import Supernet
-from nash_search.variants import VARIANTS
+from nash_search.base.errors import IntegrityError, UsageError
+from nash_search.genotype import zoo
+from nash_search.genotype.genotype import Genotype
+from nash_search.genotype.variants import VARIANTS
+from nash_search.supernet import warm
+from nash_search.supernet.quantization import preset
+from nash_search.supernet.supernet import Supernet
 
 
 def _supernet(backbone: Genotype, seed: int, relaxation: str = "layer", quantized: str | None = None) -> Supernet:

@@ -5,8 +5,8 @@ from importlib import resources
 
 import pytest
 
-from nash_search import backbones, genotype, zoo
-from nash_search.errors import UsageError
+from nash_search.base.errors import UsageError
+from nash_search.genotype import backbones, genotype, zoo
 
 PUBLISHED = json.loads(resources.files("nash_search").joinpath("published_genotypes.json").read_text())
 

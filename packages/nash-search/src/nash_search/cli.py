@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import console
-from .console import Json
+from .base import console
+from .base.console import Json
 from .options import (
     CostResource,
     DeviceName,
@@ -119,8 +119,9 @@ def run_command(
 ) -> None:
     """Search a genotype for a backbone on a dataset."""
     asked = SimpleNamespace(**locals())
-    from . import parallel, search, sweep
-    from .errors import UsageError
+    from .base import parallel
+    from .base.errors import UsageError
+    from .search import search, sweep
 
     if cost_weight and sweep_cost is not None:
         raise UsageError("--sweep-cost: got --cost-weight beside it; leave that out")
@@ -144,7 +145,8 @@ def pareto_command(
     **of_run: Any,
 ) -> None:
     """Search, and write genotypes along the trade-off between loss and cost, plain widths among them."""
-    from . import parallel, pareto
+    from .base import parallel
+    from .search import pareto
 
     settings, options = settings_of(SimpleNamespace(**of_run))
     found = pareto.run(settings, of_run["out"], along=along.value, num_points=points, **options)
@@ -153,7 +155,9 @@ def pareto_command(
 
 
 def _print_genotype(path: Path, *, as_json: bool) -> None:
-    from . import draw, finish, genotype
+    from .genotype import genotype
+    from .search import finish
+    from .view import draw
 
     found = genotype.load(path)
     result = {"genotype": str(path), "name": found.name, "search": found.search, "nas_ops": draw.nas_ops(found)}
@@ -176,7 +180,9 @@ def zoo_command(
     """List the published genotypes and the plain backbones, or write one."""
     from dataclasses import asdict
 
-    from . import draw, genotype, manifest, zoo
+    from .base import manifest
+    from .genotype import genotype, zoo
+    from .view import draw
 
     if name is None:
         entries = list(zoo.entries())
@@ -202,8 +208,10 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """Print a genotype as a table, or draw it."""
-    from . import draw, genotype, manifest
-    from . import heatmap as heatmaps
+    from .base import manifest
+    from .genotype import genotype
+    from .view import draw
+    from .view import heatmap as heatmaps
 
     found = genotype.load(path)
     drawings = {} if svg is None else {svg: draw.svg(found)}
@@ -238,8 +246,9 @@ def space_command(
     as_json: Json = False,
 ) -> None:
     """Write every operation that a search could choose, with its shapes."""
-    from . import manifest, space
-    from .variants import VARIANTS, narrow
+    from .base import manifest
+    from .genotype import space
+    from .genotype.variants import VARIANTS, narrow
 
     strategy = VARIANTS[variant.value]
     if primitives is not None:
@@ -264,7 +273,8 @@ def random_command(
     as_json: Json = False,
 ) -> None:
     """Draw a genotype at random that costs the same within 5 %."""
-    from . import draw, uniform
+    from .cost import uniform
+    from .view import draw
 
     result, found = uniform.write(like, costs, out, metric=cost_resource.value, seed=seed)
     console.print_result(result, "" if as_json else f"{draw.table(found)}\n{out}", as_json=as_json)
@@ -278,7 +288,8 @@ def export_command(
     as_json: Json = False,
 ) -> None:
     """Write a genotype as a float ONNX network with random weights."""
-    from . import export, genotype
+    from . import export
+    from .genotype import genotype
 
     result = export.export(genotype.load(path), out, seed=seed)
     text = f"{out}: {result['name']}, {result['num_params']:,} parameters, opset {result['opset']}"
@@ -300,7 +311,7 @@ def import_command(
     as_json: Json = False,
 ) -> None:
     """Take a float CNN of one's own as a backbone, and its weights."""
-    from . import importing
+    from .imports import importing
 
     result = importing.run(
         source,
@@ -322,7 +333,7 @@ def import_command(
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    from .errors import UsageError
+    from .base.errors import UsageError
 
     try:
         return None if text is None else tuple(map(float, text.split(",")))
@@ -338,7 +349,7 @@ def schema_command(
     """Print a JSON Schema: of a manifest this package writes, or of a recipe."""
     import json
 
-    from . import manifest
+    from .base import manifest
 
     schema = manifest.schema(kind.value)
     console.print_result(schema, json.dumps(schema, indent=1), as_json=as_json)

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from . import manifest, network
-from .errors import ToolchainError
-from .genotype import Genotype
+from .base import manifest
+from .base.errors import ToolchainError
+from .genotype.genotype import Genotype
+from .supernet import network
 
 OPSET = 17
 

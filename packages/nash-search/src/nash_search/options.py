@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .genotype import Genotype
-    from .settings import Finish, Settings
+    from .genotype.genotype import Genotype
+    from .search.settings import Finish, Settings
 
 _OF_RUN_ALONE = ("sweep_cost", "finish", "finish_epochs", "finish_random")  # pareto writes many genotypes of one search
 
@@ -70,8 +70,8 @@ class CostResource(StrEnum):
 
 
 def _finish(num_networks: int | None, epochs: int | None, num_random: int | None) -> Finish | None:
-    from .errors import UsageError
-    from .settings import Finish
+    from .base.errors import UsageError
+    from .search.settings import Finish
 
     if not num_networks:
         for option, value in {"--finish-epochs": epochs, "--finish-random": num_random}.items():
@@ -87,11 +87,12 @@ def settings_of(asked: SimpleNamespace) -> tuple[Settings, dict[str, Any]]:
     """Return what determines the search that options of `run` ask for, and the options of `search.run`."""
     import torch
 
-    from . import devices, penalty
-    from . import recipe as recipes
-    from .architect import DEFAULTS
-    from .errors import UsageError
-    from .settings import Settings
+    from .base.errors import UsageError
+    from .cost import penalty
+    from .layers import devices
+    from .search import recipe as recipes
+    from .search.architect import DEFAULTS
+    from .search.settings import Settings
 
     for name in ("cost_weight", "budget", "total_budget", "sweep_cost"):
         value = getattr(asked, name, None)
@@ -154,8 +155,8 @@ def backbone_of(
     Raises:
         UsageError: a file, and an option beside it that it has a value of its own for.
     """
-    from . import backbones, genotype
-    from .errors import UsageError
+    from .base.errors import UsageError
+    from .genotype import backbones, genotype
 
     if not name.endswith(".json"):
         input_size, num_classes = 32 if input_size is None else input_size, num_classes or 10

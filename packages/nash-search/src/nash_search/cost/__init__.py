@@ -1,0 +1,1 @@
+"""What operations cost on a board: of a genotype, expected of a search, and of random networks of equal cost."""

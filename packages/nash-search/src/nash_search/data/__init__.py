@@ -1,0 +1,1 @@
+"""Datasets, and the part of them that a search leaves alone."""

@@ -1,0 +1,1 @@
+"""What supernets and float networks are made of; nothing here knows a genotype."""

@@ -1,0 +1,1 @@
+"""The search: its settings and steps, its finish, its sweeps and fronts."""

@@ -1,0 +1,1 @@
+"""The network with every candidate, float or quantized, and that of one genotype."""

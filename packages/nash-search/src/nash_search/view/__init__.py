@@ -1,0 +1,1 @@
+"""Genotypes and alphas for the eye."""
