@@ -8,7 +8,7 @@ import pytest
 from nash_search.base.errors import UsageError
 from nash_search.genotype import backbones, genotype, zoo
 
-PUBLISHED = json.loads(resources.files("nash_search").joinpath("published_genotypes.json").read_text())
+PUBLISHED = json.loads(resources.files("nash_search.genotype").joinpath("published_genotypes.json").read_text())
 
 
 def test_zoo_lists_the_published_and_the_baselines() -> None:
