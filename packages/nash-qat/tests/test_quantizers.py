@@ -195,7 +195,7 @@ def test_strided_1x1_convolution_is_the_same_with_gradients() -> None:
 def test_strided_1x1_convolution_of_few_channels_trains(tmp_path: Path) -> None:
     code = (
         "import torch\n"
-        "from nash_qat import quantizers\n"
+        "from nash_qat.quant import quantizers\n"
         "torch.set_num_threads(2)\n"
         "conv = quantizers.conv(8, 16, 1, bits=4, stride=2, padding=0).to(memory_format=torch.channels_last)\n"
         "for _ in range(8):\n"

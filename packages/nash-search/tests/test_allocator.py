@@ -11,7 +11,7 @@ from nash_search.supernet import allocator
 CODE = """
 import resource
 import numpy as np
-from nash_search import allocator
+from nash_search.supernet import allocator
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -389,7 +390,7 @@ def _wrong_backbone(folder: Path) -> str:
 
 
 def _diverging(folder: Path) -> str:
-    content = json.loads((Path(zoo.__file__).parent / "recipes/quick.json").read_text())
+    content = json.loads((resources.files("nash_search").joinpath("recipes/quick.json")).read_text())
     content["weights"]["lr"] = 1e30
     (folder / "diverging.json").write_text(json.dumps(content))
     return str(folder / "diverging.json")

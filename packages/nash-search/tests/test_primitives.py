@@ -166,7 +166,7 @@ def test_strided_pointwise_convolution_equals_torch() -> None:
 def test_strided_pointwise_convolution_survives_odd_batches() -> None:
     code = """
 import torch
-from nash_search.convolution import Conv2d
+from nash_search.layers.convolution import Conv2d
 torch.set_num_threads(2)
 conv = Conv2d(8, 16, 1, 2).to(memory_format=torch.channels_last)
 for _ in range(10):
