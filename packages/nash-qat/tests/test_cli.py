@@ -177,7 +177,7 @@ def test_own_bits(run: Run, nash_path: Path, tmp_path: Path) -> None:
     assert run("export", nash_path, *joined, "--out", tmp_path / "j").code == 0
     model = manifest.load(tmp_path / "j" / "model.json", "model")
     assert (model["quantization"]["join"], model["quantization"]["join_shift"]) == ("aligned", 3)
-    assert model["name"] == "nash-w4a4-aligned-shift3"
+    assert model["name"] == "nash-w4a4-shift3"
     both = run("export", nash_path, "--quantization", bits, "--preset", "w4a4", "--out", tmp_path / "m")
     assert both.code == 2
     bits.write_text(json.dumps({"weight_bits": 3, "nas_weight_bits": 2, "act_bits": 12, "state_bits": 6}))
