@@ -67,7 +67,7 @@ def test_missing_module_is_told_when_it_is_used(tmp_path, monkeypatch):
 def test_finn_starts_without_torch():
     """It takes three quarters of the time that FINN needs to start."""
     code = (
-        "import sys\nfrom nash_hw.finn_env import contained_finn\nwith contained_finn(): pass\n"
+        "import sys\nfrom nash_hw.finn.finn_env import contained_finn\nwith contained_finn(): pass\n"
         "print(sorted({'torch', 'sympy', 'onnxscript'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
