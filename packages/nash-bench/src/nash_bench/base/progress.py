@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_WITHOUT_NEWS = 600.0  # after which the same is said again
 
 
 @contextmanager
@@ -32,13 +33,14 @@ def reporting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _plain_lines(what: str) -> Callable[[int, int], None]:
-    last, pace = time.monotonic(), _Pace()
+    last, said, pace = time.monotonic(), None, _Pace()
 
     def say(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, said
         text = pace.text(done, total)
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
+        wait = _SECONDS_WITHOUT_NEWS if done == said else _SECONDS_BETWEEN_LINES
+        if time.monotonic() - last >= wait:
+            last, said = time.monotonic(), done
             print(f"{what}: {text}", file=sys.stderr)
 
     return say
