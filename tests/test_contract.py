@@ -129,7 +129,7 @@ def test_golden_manifest_is_still_read(path: Path, python: Any) -> None:
     kind = path.stem.partition("-")[0]
     for package in {WRITERS[kind], *(reader for reader, read in READERS if read == kind)}:
         load = f"manifest.load(pathlib.Path({str(path)!r}), {kind!r})"
-        code = f"import pathlib, nash_{package}.manifest as manifest; print({load}['schema'])"
+        code = f"import pathlib, nash_{package}.base.manifest as manifest; print({load}['schema'])"
         assert python(package, code).strip() == json.loads(path.read_text())["schema"]
 
 
@@ -189,7 +189,7 @@ def test_older_minor_version_is_read_without_a_word(package: str, python: Any, c
     path = chains["nash"].manifests()[kind]
     code = f"""
 import pathlib, warnings
-import nash_{package}.manifest as manifest
+import nash_{package}.base.manifest as manifest
 warnings.simplefilter("error")
 ours = manifest.schema({kind!r})
 ours["properties"]["schema"]["x-version"] = "1.5"
