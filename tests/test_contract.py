@@ -196,4 +196,5 @@ ours["properties"]["schema"]["x-version"] = "1.5"
 manifest.schema = lambda kind: ours
 print(manifest.load(pathlib.Path({str(path)!r}), {kind!r})["schema"])
 """
-    assert python(package, code).strip() == f"nash.{kind}/1.0"
+    version = json.loads(path.read_text())["schema"]
+    assert python(package, code).strip() == version < f"nash.{kind}/1.5"
