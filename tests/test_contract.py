@@ -80,6 +80,14 @@ def test_help_imports_nothing_heavy(package: str, python: Any) -> None:
     assert python(package, code).strip() == "[]"
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_module_says_its_version_as_the_command_does(package: str, python: Any, nash: Nash) -> None:
+    code = f"import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('nash_{package}', run_name='__main__')"
+    said = python(package, code)
+    assert re.fullmatch(rf"nash-{package} \d+\.\d+\.\d+\n", said)
+    assert said == nash(package, "--version").stdout
+
+
 def _objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for part in (schema, *schema.get("anyOf", [])) if "properties" in part]
 

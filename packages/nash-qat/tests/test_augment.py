@@ -79,7 +79,7 @@ def test_rand_augment_without_torchvision_is_refused(monkeypatch: pytest.MonkeyP
     def missing() -> None:
         raise DataError("torchvision is not installed")
 
-    monkeypatch.setattr(data, "_torchvision", missing)
+    monkeypatch.setattr(data, "load_torchvision", missing)
     module._transforms.cache_clear()
     module.check(Augmentation(flip=True))
     with pytest.raises(UsageError, match=r"augmentation\.rand_ops: needs torchvision"):

@@ -106,7 +106,7 @@ def test_colours_are_folded_each_with_its_own_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "stages"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
 @torch.no_grad()
 def test_logits_are_torchvisions(tmp_path: Path, name: str, stages: tuple[int, ...]) -> None:
-    data._torchvision()
+    data.load_torchvision()
     torch.manual_seed(0)
     theirs = randomize(getattr(importlib.import_module("torchvision.models"), name)(), seed=0)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")

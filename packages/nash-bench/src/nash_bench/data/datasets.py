@@ -123,7 +123,7 @@ def _digits(split: SplitName, preprocessing: Preprocessing) -> Split:
 
 
 def _cifar(dataset: str, split: SplitName, preprocessing: Preprocessing, data_dir: Path) -> Split:
-    datasets = _torchvision().datasets
+    datasets = load_torchvision().datasets
     factory = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
     try:  # torchvision checks the archive's hashes before it reads it
         source = factory(str(data_dir), train=split == "train", download=False)
@@ -215,7 +215,7 @@ def decode(path: Path, prepare: Callable[[Image.Image], Decoded]) -> Decoded:
         raise DataError(f"{path}: not a readable picture ({error}); replace or remove it") from error
 
 
-def _torchvision() -> ModuleType:
+def load_torchvision() -> ModuleType:
     """Import torchvision, also where its compiled operators do not load beside the installed torch."""
     try:
         return importlib.import_module("torchvision")

@@ -51,10 +51,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file and check that it is whole.
 
     Raises:
-        IntegrityError: it is truncated, or no ONNX.
+        IntegrityError: it cannot be read, is truncated, or no ONNX.
     """
     try:
         proto = onnx.load(str(path))
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except Exception as error:  # protobuf and onnx each raise their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise IntegrityError(f"{path}: not a whole ONNX file ({reason[:120]}); export the model anew") from error

@@ -71,7 +71,7 @@ def _rand_augment(pictures: Tensor, settings: Augmentation, generator: torch.Gen
 @functools.cache
 def _transforms() -> ModuleType:
     try:
-        data._torchvision()
+        data.load_torchvision()
     except DataError as error:
         raise UsageError(
             "recipe: augmentation.rand_ops: needs torchvision, which is not installed; "

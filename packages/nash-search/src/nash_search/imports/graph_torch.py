@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import pickle
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..base.errors import DataError, IntegrityError, UnsupportedError, UsageError
-from ..base.suggest import one_of
 from ..data import datasets as data
 from .graphs import Graph, Node, square, unknown
 
@@ -38,10 +38,12 @@ def read(source: str, *, state: Path | None, input_size: int | None) -> Graph:
         UnsupportedError: a node has no counterpart in a genotype.
     """
     name = source.removeprefix(PREFIX)
-    models = data._torchvision().models
+    models = data.load_torchvision().models
     known = [model for model in models.list_models() if hasattr(models, model)]
     if name not in known:
-        raise UsageError(f"SOURCE: got '{source}', expected {PREFIX} and {one_of(name, known)}, or a file (.onnx)")
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {PREFIX}{close[0]}?" if close else "torchvision.models.list_models() has its names"
+        raise UsageError(f"SOURCE: got '{source}', expected one of torchvision's networks, or a file (.onnx); {hint}")
     tensors = _published(models, name) if state is None else _state_dict(state)
     last = [tensor for tensor in tensors.values() if tensor.ndim == 2][-1:]
     module = models.get_model(name, weights=None, **({"num_classes": len(last[0])} if last else {})).eval()
