@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +19,7 @@ import pytest
 import torch
 
 from nash_search.base import manifest
+from nash_search.cli import main
 from nash_search.data import datasets as data
 from nash_search.genotype import space, zoo
 from nash_search.genotype.genotype import Cell, Genotype, Input, Layer, NasOp, Stem
@@ -22,6 +28,42 @@ from nash_search.search import engine, recipe
 from nash_search.search.settings import Settings
 
 torch.set_num_threads(1)  # the tensors are tiny
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """Return all that it said."""
+        return self.stdout + self.stderr
+
+
+def run_command(*arguments: str | Path) -> Outcome:
+    """Run the command line as `main` does, in this process; see `handlers_as_before`."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["nash-search", *map(str, arguments)]
+    try:
+        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv = argv
+    return Outcome(code=int(left.value.code or 0), stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+
+@pytest.fixture
+def handlers_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what `console.run` does to its process."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def benchmark(name: str) -> ModuleType:

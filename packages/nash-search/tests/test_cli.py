@@ -1,51 +1,27 @@
 from __future__ import annotations
 
-import io
 import json
-import signal
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from conftest import Outcome, run_command
 
 from nash_search.base import manifest
-from nash_search.cli import app, main
+from nash_search.cli import app
 from nash_search.genotype import genotype, zoo
 
-
-@dataclass(frozen=True)
-class Outcome:
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(autouse=True)
-def _handlers_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what `console.run` does to its process."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers_as_before")
 
 
 def _run(*arguments: str | Path, code: int = 0) -> Outcome:
-    """Run the command line as `main` does, in this process."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    argv, sys.argv = sys.argv, ["nash-search", *map(str, arguments)]
-    try:
-        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as left:
-            main()
-    finally:
-        sys.argv = argv
-    assert (left.value.code or 0) == code, stderr.getvalue()
-    return Outcome(stdout.getvalue(), stderr.getvalue())
+    """Run the command line and hold its exit code against the expected one."""
+    outcome = run_command(*arguments)
+    assert outcome.code == code, outcome.stderr
+    return outcome
 
 
 NOT_OF_PARETO = ("--sweep-cost", "--finish", "--finish-epochs", "--finish-random", "--json")

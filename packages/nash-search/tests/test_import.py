@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+from conftest import run_command
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nash_search.base.errors import IntegrityError, UsageError, VerificationError
-from nash_search.cli import main
 from nash_search.genotype import genotype
 from nash_search.genotype.genotype import Genotype
 from nash_search.genotype.variants import VARIANTS
@@ -27,6 +24,8 @@ from nash_search.imports import cutting, graph_onnx, graph_torch, importing, mat
 from nash_search.supernet import warm
 from nash_search.supernet.quantization import preset
 from nash_search.supernet.supernet import Supernet
+
+pytestmark = pytest.mark.usefixtures("handlers_as_before")
 
 
 def _conv(before: int, channels: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -319,10 +318,10 @@ REFUSED = {
 def test_what_cannot_be_expressed_is_refused_by_the_name_of_its_node(name: str, tmp_path: Path) -> None:
     make, said = REFUSED[name]
     file = _export(_trained(make), tmp_path / "float.onnx")
-    code, text = _run("import", file, "--out", tmp_path / "b.json", "--weights", tmp_path / "w.safetensors")
-    assert code == 6
-    assert "float.onnx" in text
-    assert re.search(said, text), text
+    outcome = run_command("import", file, "--out", tmp_path / "b.json", "--weights", tmp_path / "w.safetensors")
+    assert outcome.code == 6
+    assert "float.onnx" in outcome.stderr
+    assert re.search(said, outcome.stderr), outcome.stderr
     assert not (tmp_path / "b.json").exists()
     assert not (tmp_path / "w.safetensors").exists()
 
@@ -345,24 +344,12 @@ def test_other_logits_are_refused(tmp_path: Path) -> None:
         importing.compare(cutting.genotype_of(graph, chain), tensors, graph, seed=0)
 
 
-def _run(*arguments: str | Path) -> tuple[int, str]:
-    """Run the command line in this process and return its exit code and what it said."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    argv, sys.argv = sys.argv, ["nash-search", *map(str, arguments)]
-    try:
-        with redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as left:
-            main()
-    finally:
-        sys.argv = argv
-    return int(left.value.code or 0), stdout.getvalue() + stderr.getvalue()
-
-
 def test_command_line_says_what_it_took(tmp_path: Path) -> None:
     file = _export(_trained(resnet), tmp_path / "mine.onnx")
     place = ("--out", tmp_path / "b.json", "--weights", tmp_path / "w.safetensors")
-    code, text = _run("import", file, *place)
-    assert (code, text.count("\n")) == (0, 1), text
-    assert "b.json: mine, 9 layers, " in text
+    outcome = run_command("import", file, *place)
+    assert (outcome.code, outcome.text.count("\n")) == (0, 1), outcome.text
+    assert "b.json: mine, 9 layers, " in outcome.stdout
     for wrong, expected, said in (
         (("import", "resnet18", *place), 2, "SOURCE: got 'resnet18', expected torchvision:NAME or a file (.onnx)"),
         (("import", tmp_path / "no.onnx", *place), 4, "no.onnx: no such file"),
@@ -370,6 +357,6 @@ def test_command_line_says_what_it_took(tmp_path: Path) -> None:
         (("import", file, "--mean", "a,b", *place), 2, "--mean: got 'a,b', expected numbers"),
         (("import", file, "--input-size", "32", *place), 2, "--input-size: got 32, expected 24"),
     ):
-        code, text = _run(*wrong)
-        assert (code, said in text) == (expected, True), text
+        outcome = run_command(*wrong)
+        assert (outcome.code, said in outcome.stderr) == (expected, True), outcome.stderr
     assert onnx.load(file).graph.node
