@@ -24,6 +24,9 @@ COPIES = {
     "base/errors.py": PACKAGES,
     "base/manifest.py": PACKAGES,
     "base/console.py": PACKAGES,
+    "base/json_file.py": PACKAGES,
+    "base/lock.py": PACKAGES,
+    "base/quoting.py": PACKAGES,
     "data/datasets.py": ("search", "qat", "bench"),
     "base/several.py": ("qat", "hw"),
 }

@@ -192,4 +192,4 @@ def test_front_is_of_one_panel_and_known_figures(run_folder: Path, tmp_path: Pat
 def test_model_json_of_another_tool_is_noted(run_folder: Path) -> None:
     write_json(run_folder / "web" / "model.json", {"format": "graph-model"})
     (error,) = collect([run_folder]).errors
-    assert "web/model.json: schema: got None, expected 'nash.model/1.0'" in str(error)
+    assert "web/model.json: schema: got null, expected 'nash.model/1.0'" in str(error)

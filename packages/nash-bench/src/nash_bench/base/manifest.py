@@ -16,15 +16,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata, resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from . import json_file
 from .errors import IntegrityError, ManifestError, OutputError
+from .quoting import brief
 
 ROOT = __name__.partition(".")[0]
 PACKAGE = ROOT.replace("_", "-")
-_SCHEMA_NAME = re.compile(r"nash\.([a-z]+)/(\d+)\.(\d+)")
+_SCHEMA_NAME = re.compile(r"nash\.([a-z]{1,40})/(\d{1,6})\.(\d{1,6})", re.ASCII)
 _MAX_PROBLEMS = 8
+_MAX_LOOKED_AT = 100
 
 
 def schema(kind: str) -> dict[str, Any]:
@@ -41,33 +45,32 @@ def load(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         ManifestError: unreadable, not JSON, another kind, an unknown major version, or breaking the schema.
     """
-    manifest = _read_object(path)
+    manifest = read_object(path)
     _check_version(path, manifest, kind)
-    problems = [_problem(error) for error in _validator(kind).iter_errors(manifest)]
-    if problems:
-        raise ManifestError(_join(path, problems, f"compare with the {kind} schema ('nash-x schema' of its writer)"))
+    found = problems(manifest, kind)
+    if found:
+        raise ManifestError(joined(path, found, f"compare with the {kind} schema ('nash-x schema' of its writer)"))
     return manifest
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def problems(value: Any, kind: str) -> list[str]:
+    """Return what breaks the schema of `kind`, each as "where: got, expected"; at most 100."""
+    return [_problem(error) for error in islice(validator(kind).iter_errors(value), _MAX_LOOKED_AT)]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        ManifestError: it cannot be read, or holds something else.
+    """
     try:
-        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 at byte {error.start}; write it anew") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ManifestError(f"{path}: not valid JSON at {where} ({error.msg}); write it anew") from error
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: not valid JSON ({error}); write it anew") from error
+        manifest = json_file.read(path)
+    except json_file.Unreadable as error:
+        raise ManifestError(f"{path}: {error}; check the path, or write it anew") from error
     if not isinstance(manifest, dict):
         raise ManifestError(f"{path}: got a JSON {type(manifest).__name__}, expected an object; is it a manifest?")
     return manifest
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_version(path: Path, manifest: dict[str, Any], kind: str) -> None:
@@ -75,7 +78,7 @@ def _check_version(path: Path, manifest: dict[str, Any], kind: str) -> None:
     match = _SCHEMA_NAME.fullmatch(str(manifest.get("schema")))
     if match is None:
         got = manifest.get("schema")
-        raise ManifestError(f"{path}: schema: got {got!r}, expected 'nash.{kind}/{expected}'; is it a manifest?")
+        raise ManifestError(f"{path}: schema: got {brief(got)}, expected 'nash.{kind}/{expected}'; is it a manifest?")
     found, major, minor = match[1], int(match[2]), int(match[3])
     if found != kind:
         raise ManifestError(f"{path}: schema: got a {found} manifest, expected a {kind} manifest; pass the {kind} file")
@@ -92,10 +95,24 @@ def _check_version(path: Path, manifest: dict[str, Any], kind: str) -> None:
 
 
 @cache
-def _validator(kind: str) -> Any:
-    from jsonschema import Draft202012Validator
+def validator(kind: str) -> Any:
+    """Return the validator of a schema; unlike JSON Schema's own, it takes no 3.0 for an integer."""
+    from jsonschema import Draft202012Validator, validators
 
-    return Draft202012Validator(schema(kind))
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    strict = validators.extend(Draft202012Validator, {"enum": _enum}, type_checker=types)
+    return strict(schema(kind))
+
+
+def _is_integer(checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _enum(validator: Any, values: list[Any], value: Any, schema: dict[str, Any]) -> Iterator[Any]:
+    from jsonschema import ValidationError
+
+    if not any(type(each) is type(value) and each == value for each in values):
+        yield ValidationError("none of the values that are known")
 
 
 def _problem(error: Any) -> str:
@@ -107,7 +124,7 @@ def _problem(error: Any) -> str:
         expected = " or ".join(dict.fromkeys(_expected(inner) for inner in error.context))
     else:
         expected = _expected(error)
-    return f"{path}: got {_brief(error.instance)}, expected {expected}"
+    return f"{path}: got {brief(error.instance)}, expected {expected}"
 
 
 def _expected(error: Any) -> str:
@@ -125,14 +142,10 @@ def _expected(error: Any) -> str:
             return f"{error.validator} {error.validator_value}"
 
 
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _join(path: Path, problems: list[str], next_step: str) -> str:
-    shown = problems[:_MAX_PROBLEMS]
-    more = f" | and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+def joined(path: Path, found: list[str], next_step: str) -> str:
+    """Return the message that names the first problems of a file and what to do next."""
+    shown = found[:_MAX_PROBLEMS]
+    more = f" | and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return f"{path}: {' | '.join(shown)}{more}; {next_step}"
 
 
@@ -156,10 +169,12 @@ def resolve(manifest_path: Path, relative: str, sha256: str) -> Path:
         IntegrityError: the path leaves the folder, the file is missing, or its hash differs.
     """
     folder = manifest_path.resolve().parent
+    if "\0" in relative:
+        raise IntegrityError(f"{manifest_path}: path {brief(relative)} has a NUL byte; correct it, or write it anew")
     path = (folder / relative).resolve()
     if Path(relative).is_absolute() or not path.is_relative_to(folder):
         raise IntegrityError(
-            f"{manifest_path}: path '{relative}' leaves the manifest's folder; keep its files beside it"
+            f"{manifest_path}: path {brief(relative)} leaves the manifest's folder; keep its files beside it"
         )
     got = file_sha256(path)
     if got != sha256:
@@ -200,8 +215,8 @@ def save(path: Path, manifest: dict[str, Any], kind: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    problems = [_problem(error) for error in _validator(kind).iter_errors(manifest)]
-    assert not problems, f"{PACKAGE} made a {kind} manifest that breaks its own schema: {problems}"
+    found = problems(manifest, kind)
+    assert not found, f"{PACKAGE} made a {kind} manifest that breaks its own schema: {found}"
     text = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, "utf-8")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import DataError
 from ..records.figures import (
     BOUNDS_LEGEND,
@@ -47,7 +46,7 @@ def load_record(path: Path) -> Record:
 
 def _kind(path: Path) -> str | None:
     try:
-        schema = json.loads(path.read_bytes())["schema"]
+        schema = json_file.read(path)["schema"]
         return schema.removeprefix("nash.").partition("/")[0]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # the loader says what is wrong

@@ -11,14 +11,13 @@ A block RAM of 36 Kbit counts as two of 18 Kbit.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import DataError, ManifestError, OutputError, UsageError
 from ..records.facts import RESOURCES, Hardware
 from ..records.record import hardware_from_manifest
@@ -112,9 +111,9 @@ def read_measurement(path: Path) -> Measurement:
         ManifestError: it cannot be read, or is none of the files known.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); pass a result file of FINN or its driver") from error
+        text = json_file.text(path)
+    except json_file.Unreadable as error:
+        raise ManifestError(f"{path}: {error}; pass a result file of FINN or its driver") from error
     content = _parse(text)
     if isinstance(content, dict):
         if "throughput[images/s]" in content:
@@ -131,7 +130,7 @@ def read_measurement(path: Path) -> Measurement:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json_file.parse(text)
     except ValueError:
         pass
     try:

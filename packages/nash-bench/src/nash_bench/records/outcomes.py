@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import IntegrityError, OutputError
 from ..data.datasets import Split
 from ..stats.paired import PairedDifference, paired_difference
@@ -125,7 +125,7 @@ def load_outcomes(path: Path, benchmark: Mapping[str, Any], accuracy: Accuracy) 
         return None
     found = manifest.resolve(path, record["path"], record["sha256"])
     try:
-        return Outcomes.from_json(json.loads(found.read_bytes()), accuracy)
+        return Outcomes.from_json(json_file.read(found), accuracy)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{found}: not the outcomes of {path.name} ({error}); evaluate the network anew"

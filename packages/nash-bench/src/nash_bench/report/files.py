@@ -11,6 +11,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from ..base import lock
 from ..base.manifest import PACKAGE, atomic_path
 from ..compare.comparison import difference_text, interval_text, p_text, paired_json
 from ..compare.configurations import configurations
@@ -45,6 +46,11 @@ def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> 
     """
     collection = collect(run_dirs)
     results = results_json(collection)
+    with lock.held(out):
+        return collection, results | _written(collection, results, out, title)
+
+
+def _written(collection: Collection, results: dict[str, Any], out: Path, title: str) -> dict[str, Any]:
     written = [
         _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"),
         _write(out / "results.csv", _csv_text(results["rows"])),
@@ -54,7 +60,7 @@ def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> 
     ]
     page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title, place=out)
     written.append(_write(out / "index.html", page))
-    return collection, results | {"page": str(out / "index.html"), "files": [str(path) for path in written]}
+    return {"page": str(out / "index.html"), "files": [str(path) for path in written]}
 
 
 def published_results() -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import DataError
 from ..records.figures import BY_KEY
 from ..records.record import Record, hardware_from_manifest
@@ -67,7 +66,7 @@ def _held_out_top1(history: Path) -> float:
         DataError: there is none, or the test split was watched.
     """
     try:
-        last = json.loads(history.read_text("utf-8").splitlines()[-1])
+        last = json_file.parse(json_file.text(history).splitlines()[-1])
         if last["split"] != "test":
             return float(last["top1"])
     except (OSError, ValueError, IndexError, KeyError, TypeError) as error:

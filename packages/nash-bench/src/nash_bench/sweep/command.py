@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..base import lock
 from ..base.errors import NashError
 from ..base.progress import reporting
 from ..report.files import write_report
@@ -52,7 +53,7 @@ def sweep(
     """Run a sweep to its end or take it up again, and report all networks in its folder, whatever failed."""
     engine.require_engine(executor)
     plan = read_plan(plan_file)
-    with reporting("sweeping") as progress:
+    with lock.held(out), reporting("sweeping") as progress:
         failed = engine.run(
             plan,
             out,

@@ -23,6 +23,7 @@ from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
+from ..base import json_file
 from ..base.errors import NashError, OutputError, ToolchainError, UsageError
 from ..base.manifest import atomic_path
 from .failures import ENGINE_LOG, FailedJob, failed_job, failed_jobs, last_line
@@ -164,10 +165,10 @@ def _engine(config: Path, place: Path) -> list[str]:
 
 def _require_same_settings(plan: Plan, out: Path) -> None:
     """Axes may grow and resources change from run to run; anything else would mix two sweeps in one folder."""
-    try:
-        begun = json.loads((out / CONFIG).read_bytes())["bound"]
-    except FileNotFoundError:
+    if not (out / CONFIG).exists():
         return
+    try:
+        begun = json_file.read(out / CONFIG)["bound"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{out / CONFIG}: not the settings of a sweep ({error}); choose another --out") from error
     asked = bound_settings(plan)

@@ -28,7 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import json_file, lock, manifest
 from ..base.errors import DataError, NashError, OutputError, UsageError
 from . import command, engine
 from .candidates import Candidate, better_half, measured
@@ -50,6 +50,10 @@ class Exploration:
 
     def run(self) -> dict[str, Any]:
         """Take every step that is not done yet, and return what came of it; `exit_code` is that of what failed."""
+        with lock.held(self._out):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         for step in first_steps(self._asked, self._out):
             code = self._take(step)
             if code:
@@ -66,11 +70,11 @@ class Exploration:
     def _read_state(self) -> dict[str, Any]:
         asked = json.loads(json.dumps(asdict(self._asked)))
         path = self._out / STATE
-        try:
-            state = json.loads(path.read_bytes())
-            begun = state["asked"]
-        except FileNotFoundError:
+        if not path.exists():
             return {"asked": asked, "steps": [], "rungs": {}, "seconds": {}}
+        try:
+            state = json_file.read(path)
+            begun = state["asked"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path}: not an exploration ({error}); choose another --out") from error
         different = [

@@ -14,7 +14,6 @@ A search that heeds hardware costs is one for each preset and board, by prices t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ..base import json_file
 from ..base.manifest import file_sha256
 
 Settings = Mapping[str, Any]
@@ -155,7 +155,7 @@ def is_file(name: str) -> bool:
 def has_operations(path: Path) -> bool:
     """Say whether a genotype file has NAS operations; of one that is no genotype, nash-search or nash-qat will tell."""
     try:
-        cells = json.loads(path.read_bytes())["cells"]
+        cells = json_file.read(path)["cells"]
         return any(layer.get("nas_op") is not None for cell in cells for layer in cell["layers"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -259,7 +259,7 @@ def _shape(settings: Settings) -> tuple[str, str]:
 def _name_of(path: Path) -> str:
     """Return a name for a genotype file that differs where its content does."""
     try:
-        stated = json.loads(path.read_bytes())["name"]
+        stated = json_file.read(path)["name"]
     except (ValueError, KeyError, TypeError):
         stated = path.stem  # nash-search or nash-qat will say what is wrong with it
     return f"{_slug(str(stated), '-')[:_LONGEST_NAME]}-{file_sha256(path)[:_DIGITS_OF_HASH]}"

@@ -16,12 +16,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import ManifestError, UsageError
+from ..base.quoting import brief
 from .networks import Job, Network, has_operations, is_file, networks
 
 AXES = (
@@ -38,6 +39,7 @@ _RESOURCES = {"threads": 1, "mem_mb": 4000}
 _SCALARS = ("dataset", "num_classes", "input_size", "search_recipe", "search_epochs", "search_images",
             "val_fraction", "quantized_search", "finish", "finish_epochs", "finish_random", "qat_recipe", "qat_epochs",
             "clock_mhz", "target_fps", "max_utilization", "cost_resource")  # fmt: skip
+_MAX_PROBLEMS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +149,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(json_file.text(path))
+        json_file.check(content)
+    except json_file.Unreadable as error:
+        raise ManifestError(f"{path}: {error}; check the path, or mend it") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not valid YAML ({error}); mend it") from error
     if not isinstance(content, dict):
         got = type(content).__name__
@@ -169,29 +172,28 @@ def _with_defaults(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problems(settings: dict[str, Any]) -> Iterator[str]:
-    from jsonschema import Draft202012Validator
-
     schema = manifest.schema("sweep")
     yield from _unknown_keys(settings, schema["properties"], "")
     resources = settings.get("resources")
     if isinstance(resources, dict):
         yield from _unknown_keys(resources, schema["properties"]["resources"]["properties"], "resources.")
-    for error in Draft202012Validator(schema).iter_errors(settings):
+    for error in islice(manifest.validator("sweep").iter_errors(settings), _MAX_PROBLEMS):
         key = error.json_path.removeprefix("$").removeprefix(".")
         if error.validator == "not":
             yield "target_fps, max_utilization: got both, expected one"
         elif error.validator == "anyOf":
             yield "backbone: got none, expected one to search around, or a genotype"
         elif error.validator != "additionalProperties":
-            yield f"{key}: {error.message}" if key else error.message
+            problem = brief(error.message, 200, is_text=True)
+            yield f"{key}: {problem}" if key else problem
 
 
 def _unknown_keys(found: Mapping[Any, Any], known: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key in found:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = difflib.get_close_matches(str(key)[:100], known, n=1)
             hint = f"did you mean '{prefix}{close[0]}'?" if close else f"expected one of {', '.join(known)}"
-            yield f"{prefix}{key}: unknown key, {hint}"
+            yield f"{prefix}{brief(key, is_text=True)}: unknown key, {hint}"
 
 
 def _cells(settings: Mapping[str, Any]) -> Iterator[Cell]:

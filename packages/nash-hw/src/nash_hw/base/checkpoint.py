@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from . import json_file
 from .errors import IntegrityError, UsageError
 from .manifest import atomic_path, file_sha256
 from .output import WORK
@@ -39,7 +40,7 @@ class Checkpoint:
             return None
         advice = "build it anew, without --resume"
         try:
-            content = json.loads(path.read_bytes())
+            content = json_file.read(path)
             key, self._graph = content["key"], content["graph"]
             graph = self._out / self._graph["path"]
         except (OSError, ValueError, KeyError, TypeError) as error:

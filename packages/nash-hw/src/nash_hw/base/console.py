@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,14 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import Interrupted, NashError
+from .errors import Interrupted, NashError, OutputError
+from .quoting import laid_out, one_line
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a command's result on stdout, as one JSON object or as text."""
-    print(json.dumps(result, allow_nan=False) if as_json else text)
+    print(json.dumps(result, allow_nan=False) if as_json else laid_out(text))
 
 
 def run(app: Callable[[], None]) -> None:
@@ -42,10 +46,14 @@ def run(app: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our output has left: `nash-x ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _fail(OutputError(f"{error.filename or '--out'}: cannot be written ({error.strerror}); choose another --out"))
 
 
 def _fail(error: NashError) -> None:
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     print(f"error: {message}", file=sys.stderr)
     if "--json" in sys.argv[1:]:
         print(json.dumps({"error": {"kind": error.kind, "message": message, "exit_code": error.exit_code}}))
@@ -58,4 +66,4 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     if __package__.partition(".")[0] in filename:  # the libraries' own warnings are not for the user
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)

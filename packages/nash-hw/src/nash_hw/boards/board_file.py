@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import ManifestError
+from ..base.quoting import brief
 from .board import Board
 
 _NEXT_STEP = "compare with 'nash-hw schema board'"
 # what FINN tells apart by the name of a part (finn.util.basic, get_dsp_block): 7-series and UltraScale(+)
 _KNOWN_PARTS = re.compile(r"x[acq](7[akszv]|[kvzas]u|k\d|u\d)[0-9a-z]*\S*")
 _EXAMPLE = "a 7-series, UltraScale, UltraScale+ or Versal part that FINN knows, such as xczu7ev-ffvc1156-2-e"
+_MAX_PROBLEMS = 8
 
 
 def load_board(path: Path) -> Board:
@@ -25,18 +27,14 @@ def load_board(path: Path) -> Board:
     Raises:
         ManifestError: it cannot be read, breaks its schema, or its part is of a family FINN does not know.
     """
-    from jsonschema import Draft202012Validator
-
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check --board") from error
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: not valid JSON ({error}); {_NEXT_STEP}") from error
-    errors = Draft202012Validator(manifest.schema("board")).iter_errors(content)
+        content = json_file.read(path)
+    except json_file.Unreadable as error:
+        raise ManifestError(f"{path}: {error}; check --board, or {_NEXT_STEP}") from error
+    errors = islice(manifest.validator("board").iter_errors(content), _MAX_PROBLEMS)
     problems = [problem for error in errors for problem in _problems(error)]
     if not problems and not is_known_part(content["fpga_part"]):
-        problems = [f"fpga_part: got {json.dumps(content['fpga_part'])}, expected {_EXAMPLE}"]
+        problems = [f"fpga_part: got {brief(content['fpga_part'])}, expected {_EXAMPLE}"]
     if problems:
         raise ManifestError(f"{path}: {' | '.join(problems)}; {_NEXT_STEP}")
     return Board(
@@ -66,9 +64,8 @@ def _problems(error: Any) -> Iterable[str]:
         for key in sorted(set(error.instance) - set(keys)):
             near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(keys)}"
-            yield f"{prefix}{key}: unknown key, {hint}"
+            yield f"{prefix}{brief(key, is_text=True)}: unknown key, {hint}"
     else:
         kinds = {"type": "", "minimum": "at least ", "minLength": "a length of at least "}
-        got = json.dumps(error.instance)
-        got = got if len(got) <= 60 else got[:57] + "..."
-        yield f"{where or '(top)'}: got {got}, expected {kinds[error.validator]}{error.validator_value}"
+        expected = f"{kinds.get(error.validator, error.validator + ' ')}{error.validator_value}"
+        yield f"{where or '(top)'}: got {brief(error.instance)}, expected {expected}"

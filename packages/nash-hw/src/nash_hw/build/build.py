@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import lock, manifest
 from ..base.checkpoint import STATE_FILE, Checkpoint
 from ..base.errors import UsageError
 from ..base.output import move_in, staging
@@ -106,15 +106,20 @@ def build(model_path: Path, config: BuildConfig) -> dict[str, Any]:
 
         find_tools()
     source = Source.read(model_path)
+    with lock.held(config.out):
+        return _built(source, config)
+
+
+def _built(source: Source, config: BuildConfig) -> dict[str, Any]:
     with staging(config.out, STATE_FILE) as folder, ExitStack() as stack:
         steps = stack.enter_context(Steps(len(_step_names(config)), quiet=config.quiet))
         with steps.step("start FINN"):
             version = stack.enter_context(contained_finn())
         result = _Build(source, config, steps, version).run(folder)
     if config.until == "simulate":
-        from ..simulate.command import SimulateConfig, simulate
+        from ..simulate.command import SimulateConfig, simulate_alone
 
-        return simulate(SimulateConfig(folder=config.out, golden=source.golden, quiet=config.quiet))
+        return simulate_alone(SimulateConfig(folder=config.out, golden=source.golden, quiet=config.quiet))
     if config.until != "bitfile":
         return result
     if vivado_version() is not None:

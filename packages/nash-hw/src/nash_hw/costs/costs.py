@@ -8,7 +8,6 @@ priced beside a stand-in for one layer (fragment.py), and without a backbone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -17,7 +16,7 @@ from typing import Any
 
 import onnx
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import CapacityError, ManifestError, UsageError
 from ..base.progress import Steps
 from ..boards.board import RESOURCES, Board
@@ -144,8 +143,8 @@ def price_space(space_path: Path, config: CostsConfig, out: Path) -> dict[str, A
 def is_model(path: Path) -> bool:
     """Tell whether a file says of itself that it is a model manifest; whoever reads it checks the rest."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json_file.read(path)
+    except json_file.Unreadable:
         return False
     return isinstance(content, dict) and str(content.get("schema")).startswith("nash.model/")
 

@@ -7,12 +7,11 @@ whole design with the platform's shell; ``rtlsim_performance.json`` the simulate
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import IntegrityError, ToolchainError, UsageError
 from ..boards.board import RESOURCES
 from .finn_build import COMMAND, FOLDER, OUTPUT
@@ -133,9 +132,9 @@ def _artifacts(output: Path, out: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> Any:
     """Return a report, None if there is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error}); run FINN's build anew") from error
+    try:
+        return json_file.read(path)
+    except json_file.Unreadable as error:
+        raise IntegrityError(f"{path}: {error}; run FINN's build anew") from error

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from ..base import manifest
+from ..base import json_file, lock, manifest
 from ..base.errors import OutputError, UsageError, VerificationError
 from ..base.output import WORK as STEPS
 from ..base.output import move_in
@@ -71,6 +71,12 @@ def simulate(config: SimulateConfig) -> dict[str, Any]:
     Raises:
         NashError: of the kind that tells what is wrong; then hardware.json is as it was.
     """
+    with lock.held(config.folder) if config.folder.is_dir() else nullcontext():
+        return simulate_alone(config)
+
+
+def simulate_alone(config: SimulateConfig) -> dict[str, Any]:
+    """Do what `simulate` does, in a folder that the caller holds."""
     tools = find_tools()
     if config.out is not None and config.out.exists():
         raise OutputError(f"{config.out}: is there already; choose another --out")
@@ -222,7 +228,7 @@ class _Simulate:
         """Write the FIFO depths where FINN reads them; return the role of each file."""
         path = self._config.folder / "hardware.json"
         record = next(one for one in content["artifacts"] if one["role"] == "folding")
-        folding = json.loads(manifest.resolve(path, record["path"], record["sha256"]).read_bytes())
+        folding = json_file.read(manifest.resolve(path, record["path"], record["sha256"]))
         fifos = content["simulated"]["fifos"]
         model = Model(onnx.load(str(self._config.folder / "dataflow.onnx")))
         for name, values in (

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..base import json_file
 from ..base.errors import ToolchainError
 from ..base.manifest import atomic_path
 from .design import Design, copy_memories
@@ -117,7 +118,7 @@ class Simulation:
         lines = self._lines(depths, pace)
         kept = self._folder / "runs" / f"{self._key(lines)}.json"
         if kept.exists():
-            return self._result(json.loads(kept.read_bytes()))
+            return self._result(json_file.read(kept))
         self.num_runs += 1
         with atomic_path(kept) as path:
             raw = self._simulated(self._kernel, lines, path, tell)
@@ -143,7 +144,7 @@ class Simulation:
         description.write_text("\n".join(lines) + "\n", "utf-8")
         try:
             self._call([str(kernel), str(self._folder / "netlist"), *map(str, (description, outputs, path))], tell)
-            return json.loads(path.read_bytes()) | self._compared(outputs.read_bytes())
+            return json_file.read(path) | self._compared(outputs.read_bytes())
         finally:
             for file in (description, outputs):
                 file.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..base import interrupt
+from ..base import interrupt, json_file
 from ..base import manifest as manifests
 from ..base.errors import DivergedError, IntegrityError, Interrupted, UsageError
 from ..base.progress import TrainingProgress
@@ -224,7 +224,7 @@ class Sensitivity:
         if not self._partial.is_file():
             raise IntegrityError(f"{self._partial}: no such file to resume from; leave --resume out")
         try:
-            content = json.loads(self._partial.read_text("utf-8"))
+            content = json_file.read(self._partial)
             known = {key: Loss(**loss) for key, loss in content["known"].items()}
             asked = content["asked"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:

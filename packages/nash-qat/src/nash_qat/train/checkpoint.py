@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..base import json_file
 from ..base import manifest as manifests
 from ..base.errors import IntegrityError
 
@@ -61,7 +62,7 @@ def load(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = json.loads(metadata["state"])
+        state = json_file.parse(metadata["state"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise IntegrityError(f"{path}: damaged checkpoint ({error}); restart without --resume") from error
     if metadata.get("format") != FORMAT:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..base import json_file
 from ..base.errors import IntegrityError, UsageError
 from ..data.datasets import Split
 from ..network import calibrate, weights
@@ -67,7 +68,7 @@ def load_best(path: Path, network: Network) -> Selection:
     tensors = weights.read(path, network.genotype).tensors
     try:
         with safe_open(path, framework="pt") as file:
-            selection = Selection(**json.loads((file.metadata() or {})[_KEY]))
+            selection = Selection(**json_file.parse((file.metadata() or {})[_KEY]))
         network.load_state_dict(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise IntegrityError(f"{path}: does not say how it was chosen ({error}); leave out --best") from error

@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
 
+from ..base import lock
 from ..base.errors import UsageError
 
 _STEPS_BETWEEN_READINGS = 16
@@ -69,6 +71,17 @@ class World:
 def num_processes() -> int:
     """Return how many processes torchrun has started, 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other commands out of a folder, which the first process does for all.
+
+    Raises:
+        OutputError: another command works in it.
+    """
+    with lock.held(out) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+        yield
 
 
 @contextmanager

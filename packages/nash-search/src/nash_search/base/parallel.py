@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, distributed
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
+from . import lock
 from .interrupt import Stop
 
 
@@ -50,6 +52,17 @@ def joined(device: str = "cpu") -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other commands out of a folder, which the first process does for all.
+
+    Raises:
+        OutputError: another command works in it.
+    """
+    with lock.held(out) if is_first() else nullcontext():
+        yield
 
 
 def mine() -> slice:

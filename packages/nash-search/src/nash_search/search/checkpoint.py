@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import IntegrityError, UsageError
 from ..supernet.supernet import Supernet
 
@@ -74,7 +74,7 @@ def read(folder: Path) -> Checkpoint | None:
         return None
     advice = "choose another --out and start anew"
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json_file.read(path)
         if content["format"] != _FORMAT:
             raise IntegrityError(f"{path}: format: got {content['format']!r}, expected {_FORMAT!r}; {advice}")
         tensors = manifest.resolve(path, content["tensors"]["path"], content["tensors"]["sha256"])

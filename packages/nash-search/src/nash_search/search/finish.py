@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import manifest, parallel
+from ..base import json_file, manifest, parallel
 from ..base.errors import DivergedError, IntegrityError, Interrupted
 from ..base.interrupt import Stop
 from ..base.progress import Reporter
@@ -108,7 +108,7 @@ class Ladder:
             return
         advice = "remove it, and all networks are scored anew"
         try:
-            content = json.loads(self.path.read_text("utf-8"))
+            content = json_file.read(self.path)
             if content["format"] != _FORMAT:
                 raise IntegrityError(f"{self.path}: format: got {content['format']!r}, expected {_FORMAT!r}; {advice}")
             saved = [(found["origin"], found["nas_ops"], list(found["losses"])) for found in content["networks"]]
@@ -249,7 +249,7 @@ def table(genotype_path: Path, summary: Mapping[str, Any]) -> str:
 
     genotype_path: the genotype.json that finish.json lies beside; summary: its `search.finish`.
     """
-    content = json.loads((genotype_path.parent / FINISH_FILE).read_text("utf-8"))
+    content = json_file.read(genotype_path.parent / FINISH_FILE)
     metric, rungs = content["cost"], content["epochs"]
     lines = ["  network  of      " + "".join(f"{head:>12}" for head in (metric, *map(_epochs, rungs)))]
     for number, found in enumerate(content["networks"], 1):

@@ -65,14 +65,15 @@ def run(settings: Settings, out: Path, *, along: str, num_points: int, **options
         raise UsageError("pareto: got no --costs; pass what 'nash-hw costs' wrote")
     told = cost.load(settings.costs_file, settings.backbone, settings.strategy())
     told.of_plain(along, told.width)  # they tell of the backbone, or nothing is searched
-    path = search.run(settings, out / SEARCH_FOLDER, **options)
-    with parallel.joined(settings.device), parallel.JointStop() as stop:
-        found = search.reopen(settings, path.parent, options.get("data_dir"), options.get("backbone_file"))
-        points = list(_Points(found, path, out, along).all(num_points, stop))
-        parallel.wait()
-    content = _manifest(settings, found, path, out, along, _judged(points))
-    if parallel.is_first():
-        manifest.save(out / PARETO_FILE, content, "pareto")
+    with parallel.alone_in(out):
+        path = search.run(settings, out / SEARCH_FOLDER, **options)
+        with parallel.joined(settings.device), parallel.JointStop() as stop:
+            found = search.reopen(settings, path.parent, options.get("data_dir"), options.get("backbone_file"))
+            points = list(_Points(found, path, out, along).all(num_points, stop))
+            parallel.wait()
+        content = _manifest(settings, found, path, out, along, _judged(points))
+        if parallel.is_first():
+            manifest.save(out / PARETO_FILE, content, "pareto")
     return content
 
 

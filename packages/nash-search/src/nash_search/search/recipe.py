@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..base import manifest
+from ..base import json_file, manifest
 from ..base.errors import UsageError
 from ..base.manifest import ROOT
+from ..base.quoting import brief
 from ..base.suggest import one_of
+
+_MAX_PROBLEMS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,27 +106,21 @@ def load(name: str, *, epochs: int | None = None) -> Recipe:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a recipe ({error}); check --recipe") from error
+        return json_file.text(path)
+    except json_file.Unreadable as error:
+        raise UsageError(f"{path}: {error}; check --recipe") from error
 
 
 def _parse(source: str, text: str) -> dict[str, Any]:
-    from jsonschema import Draft202012Validator
-
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: not valid JSON ({error}); correct the recipe") from error
-    errors = Draft202012Validator(manifest.schema("recipe")).iter_errors(content)
+        content = json_file.parse(text)
+    except json_file.Unreadable as error:
+        raise UsageError(f"{source}: {error}; correct the recipe") from error
+    errors = islice(manifest.validator("recipe").iter_errors(content), _MAX_PROBLEMS)
     problems = list(dict.fromkeys(problem for error in errors for problem in _problems(error)))
     if problems:
-        raise UsageError(f"{source}: {' | '.join(problems)}; compare with 'nash-search schema recipe'")
+        raise UsageError(f"{source}: {' | '.join(problems[:_MAX_PROBLEMS])}; compare with 'nash-search schema recipe'")
     return content
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _problems(error: Any) -> Iterator[str]:
@@ -134,7 +131,7 @@ def _problems(error: Any) -> Iterator[str]:
         case "additionalProperties":
             known = list(error.schema["properties"])
             for key in sorted(error.instance.keys() - set(known)):
-                yield f"{prefix}{key}: unknown key, expected {one_of(key, known)}"
+                yield f"{prefix}{brief(key, is_text=True)}: unknown key, expected {one_of(key, known)}"
         case "required":
             yield from (f"{prefix}{key}: missing" for key in error.validator_value if key not in error.instance)
         case _:
@@ -146,7 +143,7 @@ def _problems(error: Any) -> Iterator[str]:
                 "type": "a JSON",
             }
             expected = f"{limits.get(error.validator, error.validator)} {error.validator_value}"
-            yield f"{where or 'the recipe'}: got {json.dumps(error.instance)[:60]}, expected {expected}"
+            yield f"{where or 'the recipe'}: got {brief(error.instance)}, expected {expected}"
 
 
 def _build(name: str, content: Mapping[str, Any], epochs: int | None) -> Recipe:

@@ -37,7 +37,7 @@ def run(
     """
     torch.set_num_threads(settings.threads)
     allocator.keep_freed()
-    with parallel.joined(settings.device):
+    with parallel.joined(settings.device), parallel.alone_in(out):
         return _run(settings, out, data_dir, backbone_file, resume=resume, tensorboard=tensorboard)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..base import manifest
 from ..base.errors import ManifestError, UsageError
+from ..base.quoting import brief
 from ..genotype.genotype import Edge, Genotype
 from ..genotype.primitives import NONE, PRIMITIVES
 from .draw import _FONT, _text
@@ -56,9 +57,9 @@ def load(path: Path, found: Genotype) -> Alphas:
         wanted = "a genotype that 'nash-search run' wrote"
         raise UsageError(f"--heatmap: got {path}, which has no alphas, expected {wanted}")
     file = manifest.resolve(path, records[0]["path"], records[0]["sha256"])
-    content = manifest._read_object(file)
+    content = manifest.read_object(file)
     if problems := list(_problems(content, found)):
-        raise ManifestError(manifest._join(file, problems, f"restore the one that was written with {path.name}"))
+        raise ManifestError(manifest.joined(file, problems, f"restore the one that was written with {path.name}"))
     probs = (tuple(map(float, edge["probabilities"])) for edge in content["edges"])
     relaxation = content.get("relaxation", "edge")  # files of before have none
     return Alphas(primitives=tuple(content["primitives"]), probs=tuple(probs), relaxation=relaxation)
@@ -94,7 +95,7 @@ def _is_list(value: Any, kind: Any) -> bool:
 
 
 def _got(value: Any) -> str:
-    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, dict | list) else manifest._brief(value)
+    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, dict | list) else brief(value)
 
 
 def svg(found: Genotype, alphas: Alphas) -> str:
