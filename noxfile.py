@@ -167,6 +167,19 @@ def integration(session: nox.Session) -> None:
     session.run(*PYTEST, "tests", *session.posargs, env=env)
 
 
+@nox.session(requires=[f"install({package})" for package in PACKAGES])
+def fuzz(session: nox.Session) -> None:
+    """Run every command on broken files: `-- --cases 300` of each kind, by default 20; results in runs/fuzz."""
+    for package in PACKAGES:
+        os.environ[f"NASH_{package.upper()}"] = _executable(package)
+    session.run(sys.executable, "fuzz/seeds.py", "runs/fuzz/seeds", external=True, env=ONE_THREAD)
+    asked = session.posargs or ["--cases", "20"]
+    for package in PACKAGES:
+        python = str(Path(_executable(package)).with_name("python"))
+        session.run(python, "fuzz/worker.py", package, "--seeds", "runs/fuzz/seeds",
+                    "--out", f"runs/fuzz/{package}.jsonl", *asked, external=True, env=ONE_THREAD)  # fmt: skip
+
+
 def _run(session: nox.Session, package: str, *arguments: str | Path) -> None:
     session.run(_executable(package), *map(str, arguments), env=ONE_THREAD, external=True)
 

@@ -35,8 +35,8 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def laid_out(text: str) -> str:
-    """Return text of several lines as a terminal may have it."""
-    return visible(text, keep=_LAYOUT)
+    """Return text of several lines as a terminal may have it, each of at most 480 characters."""
+    return "\n".join(_short(line) for line in visible(text, keep=_LAYOUT).split("\n"))
 
 
 def one_line(text: str) -> str:
@@ -44,7 +44,10 @@ def one_line(text: str) -> str:
 
     The end stays, because it says what to do next.
     """
-    line = visible(" ".join(text.split()))
+    return _short(visible(" ".join(text.split())))
+
+
+def _short(line: str) -> str:
     if len(line) <= MAX_LINE:
         return line
     half = MAX_LINE // 2 - 20

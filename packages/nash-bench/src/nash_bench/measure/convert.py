@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ..base import binary_file, json_file
 from ..base.errors import IntegrityError, UnsupportedError
 
 _QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
@@ -30,12 +31,10 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         IntegrityError: the file is damaged.
         UnsupportedError: the graph has several inputs or outputs.
     """
-    from google.protobuf.message import DecodeError
-
     try:
-        model = onnx.load(path)
-    except (DecodeError, OSError) as error:
-        raise IntegrityError(f"{path}: not a readable ONNX file ({error}); export it anew") from error
+        model = binary_file.onnx_model(path)
+    except json_file.Unreadable as error:
+        raise IntegrityError(f"{path}: {error}; export it anew") from error
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]

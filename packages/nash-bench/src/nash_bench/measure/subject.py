@@ -5,19 +5,17 @@ Shapes: an input is (C, H, W); golden pixels (N, C, H, W) uint8, golden logits (
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ..base import manifest
+from ..base import binary_file, json_file, manifest
 from ..base.errors import DataError, IntegrityError, ManifestError, UnsupportedError, UsageError
 from ..data import datasets as data
 from ..records.facts import Accuracy, Identity
@@ -142,10 +140,10 @@ def _load_network(path: Path, model: dict[str, Any]) -> Any:
 def _load_golden(path: Path, model: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     golden_path = manifest.resolve(path, model["golden"]["path"], model["golden"]["sha256"])
     try:
-        with np.load(golden_path, allow_pickle=False) as arrays:
-            pixels, logits = arrays["input"], arrays["output"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        arrays = binary_file.arrays(golden_path, "input", "output")
+    except json_file.Unreadable as error:
         raise IntegrityError(f"{golden_path}: not a readable golden file ({error}); export it anew") from error
+    pixels, logits = arrays["input"], arrays["output"]
     expected = tuple(model["input"]["shape"][1:])
     if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
         got = f"{pixels.dtype} {pixels.shape}"

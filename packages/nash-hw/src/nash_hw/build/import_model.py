@@ -9,7 +9,6 @@ Shapes: pictures (N, C, H, W) uint8, logits (N, K) float32.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..base import manifest
+from ..base import binary_file, json_file, manifest
 from ..base.errors import IntegrityError, ManifestError, UsageError
 from ..finn.finn_env import contained_finn
 from ..graph.model import attributes
@@ -159,13 +158,12 @@ def _read_examples(config: ImportConfig, shape: tuple[int, ...]) -> _Examples:
         return _Examples(pictures=pictures, scale=None, logits=None)
     path = config.golden
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pictures = arrays["input"]
-            logits = arrays.get("output")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = binary_file.arrays(path, "input", optional=("output",))
+    except json_file.Unreadable as error:
         raise IntegrityError(
             f"{path}: not a .npz with an array 'input' ({error}); write it with numpy.savez"
         ) from error
+    pictures, logits = arrays["input"], arrays.get("output")
     pictures = _first_channels(path, config, np.asarray(pictures), shape)
     scale = None
     if pictures.dtype != np.uint8:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +13,16 @@ from onnx import helper, numpy_helper
 from qonnx.core.datatype import BaseDataType, DataType
 from qonnx.custom_op.general.quant import max_int, min_int
 
+from ..base import binary_file, json_file
 from ..base.errors import IntegrityError, UnsupportedError
+from ..base.quoting import brief
 from .activations import Quantizer, Sign, Truncation
 from .model import attributes, tensor_title
 
 _MAX_BITS = 8
 _AXES_ARE_ATTRIBUTE = 11  # opset
 QUANTIZER_OPS = ("Quant", "BipolarQuant")
+_UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +59,9 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         IntegrityError: it cannot be read, is truncated, or no ONNX.
     """
     try:
-        proto = onnx.load(str(path))
-    except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except Exception as error:  # protobuf and onnx each raise their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise IntegrityError(f"{path}: not a whole ONNX file ({reason[:120]}); export the model anew") from error
+        proto = binary_file.onnx_model(path)
+    except json_file.Unreadable as error:
+        raise IntegrityError(f"{path}: {error}; check the path, or export the model anew") from error
     graph = proto.graph
     known = {entry.name for entry in (*graph.input, *graph.initializer)} | {""}
     for node in graph.node:
@@ -78,11 +80,28 @@ def constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
     """Return every tensor of a graph that does not depend on its input, except quantized weights."""
     known = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant":
-            known[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
-        elif node.op_type not in QUANTIZER_OPS and node.input and all(name in known for name in node.input):
-            known.update(evaluate(node, known))
+        with reading(node):
+            if node.op_type == "Constant":
+                known[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
+            elif node.op_type not in QUANTIZER_OPS and node.input and all(name in known for name in node.input):
+                known.update(evaluate(node, known))
     return known
+
+
+@contextmanager
+def reading(node: onnx.NodeProto) -> Iterator[None]:
+    """Refuse a node that is not what its operator asks for: an input or attribute too few, or of another shape.
+
+    Raises:
+        UnsupportedError: whoever reads it in this block has met that.
+    """
+    try:
+        yield
+    except _UNFIT as error:
+        reason = brief(f"{type(error).__name__}: {error}", 120, is_text=True)
+        raise UnsupportedError(
+            f"{node_title(node)}: its inputs and attributes do not fit together ({reason}); export the model anew"
+        ) from error
 
 
 def evaluate(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from .integer_graph import IntegerGraph
 from .integers import Dequantization
 from .model import Model
 from .operations import HANDLERS
-from .qonnx_graph import QUANTIZER_OPS, evaluate, node_title, read_bias, read_weights
+from .qonnx_graph import QUANTIZER_OPS, evaluate, node_title, read_bias, read_weights, reading
 
 _HINT = f"use {', '.join(sorted(HANDLERS))} with quantized weights"
 _HINTS = {
@@ -40,7 +40,8 @@ def streamline(
     """
     graph = IntegerGraph(source.graph, input_bits, input_scale)
     for node in source.graph.node:
-        _visit(graph, node)
+        with reading(node):
+            _visit(graph, node)
     output = source.graph.output[0].name
     result = graph.integers.get(output)
     if result is None or result.relu:

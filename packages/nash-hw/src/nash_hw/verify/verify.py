@@ -10,13 +10,13 @@ samples have one, or if a logit moves by more than a quarter of the largest.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..base import binary_file, json_file
 from ..base.errors import IntegrityError, ManifestError, VerificationError
 from ..graph.integers import Dequantization
 from ..graph.model import Model
@@ -63,10 +63,10 @@ def load_golden(path: Path, input_shape: tuple[int, ...]) -> Golden:
         ManifestError: its arrays are not the network's.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            pictures, logits = arrays["input"], arrays["output"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = binary_file.arrays(path, "input", "output")
+    except json_file.Unreadable as error:
         raise IntegrityError(f"{path}: not a whole golden.npz ({error}); export the model anew") from error
+    pictures, logits = arrays["input"], arrays["output"]
     if pictures.dtype != np.uint8 or pictures.shape[1:] != input_shape[1:]:
         raise ManifestError(
             f"{path}: input: got {pictures.dtype} {list(pictures.shape)}, expected uint8 [N, "

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ..base import binary_file
 from ..base.errors import IntegrityError
 
 _INPUT_SCALE = np.float32(1 / 255)
@@ -32,7 +33,7 @@ class Runner:
             IntegrityError: the file is damaged or no QONNX network.
         """
         try:
-            model = onnx.load(str(path))
+            model = binary_file.onnx_model(path)
             _lower(model)
             for dimension in _batch_dimensions(model):
                 dimension.dim_value = batch_size

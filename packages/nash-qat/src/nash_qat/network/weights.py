@@ -71,7 +71,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(str(path))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path}: not a readable safetensors file ({error}); write it anew") from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from ..base.errors import ManifestError, UsageError
+from ..base.quoting import brief
 
 WeightScale = Literal["statistics", "learned"]
 JoinKind = Literal["quantized", "aligned", "fused"]
@@ -52,21 +53,24 @@ class QuantizationSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.overrides, Mapping):
-            raise ManifestError(f"quantization.overrides: got {self.overrides!r}, expected an object of bits by name")
+            got = brief(self.overrides)
+            raise ManifestError(f"quantization.overrides: got {got}, expected an object of bits by name")
         values = {name: getattr(self, name) for name in _BIT_KEYS}
         values |= {f"overrides.{name}": bits for name, bits in self.overrides.items()}
         problems = []
+        if not isinstance(self.preset, str | None):
+            problems.append(f"quantization.preset: got {brief(self.preset)}, expected a name or null")
         for name, bits in values.items():
             lowest = 2 if name == "join_bits" else BITS.start  # signed: one bit has no positive value
             if isinstance(bits, bool) or not isinstance(bits, int) or not lowest <= bits < BITS.stop:
-                problems.append(f"quantization.{name}: got {bits!r}, expected {lowest}..{BITS.stop - 1}")
+                problems.append(f"quantization.{name}: got {brief(bits)}, expected {lowest}..{BITS.stop - 1}")
         for name, kinds in (("weight_scale", WeightScale), ("join", JoinKind)):
             if getattr(self, name) not in get_args(kinds):
                 choices = " or ".join(get_args(kinds))
-                problems.append(f"quantization.{name}: got {getattr(self, name)!r}, expected {choices}")
+                problems.append(f"quantization.{name}: got {brief(getattr(self, name))}, expected {choices}")
         shift = self.join_shift
         if isinstance(shift, bool) or not isinstance(shift, int) or shift not in SHIFTS:
-            problems.append(f"quantization.join_shift: got {shift!r}, expected {SHIFTS.start}..{SHIFTS.stop - 1}")
+            problems.append(f"quantization.join_shift: got {brief(shift)}, expected {SHIFTS.start}..{SHIFTS.stop - 1}")
         if problems:
             raise ManifestError(" | ".join(problems))
 
@@ -86,6 +90,8 @@ class QuantizationSpec:
         Raises:
             ManifestError: an unknown or missing key, or a bit width out of range.
         """
+        if not isinstance(values, Mapping):
+            raise ManifestError(f"quantization: got {brief(values)}, expected an object of bit widths")
         values = {key: value for key, value in values.items() if key != RESOLVED}
         known = [each.name for each in fields(cls)]
         problems = [_unknown(key, known) for key in values if key not in known]

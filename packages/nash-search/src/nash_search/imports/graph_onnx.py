@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..base import binary_file, json_file
 from ..base.errors import IntegrityError, ToolchainError, UnsupportedError, UsageError
 from .graphs import Graph, Node, square, unknown
 
@@ -35,10 +36,10 @@ def read(path: Path, *, input_size: int | None) -> Graph:
     """
     onnx = _package("onnx")
     try:
-        model = onnx.load(path)
+        model = binary_file.onnx_model(path, is_alone=False)
         onnx.checker.check_model(model)
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{path}: no such file, or one that it names is missing; check SOURCE") from error
+    except json_file.Unreadable as error:
+        raise IntegrityError(f"{path}: {error}; check SOURCE, or export it anew") from error
     except Exception as error:  # protobuf, the checker and file systems raise of many kinds
         reason = str(error).partition("\n")[0][:160]
         raise IntegrityError(f"{path}: not a readable ONNX network ({reason}); export it anew") from error

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..base.errors import IntegrityError, UsageError
+from ..base.quoting import brief
 from ..genotype.genotype import Genotype
 from .supernet import Supernet
 
@@ -33,8 +34,11 @@ def start(supernet: Supernet, path: Path) -> int:
     """
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path}: cannot be read as safetensors ({error}); check --init-weights") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise IntegrityError(f"{path}: {brief(name)} holds a value that is not finite; take other weights")
     renamed = dict(_names_of_retraining(supernet.backbone))
     is_ours = any(name.startswith(_OURS) for name in tensors)
     theirs = _OF_RETRAINING if any(name.startswith(_OF_RETRAINING) for name in tensors) else ""
