@@ -106,9 +106,9 @@ KINDS = (
          needs=("search/genotype.json",),
          arguments=(*TRAIN, "--epochs", "0", "--init-weights", "model/best.safetensors", "--out", "out")),
     Kind(name="sensitivity", package="qat", file="sensitivity.json", mutation=_json, needs=("bitcosts.json",),
-         arguments=("assign", "sensitivity.json", "bitcosts.json", "--budget", "LUT=9000", "--out", "out.json")),
+         arguments=("assign", "sensitivity.json", "bitcosts.json", "--budget", "LUT=20000", "--out", "out.json")),
     Kind(name="bitcosts", package="qat", file="bitcosts.json", mutation=_json, needs=("sensitivity.json",),
-         arguments=("assign", "sensitivity.json", "bitcosts.json", "--budget", "LUT=9000", "--out", "out.json")),
+         arguments=("assign", "sensitivity.json", "bitcosts.json", "--budget", "LUT=20000", "--out", "out.json")),
     Kind(name="model-qat", package="qat", file="model/model.json", mutation=_json, needs=("model",),
          arguments=("evaluate", "model/model.json", "--dataset", "digits")),
     # nash-hw

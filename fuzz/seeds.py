@@ -38,7 +38,8 @@ def make(folder: Path) -> None:
     from_search = folder / "search" / "genotype.json"
     _run("search", "run", *SHAPE, "--dataset", "digits", *RECIPE, "--out", from_search.parent)
     _run("search", "space", *SHAPE, "--out", folder / "space.json")
-    _run("search", "export", from_search, "--out", folder / "float.onnx")
+    _run("search", "zoo", "resnet8", "--width", "4", "--input-size", "16", "--out", folder / "plain.json")
+    _run("search", "export", folder / "plain.json", "--out", folder / "float.onnx")
     priced = ("--weight-bits", "2", "--act-bits", "2", "--out", folder / "costs.json")
     _run("hw", "costs", folder / "space.json", *PLACE, *priced)
     _run("qat", "train", from_search, "--dataset", "digits", "--preset", "w2a2", *RECIPE, "--out", folder / "model")

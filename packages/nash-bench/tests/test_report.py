@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -144,6 +145,18 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "\\|" in (tmp_path / "out" / "results.md").read_text()
 
 
+def test_a_name_is_no_formula_and_steers_nothing(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "run", name="=1+1\u001b]0;owned\u0007\\input{x}", has_files=False)
+    write_hardware(tmp_path / "run", model)
+    write_report([tmp_path / "run"], tmp_path / "out")
+    table = list(csv.DictReader(io.StringIO((tmp_path / "out" / "results.csv").read_text())))
+    assert table[0]["name"].startswith("'=1+1")
+    assert "\\input{" not in (tmp_path / "out" / "results.tex").read_text()
+    for path in (tmp_path / "out").rglob("*.*"):
+        if path.suffix in (".svg", ".html", ".md", ".tex"):
+            assert "\u001b" not in path.read_text(), path.name
+
+
 @pytest.mark.parametrize(
     "options", [{"accuracy": None}, {"backbone": None}, {"variant": "v9"}, {"preset": "w8a8", "num_cells": 1}]
 )
@@ -169,7 +182,7 @@ def test_datasets_and_boards_are_never_in_one_plot(run_folder: Path, tmp_path: P
 
 def test_unwritable_folder_is_output_error(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="choose another --out"):
         write_report([run_folder], tmp_path / "file" / "out")
 
 

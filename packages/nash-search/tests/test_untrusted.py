@@ -9,12 +9,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from conftest import run_command
 
 from nash_search.base import json_file, lock, manifest, quoting
-from nash_search.base.errors import IntegrityError, ManifestError, OutputError
+from nash_search.base.errors import IntegrityError, ManifestError, OutputError, UsageError
+from nash_search.genotype import genotype, zoo
+from nash_search.search import checkpoint, recipe
 
 OWNED = "\u001b]0;owned\u0007"
 
@@ -140,3 +146,52 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "a\0b"):
         with pytest.raises(OutputError, match="choose another --out"), lock.held(path):
             pytest.fail("it was entered")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"epochs": 1e400}', '{"epochs": 9223372036854775807}', '{"epochs": 3.0}', "7", "", "\0"]
+)
+def test_recipes_are_bounded(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"recipe\.json: ") as caught:
+        recipe.load(str(path))
+    assert len(str(caught.value)) < 500
+
+
+CHECKPOINT = {
+    "format": "nash-search checkpoint 1",
+    "settings": {},
+    "state": {"step": 1, "history": [{"epoch": 1, "step": 1, "accuracy": 10.0}], "sums": {}},
+    "tensors": {"path": "t.safetensors", "sha256": "0"},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"settings": []},
+        {"state": {"step": -1, "history": [], "sums": {}}},
+        {"state": {"step": 1, "history": {"0": []}, "sums": {}}},
+        {"state": {"step": 1, "history": [[]], "sums": {}}},
+        {"state": {"step": 1, "history": [{"epoch": 1, "step": 1, "accuracy": []}], "sums": {}}},
+        {"state": {"step": 1, "history": [], "sums": {"weight_loss": "1"}}},
+        {"tensors": {"path": 1, "sha256": "0"}},
+    ],
+)
+def test_a_checkpoint_with_another_state_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / checkpoint.STATE_FILE).write_text(json.dumps(CHECKPOINT | change))
+    with pytest.raises(IntegrityError, match=r"checkpoint\.json: .*start anew"):
+        checkpoint.read(tmp_path)
+
+
+@pytest.mark.usefixtures("handlers_as_before")
+def test_a_name_cannot_steer_a_terminal_or_break_a_drawing(tmp_path: Path) -> None:
+    found = replace(zoo.build("resnet18-v3", width=4), name=f"{OWNED}<b>")
+    genotype.save(found, tmp_path / "g.json")
+    outcome = run_command("show", tmp_path / "g.json", "--svg", tmp_path / "g.svg")
+    assert outcome.code == 0
+    assert "\u001b" not in outcome.text
+    assert "\\u001b]0;owned" in outcome.stdout
+    ElementTree.parse(tmp_path / "g.svg")

@@ -14,11 +14,13 @@ from typing import Any
 
 from ..base import manifest
 from ..base.errors import IntegrityError, ManifestError, NashError, UsageError
+from ..base.quoting import brief, visible
 from .facts import Hardware
 from .outcomes import load_outcomes
 from .record import Record, hardware_from_manifest
 
 KINDS = ("model", "benchmark", "hardware")
+_LONGEST_LABEL = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ def _rows_of_model(model: _File | None, benchmarks: list[_File], built: list[_Fi
             known = [found.path for found in (model, file, source_of_it) if found is not None]
             rows.append(
                 Row(
-                    label=record.identity.name,
+                    label=brief(record.identity.name, _LONGEST_LABEL, is_text=True),
                     record=replace(record, hardware=hardware),
                     genotype=None if model is None else model.content["genotype"]["copy"],
                     accuracy_source=source,
@@ -203,7 +205,7 @@ def _with_labels(rows: list[Row]) -> tuple[Row, ...]:
         if len(indices) > 1:
             parts = distinct_parts([labelled[index].hardware_folder or "" for index in indices])
             for index, part in zip(indices, parts, strict=True):
-                labelled[index] = replace(labelled[index], label=f"{labelled[index].label} [{part}]")
+                labelled[index] = replace(labelled[index], label=visible(f"{labelled[index].label} [{part}]"))
     return tuple(labelled)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..base import lock
 from ..base.manifest import PACKAGE, atomic_path
+from ..base.quoting import visible
 from ..compare.comparison import difference_text, interval_text, p_text, paired_json
 from ..compare.configurations import configurations
 from ..compare.equal_cost import gains_of
@@ -35,6 +36,7 @@ from .plots import write_plots
 
 _SHOWN = ("top1", "top5", "LUT", "BRAM_18K", "DSP", "throughput_fps", "latency_us")
 TITLE = "NASH report"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> tuple[Collection, dict[str, Any]]:
@@ -139,8 +141,15 @@ def _csv_text(rows: Sequence[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     lists = ("pareto_front", "lower_bounds")
-    writer.writerows(row | {key: " ".join(row[key]) for key in lists} for row in rows)
+    for row in rows:
+        cells = row | {key: " ".join(row[key]) for key in lists}
+        writer.writerow({key: _without_formula(cell) for key, cell in cells.items()})
     return text.getvalue()
+
+
+def _without_formula(cell: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _cells(row: Row) -> list[str]:
@@ -148,7 +157,7 @@ def _cells(row: Row) -> list[str]:
     identity, hardware = row.record.identity, row.record.hardware
     figures = [BY_KEY[key].text_of(row.record) for key in _SHOWN]
     built = NOT_KNOWN if hardware is None else f"{hardware.board}, {hardware.origin}"
-    return [row.label, identity.preset or identity.bits or NOT_KNOWN, *figures, built]
+    return [row.label, visible(identity.preset or identity.bits or NOT_KNOWN), *figures, visible(built)]
 
 
 def _heads() -> list[str]:

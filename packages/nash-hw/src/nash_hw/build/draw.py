@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from ..base.quoting import visible
 from ..boards.board import RESOURCES
 from ..estimate.estimate import Estimate, Layer
 from ..graph.model import Model
@@ -119,7 +120,7 @@ def _head(title: str, result: Estimate, width: int, height: int) -> Iterator[str
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
         f"{_FONT}>"
     )
-    yield f"<title>{escape(title)}</title><rect width='100%' height='100%' fill='#fff'/>"
+    yield f"<title>{escape(visible(title))}</title><rect width='100%' height='100%' fill='#fff'/>"
     yield (
         f"<defs><marker id='to' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='8' markerHeight='8' "
         f"markerUnits='userSpaceOnUse' orient='auto'><path d='M0 0L8 4L0 8Z' fill='{_LINE}'/></marker>"
@@ -143,7 +144,7 @@ def _box(layer: Layer, result: Estimate, x: int, y: int) -> Iterator[str]:
         f"{name} {value}" for name, value in (("PE", layer.pe), ("SIMD", layer.simd)) if value is not None
     )
     resources = " · ".join(f"{_figure(layer.figures.resources[name])} {name}" for name in _shown(layer))
-    yield f"<g><title>{escape(f'{layer.name}: {layer.source}')}</title>"
+    yield f"<g><title>{escape(visible(f'{layer.name}: {layer.source}'))}</title>"
     yield f"<rect x='{x}' y='{y}' width='{_BOX_WIDTH}' height='{_BOX_HEIGHT}' rx='7' fill='{_fill(share)}' {frame}/>"
     yield _text(x + 10, y + 17, layer.name, size=12, weight=650, fill=_INK)
     if is_slowest:
@@ -201,5 +202,5 @@ def _text(
 ) -> str:
     return (
         f"<text x='{x:g}' y='{y:g}' font-size='{size:g}' font-weight='{weight}' fill='{fill}' "
-        f"text-anchor='{anchor}'>{escape(text)}</text>"
+        f"text-anchor='{anchor}'>{escape(visible(text))}</text>"
     )

@@ -86,6 +86,18 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+def read_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:
+    """Read the checkpoint of a run, whose state is one of a run.
+
+    Raises:
+        IntegrityError: there is none, or it is damaged.
+    """
+    saved = checkpoint.load(run_dir / CHECKPOINT)
+    if problems := manifests.problems(saved.state, "run"):
+        raise IntegrityError(manifests.joined(run_dir / CHECKPOINT, problems, "restart without --resume"))
+    return saved
+
+
 def sweep(out: Path) -> None:
     """Remove the temporary files that a process left which was killed while it wrote."""
     for name in _WRITTEN:
@@ -161,7 +173,7 @@ def trained(run_dir: Path) -> tuple[checkpoint.Checkpoint, Network]:
         IntegrityError: the folder holds no run, or a damaged one.
         UsageError: the run has no quantized epoch yet.
     """
-    saved = checkpoint.load(run_dir / CHECKPOINT)
+    saved = read_checkpoint(run_dir)
     if not saved.state["run"]["is_calibrated"]:
         raise UsageError(f"{run_dir}: stopped before its first quantized step; go on with nash-qat train --resume")
     settings, genotype_path = saved.state["settings"], run_dir / GENOTYPE

@@ -50,6 +50,7 @@ from .runs import (
     Settings,
     best_record,
     export_run,
+    read_checkpoint,
     refuse_other_settings,
     sweep,
 )
@@ -122,7 +123,7 @@ class Trainer:
             IntegrityError: there is none, or its checkpoint is damaged.
             UsageError: it has other settings, or its data has changed.
         """
-        saved = checkpoint.load(self._out / CHECKPOINT)
+        saved = read_checkpoint(self._out)
         refuse_other_settings(Settings.completed(saved.state["settings"]), self._settings.to_dict(), self._out)
         refuse_other_settings({"data": saved.state["run"]["data"]}, {"data": self.state.data}, self._out)
         if self._world.is_main:

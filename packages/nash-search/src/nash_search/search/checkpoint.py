@@ -75,8 +75,8 @@ def read(folder: Path) -> Checkpoint | None:
     advice = "choose another --out and start anew"
     try:
         content = json_file.read(path)
-        if content["format"] != _FORMAT:
-            raise IntegrityError(f"{path}: format: got {content['format']!r}, expected {_FORMAT!r}; {advice}")
+        if problems := manifest.problems(content, "checkpoint"):
+            raise IntegrityError(manifest.joined(path, problems, advice))
         tensors = manifest.resolve(path, content["tensors"]["path"], content["tensors"]["sha256"])
         state = {key: content["state"][key] for key in ("step", "history", "sums")}
         return Checkpoint(settings=dict(content["settings"]), state=state, tensors=load(tensors.read_bytes()))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..base import manifest, parallel
-from ..base.errors import CapacityError, DivergedError, Interrupted, UsageError
+from ..base.errors import CapacityError, DivergedError, IntegrityError, Interrupted, UsageError
 from ..base.interrupt import Stop
 from ..base.progress import Reporter
 from ..cost import costs as cost
@@ -127,6 +127,14 @@ class Search:
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint of the same settings."""
         checkpoint.check_settings(self.out, saved.settings, self._flat)
+        step, history = saved.state["step"], saved.state["history"]
+        if step > self.num_steps or [line["epoch"] for line in history] != list(
+            range(1, step // self.steps_per_epoch + 1)
+        ):
+            raise IntegrityError(
+                f"{self.out / checkpoint.STATE_FILE}: state: got step {step} of {self.num_steps} and a history of "
+                f"{len(history)} epochs, which do not fit together; choose another --out and start anew"
+            )
         checkpoint.restore(saved.tensors, self._tensors())
         self.step = self._saved_step = saved.state["step"]
         self.history, self._sums = saved.state["history"], saved.state["sums"]

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..base.quoting import visible
 from ..genotype.genotype import LINEAR, RELU6, Cell, Genotype, Layer, Stem
 from ..genotype.primitives import PRIMITIVES
 from ..genotype.zoo import Entry
@@ -123,7 +124,7 @@ def svg(found: Genotype) -> str:
 def _head(found: Genotype, width: float, height: float) -> Iterator[str]:
     shape, stem = found.input, found.stem
     yield f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' {_FONT}>"
-    yield f"<title>{escape(found.name)}</title><rect width='100%' height='100%' fill='#eef1f4'/><defs>"
+    yield f"<title>{escape(visible(found.name))}</title><rect width='100%' height='100%' fill='#eef1f4'/><defs>"
     for colour in dict.fromkeys(["#20262e", "#8a929c", *(primitive.colour for primitive in PRIMITIVES.values())]):
         yield (
             f"<marker id='to{colour[1:]}' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='9' markerHeight='9' "
@@ -227,4 +228,4 @@ def _text(
     x: float, y: float, content: str, *, size: int, weight: int = 400, fill: str = "#20262e", anchor: str = "start"
 ) -> str:
     style = f"font-size='{size}' font-weight='{weight}' fill='{fill}' text-anchor='{anchor}'"
-    return f"<text x='{x}' y='{y}' {style}>{escape(content)}</text>"
+    return f"<text x='{x}' y='{y}' {style}>{escape(visible(content))}</text>"
