@@ -86,28 +86,51 @@ def _folder(package: str) -> Path:
     return ROOT / "packages" / f"nash-{package}"
 
 
-def _install(session: nox.Session, package: str, *, wheel: Path | None = None, test: bool = True) -> None:
+def _install(
+    session: nox.Session,
+    package: str,
+    *,
+    wheel: Path | None = None,
+    test: bool = True,
+    bounds: tuple[str, ...] = CONSTRAINTS,
+) -> None:
     """Install one package, editable or as a wheel, with what its tests need or with every other extra."""
     optional = nox.project.load_toml(_folder(package) / "pyproject.toml")["project"]["optional-dependencies"]
     extras = [need for extra, needs in optional.items() if (extra == "test") == test for need in needs]
     target = [str(wheel)] if wheel else ["--editable", str(_folder(package))]
     if package == "hw":  # finn-plus pins a brevitas (never imported) that cannot stand beside torch 2.13
         requirements = _folder("hw") / "requirements"
-        session.install(*CONSTRAINTS, "-r", str(requirements / "finn-runtime.txt"))
+        session.install(*bounds, "-r", str(requirements / "finn-runtime.txt"))
         session.install("--no-deps", "-r", str(requirements / "finn-nodeps.txt"))
     else:
-        session.install(*CONSTRAINTS, *target)
+        session.install(*bounds, *target)
     session.install("--no-deps", "--force-reinstall", *target)
     if extras:
-        session.install(*CONSTRAINTS, *extras)
+        session.install(*bounds, *extras)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
-    session.install("ruff>=0.17,<0.18")
+    """Check style, formatting, types, and that the tables of READMEs are those of their sources."""
+    session.install("ruff>=0.17,<0.18", "mypy>=2.4,<2.5", "typer>=0.21.2")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("mypy", "--config-file", ".mypy.toml")
+    session.run("python", "tools/readme.py", "--check")
+
+
+@nox.session(venv_backend="none")
+def readme(session: nox.Session) -> None:
+    """Write the tables of READMEs anew from their sources; with `-- --check` name the stale ones."""
+    session.run(sys.executable, "tools/readme.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Make build/docs/index.html of the READMEs and docstrings, without a warning."""
+    session.install("-r", "docs/requirements.txt")
+    out = ROOT / "build" / "docs"
+    session.run("sphinx-build", "--quiet", "--fail-on-warning", "--keep-going", "-c", "docs", ".", str(out))
 
 
 @nox.session
@@ -115,6 +138,15 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session, package: str) -> None:
     """Test one package in an environment that has no other of the four."""
     _install(session, package)
+    with session.chdir(_folder(package)):
+        session.run(*PYTEST, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(venv_backend="uv")
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def lowest(session: nox.Session, package: str) -> None:
+    """Test one package with the lowest versions that it allows of what it names itself."""
+    _install(session, package, bounds=("--resolution", "lowest-direct"))
     with session.chdir(_folder(package)):
         session.run(*PYTEST, *session.posargs, env=ONE_THREAD)
 
@@ -162,7 +194,7 @@ def _executable(package: str) -> str:
 @nox.session(requires=[f"install({package})" for package in PACKAGES])
 def integration(session: nox.Session) -> None:
     """Test the contract between the packages and the chain of their command lines."""
-    session.install("pytest>=8", "pytest-xdist>=3.6", "jsonschema>=4.20")
+    session.install("pytest>=8", "pytest-xdist>=3.6", "jsonschema>=4.21")
     env = {f"NASH_{package.upper()}": _executable(package) for package in PACKAGES} | ONE_THREAD
     session.run(*PYTEST, "tests", *session.posargs, env=env)
 

@@ -91,6 +91,15 @@ def test_module_says_its_version_as_the_command_does(package: str, python: Any, 
     assert said == nash(package, "--version").stdout
 
 
+@pytest.mark.parametrize(("package", "begun"), [("search", "zo"), ("qat", "ev"), ("hw", "boa"), ("bench", "rep")])
+def test_shell_completes_commands(package: str, begun: str, nash: Nash, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"_NASH_{package.upper()}_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"nash-{package} {begun}")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    (command,) = nash(package).stdout.split()
+    assert command.startswith(begun)
+
+
 def _objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for part in (schema, *schema.get("anyOf", [])) if "properties" in part]
 

@@ -1,15 +1,17 @@
 """Hold estimates against designs that others synthesized and ran.
 
-    python benchmarks/synthesized.py [--layers NAME]
+    python benchmarks/synthesized.py [--layers NAME] [--store]
 
 The designs are those of tests/data/synthesized.json, which says whose figures they are: synthesized with the shell
 around the accelerator, measured on a board. Estimated are both; FINN's own estimate, which has no shell and no FIFOs,
-stands beside it. Width converters are priced as the RTL that these designs were built of.
+stands beside it. Width converters are priced as the RTL that these designs were built of. --store keeps the estimates
+in measured/synthesized.json, of which the README's tables are made (`nox -s readme`).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from collections import defaultdict
@@ -22,16 +24,21 @@ from published import designs, estimated, parts_of
 from nash_hw.boards.board import RESOURCES
 from nash_hw.finn.finn_env import contained_finn
 
+STORED = Path(__file__).parent / "measured" / "synthesized.json"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--layers", help="print the figures of each kind of layer of one design")
+    parser.add_argument("--store", action="store_true", help=f"write the estimates to {STORED.name}")
     options = parser.parse_args()
     ratios = defaultdict(list)
+    estimates = {}
     lines = []
     with contained_finn():
         for design in designs():
             found = estimated(design)
+            estimates[design["name"]] = stored(found)
             lines += list(rows(design, found, ratios))
             if design["name"] == options.layers:
                 lines += list(kinds(*parts_of(design)[:2]))
@@ -40,6 +47,13 @@ def main() -> None:
     for (name, who), values in ratios.items():
         low, high, middle = min(values), max(values), statistics.median(values)
         print(f"{name:10}{who:10}{len(values):3} designs, median {middle:.2f}, {low:.2f} to {high:.2f}")
+    if options.store:
+        STORED.write_text(json.dumps(estimates, indent=1) + "\n", "utf-8")
+
+
+def stored(found: dict) -> dict[str, int]:
+    """Return an estimate as it is stored, in whole LUTs, FFs and so on."""
+    return {name: round(found[name]) for name in (*RESOURCES, "cycles")}
 
 
 def rows(design: dict, found: dict, ratios: dict):

@@ -5,9 +5,11 @@ The bounds are what is reached today: a change that worsens a model fails here.
 
 from __future__ import annotations
 
+import json
 from statistics import median
 
 import pytest
+import synthesized
 from published import BOARD, designs, estimated, others, parts_of
 
 from nash_hw.estimate import confidence
@@ -36,6 +38,11 @@ def ratios(rows, resource: str) -> dict[str, float]:
 def test_there_are_designs_of_several_networks(rows):
     networks = {design["name"].rsplit("-", 1)[0] for design, _ in rows}
     assert (len(rows), len(networks)) == (11, 7)
+
+
+def test_the_readme_has_the_estimates_of_today(rows):
+    found = {design["name"]: synthesized.stored(estimate) for design, estimate in rows}
+    assert found == json.loads(synthesized.STORED.read_text()), "run benchmarks/synthesized.py --store, nox -s readme"
 
 
 def test_luts_are_near_the_synthesized_ones(rows):

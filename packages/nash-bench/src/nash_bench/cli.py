@@ -15,7 +15,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
     help="Measure quantized networks and set them side by side: accuracy, speed, hardware.",
 )
 _DATASETS = "digits (bundled), cifar10, cifar100 or imagefolder"

@@ -19,7 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
     help="Turn a quantized CNN into a streaming FPGA accelerator with FINN.",
 )
 

@@ -15,7 +15,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
     help="Train a searched CNN with quantization and export it as QONNX.",
 )
 Dataset = Annotated[str, typer.Option(help="digits, cifar10, cifar100 or imagefolder.")]

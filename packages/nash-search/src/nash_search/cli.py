@@ -27,7 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
     help="Search for the operations to add beside the convolutions of a fixed CNN backbone.",
 )
 

@@ -45,7 +45,7 @@ def score_interval(num_gained: int, num_lost: int, num_samples: int) -> tuple[fl
 
     The score interval of T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design", Statistics in Medicine 17 (1998), 891-908: all differences d whose score test keeps
-    |z(d)| <= 1.96. It holds its coverage where few pictures differ, and is not empty where none does.
+    abs(z(d)) <= 1.96. It holds its coverage where few pictures differ, and is not empty where none does.
 
     >>> [round(end, 4) for end in score_interval(0, 0, 100)]
     [-0.037, 0.037]

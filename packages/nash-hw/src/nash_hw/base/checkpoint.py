@@ -62,8 +62,9 @@ class Checkpoint:
                 model.save(str(path))
             self._point_at(self._work / f"{len(state['done'])}.onnx")
         self._write(state)
+        kept = self._graph and self._out / self._graph["path"]
         for path in self._work.glob("*.onnx"):
-            if model is not None and path != self._out / self._graph["path"]:
+            if model is not None and path != kept:
                 path.unlink()
 
     def finish(self, state: dict[str, Any], graph: Path) -> None:

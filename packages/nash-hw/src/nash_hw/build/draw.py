@@ -70,7 +70,8 @@ def layout(edges: list[tuple[int, int]], num_nodes: int) -> Layout:
         rows[reader] = max(rows[reader], rows[source] + 1)
     for node in reversed(range(num_nodes)):
         heights[node] = max((heights[reader] + 1 for reader in readers[node]), default=0)
-    lanes, place, within = _Lanes(), {}, {}
+    lanes, within = _Lanes(), {}
+    place: dict[int, tuple[int, int]] = {}
     for start in sorted(range(num_nodes), key=lambda node: (-heights[node], node)):
         if start in place:
             continue

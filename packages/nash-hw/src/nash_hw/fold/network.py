@@ -55,7 +55,8 @@ class Network:
         """
         starts = np.cumsum([0, *(len(options) for options in self.options)])
         cost = [_figures(options) for options in self.options]
-        rows, columns, values, right = [], [], [], []
+        rows, columns, values = [], [], []
+        right: list[float] = []
 
         def constrain(row_columns: Sequence[np.ndarray], row_values: Sequence[float], result: float) -> None:
             for where, value in zip(row_columns, row_values, strict=True):

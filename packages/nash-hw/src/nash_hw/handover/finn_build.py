@@ -1,12 +1,14 @@
 """The folder that FINN+ builds a bitfile from, and FINN+ at work in it.
 
-finn/build.yaml         FINN's DataflowBuildConfig (finn/builder/build_dataflow_config.py), from hardware generation on
-finn/dataflow.onnx      the specialized, folded graph
-finn/folding.json       how it is folded, which FINN asks for; the graph has it already
-finn/fifos.json         how deep each FIFO is, as estimated or as `nash-hw simulate` found it, so that FINN need not
-                        search (one board only)
-finn/floorplan.json     the SLR of each node, where there are several; FINN writes more into it, so it is no artifact
-finn/output/            what FINN makes of it
+What lies there::
+
+    finn/build.yaml      FINN's DataflowBuildConfig (finn/builder/build_dataflow_config.py), from hardware generation on
+    finn/dataflow.onnx   the specialized, folded graph
+    finn/folding.json    how it is folded, which FINN asks for; the graph has it already
+    finn/fifos.json      how deep each FIFO is, as estimated or as `nash-hw simulate` found it, so that FINN need not
+                         search (one board only)
+    finn/floorplan.json  the SLR of each node, where there are several; FINN writes more into it, so it is no artifact
+    finn/output/         what FINN makes of it
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def finn_fifo_config(model: Model, fifos: Fifos, fpga_part: str) -> dict[str, An
     for step in (InsertDWC(), InsertFIFO(create_shallow_fifos=True), SpecializeLayers(fpga_part)):
         copy = copy.transform(step)
     copy = copy.transform(GiveUniqueNodeNames()).transform(GiveReadableTensorNames())
-    found = {"fifo_depths": {}, "impl_style": {}, "ram_style": {}}
+    found: dict[str, dict[str, Any]] = {"fifo_depths": {}, "impl_style": {}, "ram_style": {}}
     for node in copy.get_nodes_by_op_type("StreamingFIFO_rtl"):
         reader = copy.find_consumer(node.output[0])
         key = None if reader is None else (reader.name, list(reader.input).index(node.output[0]))

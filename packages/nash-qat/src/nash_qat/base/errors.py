@@ -13,11 +13,11 @@ code  class                meaning
 5     `DataError`          a dataset is missing, broken or does not fit the network
 6     `UnsupportedError`   the hardware flow cannot express an operation of this network
 7     `VerificationError`  two executions that must agree do not
-8     `ToolchainError`     a tool that is needed is not installed (Vivado, Vitis)
+8     `ToolchainError`     a tool is missing or fails (FINN, a compiler, Vivado)
 9     `CapacityError`      the board is too small, or the target out of reach
 10    `OutputError`        a result cannot be written (disk full, no permission, already there)
 11    `DivergedError`      training diverged (NaN or infinite loss); the last good checkpoint is kept
-130   `Interrupted`        stopped by SIGINT or SIGTERM; go on with --resume where a command has it
+130   `Interrupted`        stopped by SIGINT or SIGTERM; go on with `--resume`
 ====  ===================  =====================================================
 """
 

@@ -44,7 +44,7 @@ def calibrate(network: Network, pictures: Tensor) -> None:
         if isinstance(module, FusedSum):
             module.fit()
     best = _best_scales(network, pictures, fixed=())
-    shared = {}
+    shared: dict[nn.Module, list[float]] = {}
     for follower, scale in best.items():
         if follower.leader is not None:
             of_leader = scale * 2**follower.shift

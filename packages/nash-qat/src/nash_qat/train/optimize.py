@@ -18,7 +18,8 @@ def optimizer(network: nn.Module, recipe: Recipe, *, weight_bits: int | None = N
 
     weight_bits: of the backbone in quantized epochs, None in float ones.
     """
-    weights, others = [], []
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         decays = parameter.ndim > 1 and not quantizers.is_scale(name)
         (weights if decays else others).append(parameter)

@@ -227,10 +227,9 @@ class Trainer:
         """Let sums whose weights come from a file normalize with the statistics of training pictures."""
         if self._inputs.init is not None and self._settings.quantization.join == "fused":
             pictures = self._training_pictures(self._recipe.calibration_pictures)
-            mode = "float" if self._settings.starts_in_float else "fused"
             quantizers.set_mode(self.network, "float")
             sums.take_statistics(self.network, calibrate.to_input(pictures))
-            quantizers.set_mode(self.network, mode)
+            quantizers.set_mode(self.network, "float" if self._settings.starts_in_float else "fused")
 
     def _begin_phase(self) -> None:
         """Make what belongs to the float epochs, or to the quantized ones."""

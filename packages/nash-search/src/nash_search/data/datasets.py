@@ -233,6 +233,6 @@ def load_torchvision() -> ModuleType:
     library: Any = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):  # declared, never run: datasets and transforms do not use them
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    torchvision = importlib.import_module("torchvision")
+    torchvision: Any = importlib.import_module("torchvision")
     torchvision._nash_declarations = library  # keeps the declarations alive
     return torchvision
