@@ -27,6 +27,7 @@ COPIES = {
     "base/json_file.py": PACKAGES,
     "base/lock.py": PACKAGES,
     "base/quoting.py": PACKAGES,
+    "base/binary_file.py": PACKAGES,
     "data/datasets.py": ("search", "qat", "bench"),
     "base/several.py": ("qat", "hw"),
 }
