@@ -123,8 +123,6 @@ KINDS = (
                     "--weight-bits", "2", "--act-bits", "2", "--out", "out.json")),
     Kind(name="space", package="hw", file="space.json", mutation=_json,
          arguments=("costs", "space.json", *PLACE, "--weight-bits", "2", "--act-bits", "2", "--out", "out.json")),
-    Kind(name="hardware-collect", package="hw", file="hardware/hardware.json", mutation=_json, needs=("hardware",),
-         arguments=("collect", "hardware")),
     Kind(name="onnx-import", package="hw", file="model/model.onnx", mutation=mutated_onnx,
          needs=("model/golden.npz",),
          arguments=("import", "model/model.onnx", "--out", "out/model.json")),
