@@ -212,6 +212,13 @@ def fuzz(session: nox.Session) -> None:
                     "--out", f"runs/fuzz/{package}.jsonl", *asked, external=True, env=ONE_THREAD)  # fmt: skip
 
 
+@nox.session(requires=[f"install({package})" for package in PACKAGES])
+def faults(session: nox.Session) -> None:
+    """Kill commands and fill their disks: a few a command, or as many as `-- kills --num 25` asks for."""
+    env = {f"NASH_{package.upper()}": _executable(package) for package in PACKAGES} | ONE_THREAD
+    session.run("python", "-m", "faults", *(session.posargs or ("all", "--num", "2")), env=env)
+
+
 def _run(session: nox.Session, package: str, *arguments: str | Path) -> None:
     session.run(_executable(package), *map(str, arguments), env=ONE_THREAD, external=True)
 

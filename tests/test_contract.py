@@ -21,6 +21,7 @@ AROUND = {  # written beside the chain, for a search or bits that see the hardwa
     "sensitivity": "qat",
 }
 COPIES = {
+    "base/atomic.py": PACKAGES,
     "base/errors.py": PACKAGES,
     "base/manifest.py": PACKAGES,
     "base/console.py": PACKAGES,

@@ -1,6 +1,6 @@
 """Unpack the first pictures of every class from a zip with train/CLASS/*.jpg and test/CLASS/*.jpg.
 
-    python subset.py cifar10-imagefolder.zip data --pictures 500
+python subset.py cifar10-imagefolder.zip data --pictures 500
 """
 
 from __future__ import annotations

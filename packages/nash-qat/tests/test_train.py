@@ -283,7 +283,7 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path, whole_run: Path) ->
             break
         num_kills += 1
     assert num_kills >= 1, "the machine is so fast that the run ended before it was killed"
-    (folder / ".checkpoint.safetensors.killed.safetensors").write_bytes(b"half")
+    (folder / ".checkpoint.safetensors.writing-killed.safetensors").write_bytes(b"half")
     last = setup.trainer(folder)
     last.resume()
     last.train()

@@ -549,7 +549,7 @@ def test_signalled_process_resumes_to_identical_alphas(number: signal.Signals, w
         assert f"stopped by {number.name} after step" in stderr
         assert "Traceback" not in stderr
     assert not (out / "genotype.json").exists()
-    (out / ".history.jsonl.killed.jsonl").touch()  # what a kill in the middle of a write leaves behind
+    (out / ".history.jsonl.writing-killed.jsonl").touch()  # what a kill in the middle of a write leaves behind
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     for name in ("alphas.json", "history.jsonl", "genotype.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()

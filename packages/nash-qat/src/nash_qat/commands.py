@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import recipe as recipes
-from .base import json_file, lock
+from .base import atomic, json_file, lock
 from .base import manifest as manifests
 from .base.errors import ManifestError, UsageError
 from .data import augment, splits
@@ -136,7 +136,12 @@ def train(
             else:
                 trainer.start(genotype_path)
             trainer.train()
-        return _save_model(trainer.finish(), out, qcdq=qcdq) if world.is_main else None
+        if not world.is_main:
+            return None
+        with atomic.staged(out) as folder:
+            manifest = trainer.finish(folder)
+            _write_model(manifest, folder, qcdq=qcdq)
+        return _result(manifest, out)
 
 
 def _num_float_epochs(plan: recipes.Recipe, num_epochs: int, asked: int | None) -> int:
@@ -200,8 +205,10 @@ def export(
     if source.is_dir():
         if (preset, quantization_path, seed) != (None, None, None) or scheme != Scheme():
             raise UsageError(f"{source}: is a training run, which has its own bits and seed; leave out the options")
-        with lock.held(out):
-            return _save_model(runs.export_run(source, out, best=best), out, qcdq=qcdq)
+        with lock.held(out), atomic.staged(out) as folder:
+            manifest = runs.export_run(source, folder, best=best)
+            _write_model(manifest, folder, qcdq=qcdq)
+        return _result(manifest, out)
     if best:
         raise UsageError(f"--best: got {source}, expected the folder of a training run")
     spec = _spec(preset, quantization_path, scheme)
@@ -209,9 +216,10 @@ def export(
     genotype = genotypes.load(source)
     network = exports.untrained(genotype, spec, seed=seed)
     pictures = calibrate.noise_pictures(_NUM_NOISE, genotype.input_shape, seed=seed + 1)
-    with lock.held(out):
-        manifest = exports.export(network, pictures, out, exports.Provenance(genotype_path=source))
-        return _save_model(manifest, out, qcdq=qcdq)
+    with lock.held(out), atomic.staged(out) as folder:
+        manifest = exports.export(network, pictures, folder, exports.Provenance(genotype_path=source))
+        _write_model(manifest, folder, qcdq=qcdq)
+    return _result(manifest, out)
 
 
 def evaluate(
@@ -320,14 +328,15 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path}: {error}; check --quantization") from error
 
 
-def _save_model(manifest: dict[str, Any], out: Path, *, qcdq: bool) -> tuple[dict[str, Any], str]:
-    path = out / runs.MODEL
+def _write_model(manifest: dict[str, Any], folder: Path, *, qcdq: bool) -> None:
     if qcdq:
-        qcdq_path = out / runs.QCDQ
-        with manifests.atomic_path(qcdq_path) as temporary:
-            execute.write_qcdq(temporary, out / manifest["onnx"]["path"])
-        manifest["artifacts"].append(manifests.artifact_record(qcdq_path, out, "qcdq"))
-    manifests.save(path, manifest, "model")
+        execute.write_qcdq(folder / runs.QCDQ, folder / manifest["onnx"]["path"])
+        manifest["artifacts"].append(manifests.artifact_record(folder / runs.QCDQ, folder, "qcdq"))
+    manifests.save(folder / runs.MODEL, manifest, "model")
+
+
+def _result(manifest: dict[str, Any], out: Path) -> tuple[dict[str, Any], str]:
+    path = out / runs.MODEL
     result = {
         "model": str(path),
         "name": manifest["name"],

@@ -207,7 +207,7 @@ def show_command(
     as_json: Json = False,
 ) -> None:
     """Print a genotype as a table, or draw it."""
-    from .base import manifest
+    from .base import atomic
     from .genotype import genotype
     from .view import draw
     from .view import heatmap as heatmaps
@@ -216,9 +216,10 @@ def show_command(
     drawings = {} if svg is None else {svg: draw.svg(found)}
     if heatmap is not None:
         drawings[heatmap] = heatmaps.svg(found, heatmaps.load(path, found))
-    for file, drawing in drawings.items():
-        with manifest.atomic_path(file) as temporary:
-            temporary.write_text(drawing, "utf-8")
+    if drawings:
+        with atomic.atomic_paths(*drawings) as temporaries:
+            for temporary, drawing in zip(temporaries, drawings.values(), strict=True):
+                temporary.write_text(drawing, "utf-8")
     result = {
         "genotype": str(path),
         "name": found.name,

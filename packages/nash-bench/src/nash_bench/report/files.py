@@ -11,7 +11,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from ..base import lock
+from ..base import atomic, lock
 from ..base.manifest import PACKAGE, atomic_path
 from ..base.quoting import visible
 from ..compare.comparison import difference_text, interval_text, p_text, paired_json
@@ -49,10 +49,14 @@ def write_report(run_dirs: Sequence[Path], out: Path, *, title: str = TITLE) -> 
     collection = collect(run_dirs)
     results = results_json(collection)
     with lock.held(out):
-        return collection, results | _written(collection, results, out, title)
+        with atomic.staged(out) as folder:
+            written = _written(collection, results, folder, title=title, place=out)
+        files = [str(out / path.relative_to(folder)) for path in written]
+        return collection, results | {"page": str(out / "index.html"), "files": files}
 
 
-def _written(collection: Collection, results: dict[str, Any], out: Path, title: str) -> dict[str, Any]:
+def _written(collection: Collection, results: dict[str, Any], out: Path, *, title: str, place: Path) -> list[Path]:
+    """Write all files to a folder that will be `place`; return their paths."""
     written = [
         _write(out / "results.json", json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n"),
         _write(out / "results.csv", _csv_text(results["rows"])),
@@ -60,9 +64,9 @@ def _written(collection: Collection, results: dict[str, Any], out: Path, title: 
         _write(out / "results.tex", _latex(collection, title)),
         *write_plots(collection.rows, out / "plots"),
     ]
-    page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title, place=out)
+    page = render_page(collection, published_results(), version=metadata.version(PACKAGE), title=title, place=place)
     written.append(_write(out / "index.html", page))
-    return {"page": str(out / "index.html"), "files": [str(path) for path in written]}
+    return written
 
 
 def published_results() -> dict[str, Any]:

@@ -6,6 +6,7 @@ Snakemake runs as a child process in the sweep's folder; which jobs are done is 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -26,13 +27,14 @@ from typing import Any
 from ..base import json_file
 from ..base.errors import NashError, OutputError, ToolchainError, UsageError
 from ..base.manifest import atomic_path
-from .failures import ENGINE_LOG, FailedJob, failed_job, failed_jobs, last_line
+from .failures import ENGINE_LOG, SILENT, FailedJob, failed_job, failed_jobs, last_line
 from .plan import STAGES, Plan, bound_settings, engine_config
 from .slurm import status_options
 
 CONFIG, LOCK = "sweep.json", ".sweep.lock"
 _PROGRAMS = ("search", "qat", "hw", "bench")
 _SECONDS_BETWEEN_LOOKS = 0.5
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _SECONDS_TO_STOP = 30
 _PR_SET_PDEATHSIG = 1
 _JOB_COUNT = re.compile(rf"^({'|'.join(STAGES)})\s+(\d+)\s*$", re.MULTILINE)
@@ -147,11 +149,25 @@ def run(
         command = [*_engine((out / CONFIG).resolve(), out.resolve()), *limit, *_GOING_ON, *engine_options]
         watch = _Watch(plan, out, progress, on_failure)
         exit_code = _run_engine(command, out, lock, watch, is_local=executor == "local")
-    said = (out / ENGINE_LOG).read_text("utf-8", errors="replace")
+    said = _said(out)
     failed = failed_jobs(plan, out) if exit_code and "Error in rule" in said else []
+    if exit_code and not any(job.message != SILENT for job in failed) and (reason := _unwritable(said)):
+        raise OutputError(f"{out}: cannot be written ({reason}); free some space, and run the same command to go on")
     if exit_code and not failed:
         raise ToolchainError(f"snakemake: left with {exit_code} ({last_line(said)}); see {out / ENGINE_LOG}")
     return failed
+
+
+def _said(out: Path) -> str:
+    try:
+        return (out / ENGINE_LOG).read_text("utf-8", errors="replace")
+    except FileNotFoundError as error:
+        raise OutputError(f"{out}: was removed while this command worked in it; start it anew") from error
+
+
+def _unwritable(said: str) -> str | None:
+    """Return why files could not be written, where what was said tells it."""
+    return next((reason for reason in map(os.strerror, _UNWRITABLE) if reason in said), None)
 
 
 _GOING_ON = ("--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy")  # the lock is our own

@@ -11,6 +11,7 @@ from .networks import Job
 from .plan import Plan
 
 ENGINE_LOG = "logs/snakemake.log"
+SILENT = "ended from outside, or was not started"
 _EXIT_CODE = re.compile(r"^exit code: (\d+)$", re.MULTILINE)
 
 
@@ -59,7 +60,7 @@ def _silent_job(job: Job, plan: Plan, out: Path) -> FailedJob:
         target=job.target,
         log=str(out / ENGINE_LOG),
         exit_code=ToolchainError.exit_code,
-        message="ended from outside, or was not started",
+        message=SILENT,
         num_cells=_num_cells(job, plan),
     )
 

@@ -6,9 +6,8 @@ build that runs.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,12 +63,3 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-def move_in(folder: Path, out: Path, names: Iterable[str]) -> None:
-    """Move finished files and folders into `out` in this order: name the manifest last, it tells of the others."""
-    for name in names:
-        target = out / name
-        if target.is_dir():
-            os.replace(target, folder / f"old-{name}")
-        os.replace(folder / name, target)

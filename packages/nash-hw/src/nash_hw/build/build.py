@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base import lock, manifest
+from ..base.atomic import move_in
 from ..base.checkpoint import STATE_FILE, Checkpoint
 from ..base.errors import UsageError
-from ..base.output import move_in, staging
+from ..base.output import staging
 from ..base.progress import Steps
 from ..boards.board import DEFAULT_PRICE
 from ..boards.boards import find_board

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..base import binary_file, json_file, manifest
+from ..base import atomic, binary_file, json_file, manifest
 from ..base.errors import IntegrityError, ManifestError, UsageError
 from ..finn.finn_env import contained_finn
 from ..graph.model import attributes
@@ -83,22 +83,25 @@ def import_model(path: Path, config: ImportConfig) -> dict[str, Any]:
     graph, golden = (
         _unlike(folder / f"{config.out.stem}{suffix}", path, config.golden) for suffix in (".onnx", ".npz")
     )
-    with manifest.atomic_path(graph) as temporary:
-        onnx.save(source, str(temporary))
-    with manifest.atomic_path(golden) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, input=examples.pictures, output=logits.astype(np.float32))
-    files = {role: manifest.artifact_record(file, folder, role) for role, file in (("onnx", graph), ("golden", golden))}
-    written = manifest.header("model", artifacts=files.values()) | {
-        "name": config.name or path.stem,
-        "genotype": None,
-        "onnx": _named(files["onnx"]) | {"format": "qonnx", "opset": _opset(source)},
-        "golden": _named(files["golden"]) | {"num_samples": len(examples.pictures)},
-        "input": {"shape": list(shape), "layout": "NCHW", "dtype": "uint8", "scale": scale},
-        "class_names": None,
-        "quantization": {"act_bits": widest_activation(source)},
-        "import": origin,
-    }
-    manifest.save(config.out, written, "model")
+    with atomic.atomic_paths(graph, golden) as (new_graph, new_golden):
+        onnx.save(source, str(new_graph))
+        with new_golden.open("wb") as file:
+            np.savez_compressed(file, input=examples.pictures, output=logits.astype(np.float32))
+        files = {
+            role: manifest.artifact_record(new, folder, role) | {"path": path.name}
+            for role, new, path in (("onnx", new_graph, graph), ("golden", new_golden, golden))
+        }
+        written = manifest.header("model", artifacts=files.values()) | {
+            "name": config.name or path.stem,
+            "genotype": None,
+            "onnx": _named(files["onnx"]) | {"format": "qonnx", "opset": _opset(source)},
+            "golden": _named(files["golden"]) | {"num_samples": len(examples.pictures)},
+            "input": {"shape": list(shape), "layout": "NCHW", "dtype": "uint8", "scale": scale},
+            "class_names": None,
+            "quantization": {"act_bits": widest_activation(source)},
+            "import": origin,
+        }
+        manifest.save(config.out, written, "model")  # the files it names take their places next
     return written
 
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import onnx
 
-from ..base import json_file, lock, manifest
+from ..base import atomic, json_file, lock, manifest
 from ..base.errors import OutputError, UsageError, VerificationError
 from ..base.output import WORK as STEPS
-from ..base.output import move_in
 from ..base.progress import Steps
 from ..finn.finn_env import contained_finn
 from ..graph.model import Model
@@ -36,6 +35,7 @@ WORK = ".simulate"
 _STALL, _BUBBLE = 30, 30  # percent of cycles
 _MAX_FRAMES = 40
 _TRACED_FRAMES = 2
+_AT_WORK = shutil.ignore_patterns(WORK, STEPS, ".ready", ".*.writing-*")  # what a finished build has not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,22 +186,31 @@ class _Simulate:
         return result
 
     def _write(self, simulated: describe.Simulated, simulation: Simulation, tracer: Path | None) -> dict[str, Any]:
-        """Write into the build's folder, or into a copy of it that is removed if it cannot be finished."""
-        folder, out = self._config.folder, self._config.out or self._config.folder
-        staged = out / WORK / "new"
+        """Write into the build's folder, or into a copy of it that is there only if it could be finished."""
+        folder, out = self._config.folder, self._config.out
         try:
-            if out != folder:
-                shutil.copytree(folder, out, ignore=shutil.ignore_patterns(WORK, STEPS))
+            if out is None:
+                return self._written_into(folder, simulated, simulation, tracer)
+            with atomic.whole_folder(out) as copy:
+                shutil.copytree(folder, copy, ignore=_AT_WORK, dirs_exist_ok=True)
+                content = self._written_into(copy, simulated, simulation, tracer)
+                shutil.rmtree(copy / WORK)
+            return content
+        except OSError as error:
+            place, reason = out or folder, error.strerror or error
+            raise OutputError(f"{place}: cannot be written ({reason}); {folder} is as it was") from error
+
+    def _written_into(
+        self, folder: Path, simulated: describe.Simulated, simulation: Simulation, tracer: Path | None
+    ) -> dict[str, Any]:
+        staged = folder / WORK / "new"
+        try:
             shutil.rmtree(staged, ignore_errors=True)
             (staged / FILES).mkdir(parents=True)
             content, names = self._write_files(staged, simulated, simulation, tracer)
-            move_in(staged, out, names)
-        except BaseException as error:
-            shutil.rmtree(staged if out == folder else out, ignore_errors=True)
-            if isinstance(error, OSError):
-                raise OutputError(f"{out}: cannot be written ({error.strerror}); {folder} is as it was") from error
-            raise
-        shutil.rmtree(staged if out == folder else out / WORK, ignore_errors=True)
+            atomic.move_in(staged, folder, names)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
         return content
 
     def _write_files(

@@ -6,6 +6,7 @@ CACHE/kernel-KEY    the program that loads layers and runs the clock
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -194,6 +195,11 @@ class Compiler:
         with self._lock:
             self._running.discard(process)
         if process.returncode:
+            if os.strerror(errno.ENOSPC) in printed:
+                raise OutputError(
+                    f"{self._cache}: cannot be written ({os.strerror(errno.ENOSPC)}); free some space, or choose "
+                    "another --cache"
+                )
             lines = [line for line in printed.splitlines() if "rror" in line] or printed.splitlines() or ["no message"]
             raise ToolchainError(
                 f"{what}: {Path(command[0]).name} fails: {lines[0].strip()[:300]}; report this as a bug"

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from ..base import json_file
-from ..base.errors import ToolchainError
+from ..base.errors import OutputError, ToolchainError
 from ..base.manifest import atomic_path
 from .design import Design, copy_memories
 from .frames import from_words, to_words
 from .modules import padded, stored_bytes
 
 _QUIET_CYCLES = 2000  # beyond the slowest layer's
+_UNWRITTEN = 3  # the exit code of a kernel whose disk is full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,8 @@ class Simulation:
         self._folder = folder.resolve()
         self._expected = expected
         (self._folder / "runs").mkdir(parents=True, exist_ok=True)
-        for path in (self._folder / "runs").iterdir():
-            if path.suffix != ".json" or path.name.startswith("."):  # of a run that was killed
+        for path in (*(self._folder / "runs").iterdir(), *self._folder.glob("trace.*")):
+            if path.suffix != ".json" or path.name.startswith((".", "trace.")):  # of a run that was killed
                 path.unlink()
         (self._folder / "inputs").write_bytes(to_words(design, pictures))
         (self._folder / "netlist").write_text(self._netlist(), "utf-8")
@@ -216,6 +217,8 @@ class Simulation:
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
+        if process.returncode == _UNWRITTEN:
+            raise OutputError(f"{error.strip()[:300]}; free some space, and run the same command to go on")
         if process.returncode:
             raise ToolchainError(
                 f"simulation: its kernel ended with code {process.returncode}: {error.strip()[:300] or 'no message'}; "

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import atomic
 from .errors import OutputError
 from .quoting import brief
 
@@ -23,28 +24,52 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.E
 def held(folder: Path) -> Iterator[None]:
     """Keep other commands out of `folder` while the block runs; it is made if it is not there.
 
-    A folder that was made and is still empty at the end, after an error, vanishes again.
+    What a killed command left half done in it is finished or removed. A folder that was made and is still empty at the
+    end, after an error, vanishes again.
 
     Raises:
         OutputError: another process works in it (it is named), or it cannot be made.
     """
+    made: list[Path] = []
+    handle = _locked(folder, made)
     try:
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputError(f"{folder}: is a file, expected a folder; choose another --out") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no path has a NUL byte"
-        raise OutputError(f"{folder}: cannot be written ({reason}); choose another --out") from error
-    try:
-        _lock(folder, handle)
-        yield
+        with atomic.guarded(folder, handle):
+            _recover(folder)
+            yield
     finally:
         os.close(handle)
         for each in made:
             if not _removed(each):
                 break
+
+
+def _locked(folder: Path, made: list[Path]) -> int:
+    """Make, open and lock a folder; `made` takes those that were not there, the innermost first."""
+    while True:
+        try:
+            made[:] = dict.fromkeys([*made, *(each for each in (folder, *folder.parents) if not each.exists())])
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise OutputError(f"{folder}: is a file, expected a folder; choose another --out") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no path has a NUL byte"
+            raise OutputError(f"{folder}: cannot be written ({reason}); choose another --out") from error
+        try:
+            _lock(folder, handle)
+        except OutputError:
+            os.close(handle)
+            raise
+        if atomic.is_same(folder, handle):
+            return handle
+        os.close(handle)  # another command has removed it, empty, before it was locked
+
+
+def _recover(folder: Path) -> None:
+    try:
+        atomic.recover(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
 
 
 def _lock(folder: Path, handle: int) -> None:

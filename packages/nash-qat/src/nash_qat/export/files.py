@@ -122,7 +122,7 @@ def make_folder(folder: Path) -> Path:
 
 def _write_onnx(network: Network, path: Path) -> None:
     x = torch.zeros(1, *network.genotype.input_shape)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         raw = Path(folder) / "raw.onnx"
         quantizers.export_qonnx(network, x, str(raw), opset=OPSET)

@@ -20,7 +20,6 @@ from .selection import Selection, load_best
 CHECKPOINT, GENOTYPE = "checkpoint.safetensors", "genotype.json"
 BEST, FLOAT = "best.safetensors", "float.safetensors"
 HISTORY, MODEL, QCDQ = "history.jsonl", "model.json", "model-qcdq.onnx"
-_WRITTEN = (CHECKPOINT, BEST, FLOAT, GENOTYPE, HISTORY, MODEL, "model.onnx", "golden.npz", QCDQ)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +95,6 @@ def read_checkpoint(run_dir: Path) -> checkpoint.Checkpoint:
     if problems := manifests.problems(saved.state, "run"):
         raise IntegrityError(manifests.joined(run_dir / CHECKPOINT, problems, "restart without --resume"))
     return saved
-
-
-def sweep(out: Path) -> None:
-    """Remove the temporary files that a process left which was killed while it wrote."""
-    for name in _WRITTEN:
-        for leftover in out.glob(f".{name}.*"):
-            leftover.unlink(missing_ok=True)
 
 
 def refuse_other_settings(saved: dict[str, Any], asked: dict[str, Any], out: Path) -> None:

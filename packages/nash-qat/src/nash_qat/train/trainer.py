@@ -52,7 +52,6 @@ from .runs import (
     export_run,
     read_checkpoint,
     refuse_other_settings,
-    sweep,
 )
 from .selection import Selection, float_top1, keep_best, own_buffers, top1
 from .watch import Watch, refuse_unless_finite
@@ -117,7 +116,7 @@ class Trainer:
         self._world.wait()
 
     def resume(self) -> None:
-        """Take up the run in the folder, and clean it of what a killed process left.
+        """Take up the run in the folder.
 
         Raises:
             IntegrityError: there is none, or its checkpoint is damaged.
@@ -126,8 +125,6 @@ class Trainer:
         saved = read_checkpoint(self._out)
         refuse_other_settings(Settings.completed(saved.state["settings"]), self._settings.to_dict(), self._out)
         refuse_other_settings({"data": saved.state["run"]["data"]}, {"data": self.state.data}, self._out)
-        if self._world.is_main:
-            sweep(self._out)
         self.network.load_state_dict(saved.part("network"))
         self.network.to(self._world.device)  # loading has made new parameter objects of the activation scales
         self.state = RunState(**saved.state["run"])
@@ -167,11 +164,15 @@ class Trainer:
             self._save()
         self._world.wait()
 
-    def finish(self) -> dict[str, Any]:
-        """Export the network, read the test split if that was not done yet, and return the model manifest."""
-        manifest = export_run(self._out, self._out)
+    def finish(self, folder: Path | None = None) -> dict[str, Any]:
+        """Export the network, read the test split if that was not done yet, and return the model manifest.
+
+        folder: where the export is written, the run's own if not given.
+        """
+        folder = folder or self._out
+        manifest = export_run(self._out, folder)
         if self.state.accuracy is None:
-            self._measure(self._out / manifest["onnx"]["path"])
+            self._measure(folder / manifest["onnx"]["path"])
             self._save()
         manifest["accuracy"] = self.state.accuracy
         manifest["training"]["best"] = best_record(self.state)
@@ -190,7 +191,7 @@ class Trainer:
         if state.best_epoch == state.epoch:
             state.best_accuracy = state.accuracy
         elif state.best_epoch is not None:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(dir=onnx_path.parent) as folder:
                 best = export_run(self._out, Path(folder), best=True)
                 state.best_accuracy = accuracy_of(Path(folder) / best["onnx"]["path"])
 

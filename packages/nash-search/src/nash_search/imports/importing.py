@@ -66,8 +66,9 @@ def run(
         tensors = normalized(tensors, mean or (), std or (), channels=found.input.channels)
     if folded:
         _measure_statistics(found, tensors, folded, _pictures(found, dataset, data_dir, seed))
-    _write_weights(weights, tensors, graph.source if source.endswith(".onnx") else source)
-    genotype.save(found, out)
+    with manifest.atomic_path(weights) as temporary:  # they take their place once the genotype has taken its own
+        _write_weights(temporary, tensors, graph.source if source.endswith(".onnx") else source)
+        genotype.save(found, out)
     return {
         "genotype": str(out),
         "weights": str(weights),
@@ -245,5 +246,4 @@ def _hook(name: str, tensors: dict[str, Tensor]) -> Any:
 def _write_weights(path: Path, tensors: Mapping[str, Tensor], source: str) -> None:
     from safetensors.torch import save
 
-    with manifest.atomic_path(path) as temporary:
-        temporary.write_bytes(save(dict(tensors), metadata={"source": Path(source).name}))
+    path.write_bytes(save(dict(tensors), metadata={"source": Path(source).name}))

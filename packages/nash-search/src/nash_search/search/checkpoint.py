@@ -59,7 +59,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     }
     with manifest.atomic_path(folder / STATE_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    for leftover in {*folder.glob("checkpoint-*.safetensors"), *folder.glob(".checkpoint*")} - {path}:
+    for leftover in {*folder.glob("checkpoint-*.safetensors")} - {path}:
         leftover.unlink(missing_ok=True)
 
 

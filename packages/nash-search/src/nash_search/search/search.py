@@ -15,7 +15,7 @@ from ..data import datasets as data
 from ..genotype.genotype import Genotype
 from ..supernet import allocator
 from . import checkpoint, finish
-from .engine import ALPHAS_FILE, FINISH_FILE, GENOTYPE_FILE, HISTORY_FILE, Search
+from .engine import GENOTYPE_FILE, Search
 from .settings import Settings
 
 BOARD_FOLDER = "tensorboard"
@@ -61,8 +61,6 @@ def _run(
             search.save()
         else:
             search.restore(saved)
-            if parallel.is_first():
-                _remove_leftovers(out)
         is_first = parallel.is_first()
         board = Board(out / BOARD_FOLDER, search.step) if tensorboard and is_first else None
         with Reporter(search.num_steps, search.step, board=board, is_silent=not is_first) as reporter:
@@ -100,13 +98,6 @@ def _open(out: Path, *, resume: bool) -> checkpoint.Checkpoint | None:
         advice = "choose another --out" if resume else "go on with --resume, or choose another --out"
         raise OutputError(f"{out / present[0]}: a search lies here already; {advice}")
     return saved
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove the temporary files of a search that was killed while it wrote."""
-    for name in (GENOTYPE_FILE, ALPHAS_FILE, HISTORY_FILE, FINISH_FILE):
-        for leftover in out.glob(f".{name}.*"):
-            leftover.unlink(missing_ok=True)
 
 
 def _fit_classes(backbone: Genotype, num_classes: int, backbone_file: Path | None) -> Genotype:

@@ -25,10 +25,12 @@ struct Run {
     std::map<int, std::pair<Style, unsigned>> fifos;
 };
 
-[[noreturn]] static void fail(const std::string& text) {
+[[noreturn]] static void fail(const std::string& text, int code = 2) {
     fprintf(stderr, "%s\n", text.c_str());
-    exit(2);
+    exit(code);
 }
+
+[[noreturn]] static void fail_to_write(const std::string& path) { fail(path + ": cannot be written", 3); }
 
 static Style style_of(const std::string& name) {
     static const std::map<std::string, Style> known = {
@@ -145,6 +147,8 @@ class Bench {
         if (!num_inputs_) fail(run.inputs + ": has no words");
     }
 
+    bool has_written() { return bool(outputs_.flush()); }
+
     void play() {
 #ifdef NASH_TRACE
         std::unique_ptr<Trace> trace;
@@ -244,7 +248,7 @@ static void list(FILE* file, const char* key, const std::vector<T>& values) {
 
 static void write_result(const char* path, const Accelerator& accelerator, const Bench& bench) {
     FILE* file = fopen(path, "w");
-    if (!file) fail(std::string(path) + ": cannot be written");
+    if (!file) fail_to_write(path);
     auto number = [](uint64_t value) { return (unsigned long long)value; };
     fprintf(file, "{\"cycles\": %llu, \"is_stuck\": %s, \"period\": %llu, \"period_cycles\": %llu, \"bucket\": %u,\n",
             number(accelerator.cycle), bench.is_stuck ? "true" : "false", number(bench.period),
@@ -270,7 +274,7 @@ static void write_result(const char* path, const Accelerator& accelerator, const
         fprintf(file, "}");
     }
     fprintf(file, "]}\n");
-    if (fclose(file)) fail(std::string(path) + ": cannot be written");
+    if (fclose(file)) fail_to_write(path);
 }
 
 int main(int argc, char** argv) {
@@ -284,6 +288,7 @@ int main(int argc, char** argv) {
     accelerator.reset(20);
     Bench bench(accelerator, run, argv[3]);
     bench.play();
+    if (!bench.has_written()) fail_to_write(argv[3]);
     write_result(argv[4], accelerator, bench);
     for (auto& layer : accelerator.layers)
         if (layer->module) layer->module->drop(layer->instance);

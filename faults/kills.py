@@ -1,0 +1,78 @@
+"""Commands that are killed at random operations and moments, resumed, and compared with an uninterrupted one."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .cases import CASES, Case, environment
+from .programs import Outcome, Programs, differences, fingerprints
+
+KILLED = ("search run", "qat train", "hw build", "hw simulate", "bench sweep")
+_NO_CHECKPOINT = "no such checkpoint"
+
+
+def try_command(
+    programs: Programs, name: str, had: Path, work: Path, *, num: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Yield a record of each series of kills that a command went through, until it was killed `num` times."""
+    case, env = CASES[name], environment(had) if "sweep" in name else {}
+    disk = prepared(case, had, work)
+    whole = programs.run(case.arguments(had, disk), watched=disk, env=env)
+    if whole.code:
+        raise RuntimeError(f"{name}: left with {whole.code}: {whole.stderr[-2000:]}")
+    expected = fingerprints(disk, without=case.volatile)
+    total = 0
+    for number in range(num * 3):
+        if total >= num:
+            return
+        draw = random.Random(f"kills/{seed}/{name}/{number}")
+        prepared(case, had, work)
+        kills = [_killed(programs, case, had, disk, env, whole, draw) for _ in range(draw.choice((1, 1, 1, 2, 3)))]
+        ended = _gone_on(programs, case, had, disk, env)
+        problems = differences(expected, fingerprints(disk, without=case.volatile))
+        if ended.code:
+            problems.append(f"code {ended.code}: {ended.stderr[-1500:]}")
+        problems += [f"killed with code {one['code']}: {one['said']}" for one in kills if one["code"] not in (-9, 0)]
+        num_kills = sum(one["code"] == -9 for one in kills)
+        total += num_kills
+        yield {"fault": "kill", "command": name, "kills": kills, "num_kills": num_kills, "problems": problems}
+
+
+def _killed(
+    programs: Programs, case: Case, had: Path, disk: Path, env: dict[str, str], whole: Outcome, draw: random.Random
+) -> dict[str, Any]:
+    """Start a command, or go on with it, and kill its process group at an operation or a moment."""
+    at = draw.randrange(whole.operations) if draw.random() < 0.7 else None
+    moment = draw.random() * whole.seconds
+    running = programs.start(_arguments(case, had, disk), watched=disk, env=env, kill_at=-1 if at is None else at)
+    if at is None:
+        time.sleep(moment)
+        running.kill()
+    ended = running.wait()
+    where = {"operation": at} if at is not None else {"seconds": round(moment, 2)}
+    return where | {"code": ended.code, "said": "" if ended.code in (-9, 0) else ended.stderr[-1500:]}
+
+
+def _gone_on(programs: Programs, case: Case, had: Path, disk: Path, env: dict[str, str]) -> Outcome:
+    return programs.run(_arguments(case, had, disk), watched=disk, env=env)
+
+
+def _arguments(case: Case, had: Path, disk: Path) -> list[Any]:
+    """Return the command, with --resume where there is something to go on with."""
+    needs_checkpoint = case is CASES["qat train"]
+    is_resumable = not needs_checkpoint or (disk / "out" / "checkpoint.safetensors").exists()
+    return [*case.arguments(had, disk), *(case.going_on if is_resumable else ())]
+
+
+def prepared(case: Case, had: Path, work: Path) -> Path:
+    """Return an empty disk with what lies there before."""
+    disk = work / "disk"
+    shutil.rmtree(disk, ignore_errors=True)
+    disk.mkdir(parents=True)
+    case.prepare(had, disk)
+    return disk
