@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nash_qat import recipe
 from nash_qat.base.errors import IntegrityError, ManifestError
@@ -85,3 +86,15 @@ def test_a_checkpoint_with_another_state_is_refused(change: Callable[[Any], None
     checkpoint.save(tmp_path / runs.CHECKPOINT, parts={}, state=state)
     with pytest.raises(IntegrityError, match=r"checkpoint\.safetensors: .*; restart without --resume"):
         runs.read_checkpoint(tmp_path)
+
+
+def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 3)
+    checkpoint.load_into(network, dict(network.state_dict()), tmp_path)
+    for tensors, said in (
+        ({"weight": torch.ones(3, 2)}, "are not this network's"),
+        ({"weight": torch.ones(2, 2), "bias": torch.ones(3)}, "are not this network's"),
+        ({"weight": torch.full((3, 2), torch.nan), "bias": torch.ones(3)}, "weight.*not finite"),
+    ):
+        with pytest.raises(IntegrityError, match=said):
+            checkpoint.load_into(network, tensors, tmp_path / "checkpoint.safetensors")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..base import json_file
 from ..base import manifest as manifests
 from ..base.errors import IntegrityError
+from ..base.quoting import brief
 
 FORMAT = "nash-qat.checkpoint/3"
 
@@ -68,6 +69,24 @@ def load(path: Path) -> Checkpoint:
     if metadata.get("format") != FORMAT:
         raise IntegrityError(f"{path}: got format {metadata.get('format')!r}, expected {FORMAT!r}; restart the run")
     return Checkpoint(tensors=tensors, state=state)
+
+
+def load_into(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a network the tensors of a checkpoint.
+
+    Raises:
+        IntegrityError: they are not this network's, or not finite.
+    """
+    odd = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if odd:
+        raise IntegrityError(f"{path}: {brief(odd[0])} holds a value that is not finite; restart without --resume")
+    try:
+        network.load_state_dict(tensors)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = brief(" ".join(str(error).split()), 160, is_text=True)
+        raise IntegrityError(
+            f"{path}: its tensors are not this network's ({reason}); restart without --resume"
+        ) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:

@@ -172,7 +172,7 @@ def trained(run_dir: Path) -> tuple[checkpoint.Checkpoint, Network]:
     if manifests.file_sha256(genotype_path) != settings["genotype_sha256"]:
         raise IntegrityError(f"{genotype_path}: is not the genotype that was trained; restore it")
     network = Network(genotypes.load(genotype_path), QuantizationSpec.from_dict(settings["quantization"]))
-    network.load_state_dict(saved.part("network"))
+    checkpoint.load_into(network, saved.part("network"), run_dir / CHECKPOINT)
     return saved, network
 
 
@@ -195,5 +195,8 @@ def export_run(run_dir: Path, out: Path, *, best: bool = False) -> dict[str, Any
         class_names=tuple(state.class_names),
         training=training_record(settings, state, selection, network.genotype.manifest),
     )
-    manifest = export.export(network, saved.part("golden")["pictures"], out, provenance)
+    pictures = saved.part("golden").get("pictures")
+    if pictures is None or pictures.ndim != 4 or not len(pictures):
+        raise IntegrityError(f"{run_dir / CHECKPOINT}: golden/pictures: misses the pictures to export with; train anew")
+    manifest = export.export(network, pictures, out, provenance)
     return {**manifest, "accuracy": state.best_accuracy if best else state.accuracy}

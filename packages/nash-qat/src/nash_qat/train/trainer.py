@@ -125,7 +125,7 @@ class Trainer:
         saved = read_checkpoint(self._out)
         refuse_other_settings(Settings.completed(saved.state["settings"]), self._settings.to_dict(), self._out)
         refuse_other_settings({"data": saved.state["run"]["data"]}, {"data": self.state.data}, self._out)
-        self.network.load_state_dict(saved.part("network"))
+        checkpoint.load_into(self.network, saved.part("network"), self._out / CHECKPOINT)
         self.network.to(self._world.device)  # loading has made new parameter objects of the activation scales
         self.state = RunState(**saved.state["run"])
         self._begin_phase()
@@ -135,7 +135,7 @@ class Trainer:
             self._average.num_updates = self.state.num_average_updates
         if self._teacher is None and saved.part("teacher"):
             teacher = self._new_network()
-            teacher.load_state_dict(saved.part("teacher"))
+            checkpoint.load_into(teacher, saved.part("teacher"), self._out / CHECKPOINT)
             self._set_teacher(teacher)
 
     def train(self) -> None:
