@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .cases import CASES, Case, environment
 from .kills import prepared
-from .programs import Programs, differences, tree
+from .programs import Outcome, Programs, differences, tree
 
 
 def try_command(
@@ -29,22 +31,39 @@ def try_command(
         yield {"fault": "disk", "command": name, "left": None, "code": 0, "problems": [], "note": "writes no file"}
     before = tree(prepared(case, had, work))
     for left, ended in zip(lefts, programs.series(arguments, lefts=lefts, **faults), strict=True):
-        found = differences(before, tree(disk, without=case.kept))
-        problems = [one for one in found if one[1:] not in _names(disk, case)]
-        if ended.code != 10 or not ended.is_clear:
-            problems.append(f"code {ended.code}: {ended.stderr[-1500:]}")
-        yield {
-            "fault": "disk",
-            "command": name,
-            "left": left,
-            "of": whole.written,
-            "code": ended.code,
-            "seconds": round(ended.seconds, 2),
-            "line": next((line for line in ended.stderr.splitlines() if line.startswith("error: ")), None),
-            "problems": problems,
-        }
+        yield {"fault": "disk", "command": name, "left": left, "of": whole.written} | _found(case, disk, before, ended)
         if tree(disk) != before:
             prepared(case, had, work)
+    with read_only(disk) as is_mounted:
+        if lefts and is_mounted:
+            ended = programs.run(arguments, **faults)
+            yield {"fault": "read-only", "command": name} | _found(case, disk, before, ended)
+
+
+def _found(case: Case, disk: Path, before: dict[str, str], ended: Outcome) -> dict[str, Any]:
+    """Return how a command ended that could not write, and what was lost by it."""
+    found = differences(before, tree(disk, without=case.kept))
+    problems = [one for one in found if one[1:] not in _names(disk, case)]
+    if ended.code != 10 or not ended.is_clear:
+        problems.append(f"code {ended.code}: {ended.stderr[-1500:]}")
+    return {
+        "code": ended.code,
+        "seconds": round(ended.seconds, 2),
+        "line": next((line for line in ended.stderr.splitlines() if line.startswith("error: ")), None),
+        "problems": problems,
+    }
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[bool]:
+    """Mount a folder over itself, read-only, for a block; yield whether that is allowed here."""
+    commands = (["mount", "--bind", folder, folder], ["mount", "-o", "remount,bind,ro", folder])
+    done = [subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands]
+    try:
+        yield all(done)
+    finally:
+        if done[0]:
+            subprocess.run(["umount", folder], check=True)
 
 
 def _names(disk: Path, case: Case) -> set[str]:

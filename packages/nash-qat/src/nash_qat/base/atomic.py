@@ -51,7 +51,7 @@ def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
                 made += _make(path.parent)
                 _remove_leftovers(path.parent, f".{glob.escape(path.name)}{_MARK}*")
                 if path.is_dir():
-                    raise OutputError(f"{path}: is a folder, expected a file; choose another --out")
+                    raise OutputError(f"{path}: cannot be written (is a folder); choose another --out")
             temporaries = tuple(stack.enter_context(_temporary(path)) for path in paths)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "no path has a NUL byte"
@@ -121,7 +121,7 @@ def move_in(source: Path, out: Path, names: Iterable[str]) -> None:
     order = list(names)
     for name in order:
         if (out / name).is_dir() and not (source / name).is_dir():
-            raise OutputError(f"{out / name}: is a folder, expected a file; choose another --out")
+            raise OutputError(f"{out / name}: cannot be written (is a folder); choose another --out")
         if (source / name).is_file():
             _sync(source / name)
     (source / _ORDER).write_text(json.dumps(order), "utf-8")
