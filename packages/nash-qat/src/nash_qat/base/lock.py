@@ -51,7 +51,9 @@ def _locked(folder: Path, made: list[Path]) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except (FileExistsError, NotADirectoryError) as error:
-            raise OutputError(f"{folder}: is a file, expected a folder; choose another --out") from error
+            raise OutputError(
+                f"{folder}: cannot be written (is a file, expected a folder); choose another --out"
+            ) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "no path has a NUL byte"
             raise OutputError(f"{folder}: cannot be written ({reason}); choose another --out") from error

@@ -39,7 +39,7 @@ def read(path: Path, *, input_size: int | None) -> Graph:
         model = binary_file.onnx_model(path, is_alone=False)
         onnx.checker.check_model(model)
     except json_file.Unreadable as error:
-        raise IntegrityError(f"{path}: {error}; check SOURCE, or export it anew") from error
+        raise IntegrityError(f"{path}: not a readable ONNX network ({error}); export it anew") from error
     except Exception as error:  # protobuf, the checker and file systems raise of many kinds
         reason = str(error).partition("\n")[0][:160]
         raise IntegrityError(f"{path}: not a readable ONNX network ({reason}); export it anew") from error
