@@ -13,7 +13,7 @@ from .cases import CASES, Case, environment
 from .programs import Outcome, Programs, differences, fingerprints
 
 KILLED = ("search run", "qat train", "hw build", "hw simulate", "bench sweep")
-_NO_CHECKPOINT = "no such checkpoint"
+_NOT_OF_THIS = 2  # exit code of --resume where another build lies
 
 
 def try_command(
@@ -49,24 +49,33 @@ def _killed(
     """Start a command, or go on with it, and kill its process group at an operation or a moment."""
     at = draw.randrange(whole.operations) if draw.random() < 0.7 else None
     moment = draw.random() * whole.seconds
-    running = programs.start(_arguments(case, had, disk), watched=disk, env=env, kill_at=-1 if at is None else at)
-    if at is None:
-        time.sleep(moment)
-        running.kill()
-    ended = running.wait()
+    for arguments in _ways_on(case, had, disk):
+        running = programs.start(arguments, watched=disk, env=env, kill_at=-1 if at is None else at)
+        if at is None:
+            time.sleep(moment)
+            running.kill()
+        ended = running.wait()
+        if ended.code != _NOT_OF_THIS:
+            break
     where = {"operation": at} if at is not None else {"seconds": round(moment, 2)}
     return where | {"code": ended.code, "said": "" if ended.code in (-9, 0) else ended.stderr[-1500:]}
 
 
 def _gone_on(programs: Programs, case: Case, had: Path, disk: Path, env: dict[str, str]) -> Outcome:
-    return programs.run(_arguments(case, had, disk), watched=disk, env=env)
+    for arguments in _ways_on(case, had, disk):
+        ended = programs.run(arguments, watched=disk, env=env)
+        if ended.code != _NOT_OF_THIS:
+            break
+    return ended
 
 
-def _arguments(case: Case, had: Path, disk: Path) -> list[Any]:
-    """Return the command, with --resume where there is something to go on with."""
+def _ways_on(case: Case, had: Path, disk: Path) -> Iterator[list[str]]:
+    """Yield the command with --resume, where there is something to go on with, and without, if that is not of it."""
+    arguments = case.arguments(had, disk)
     needs_checkpoint = case is CASES["qat train"]
-    is_resumable = not needs_checkpoint or (disk / "out" / "checkpoint.safetensors").exists()
-    return [*case.arguments(had, disk), *(case.going_on if is_resumable else ())]
+    if case.going_on and (not needs_checkpoint or (disk / "out" / "checkpoint.safetensors").exists()):
+        yield [*arguments, *case.going_on]
+    yield arguments
 
 
 def prepared(case: Case, had: Path, work: Path) -> Path:

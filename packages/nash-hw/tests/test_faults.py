@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -16,6 +17,7 @@ from test_cli import run  # noqa: F401 - a fixture
 from test_foreign import cnv
 
 from nash_hw.base import lock, manifest
+from nash_hw.build.flow import Flow
 from nash_hw.graph.model import Model
 
 MODEL = DATA / "every-operation-v3" / "model.json"
@@ -76,6 +78,23 @@ def test_full_disk_leaves_a_build_as_it_was(run, built, num_bytes):  # noqa: F81
         outcome = run(*BUILD, "--target-fps", 6000, "--out", built)
     assert "File too large" in refused(outcome)
     assert without_work(built) == before
+    assert os.listdir(built / ".steps") == ["state.json"]  # of the earlier build; this one came to its first step
+
+
+def test_build_on_a_full_disk_goes_on_when_there_is_room(run, tmp_path, monkeypatch):  # noqa: F811
+    out, flow_run = tmp_path / "hw", Flow.run
+
+    def full(self, name, state):
+        if name == Flow.NAMES[2]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return flow_run(self, name, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "run", full)
+        assert "No space left on device" in refused(run(*BUILD, "--target-fps", 5000, "--out", out))
+    assert os.listdir(out) == [".steps"]
+    code, _, said = run(*BUILD, "--target-fps", 5000, "--out", out, "--resume")
+    assert (code, f"{Flow.NAMES[1]}: kept" in said) == (0, True)
 
 
 @pytest.mark.parametrize("num_bytes", [1000, 5000])

@@ -21,7 +21,7 @@ def staging(out: Path, state_file: str) -> Iterator[Path]:
     """Yield an empty folder below `out` for the files to come, gone afterwards.
 
     After an error `out` is as it was before, but for a checkpoint (`state_file`) that this build has written: it is
-    removed, unless the build was stopped.
+    removed, unless the build was stopped, or the disk was full, and can go on.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -42,14 +42,15 @@ def staging(out: Path, state_file: str) -> Iterator[Path]:
     try:
         yield folder
         is_kept = True
-    except Interrupted:
+    except (Interrupted, OutputError):
         is_kept = (work / state_file).exists()
         raise
     except NashError:
         is_kept = is_kept and _stamp(work / state_file) == before
         raise
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); nothing is changed") from error
+        is_kept = (work / state_file).exists()
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); what lay there is as it was") from error
     finally:
         shutil.rmtree(folder if is_kept else work, ignore_errors=True)
         if created and not is_kept:
