@@ -15,7 +15,7 @@ from nash_search.genotype.genotype import Edge, Genotype, NasOp
 from nash_search.genotype.primitives import NONE, PRIMITIVES
 
 LAWS = settings(max_examples=50, deadline=None, derandomize=True)
-NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+NUMBERS = st.one_of(st.integers(-(2**63) + 1, 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, st.text()),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),

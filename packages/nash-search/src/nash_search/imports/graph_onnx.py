@@ -35,6 +35,8 @@ def read(path: Path, *, input_size: int | None) -> Graph:
         UnsupportedError: a node has no counterpart in a genotype.
     """
     onnx = _package("onnx")
+    if not path.is_file():
+        raise IntegrityError(f"{path}: no such file; check SOURCE")
     try:
         model = binary_file.onnx_model(path, is_alone=False)
         onnx.checker.check_model(model)
