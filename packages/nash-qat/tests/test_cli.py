@@ -198,8 +198,8 @@ def _one_line(outcome: object, code: int, *parts: str) -> None:
 def test_usage_errors(run: Run, nash_path: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "m")
     _one_line(run("export", nash_path, "--preset", "w99", *out), 2, "--preset")
-    _one_line(run("export", nash_path, "--weight-scale", "max", *out), 2, "--weight-scale: got 'max'")
-    _one_line(run("export", nash_path, "--join", "fuzed", *out), 2, "--join: got 'fuzed', expected quantized or al")
+    _one_line(run("export", nash_path, "--weight-scale", "max", *out), 2, '--weight-scale: got "max"')
+    _one_line(run("export", nash_path, "--join", "fuzed", *out), 2, '--join: got "fuzed", expected quantized or al')
     _one_line(run("train", nash_path, "--recipe", "papr", *out), 2, "did you mean 'paper'")
     _one_line(run("train", nash_path, "--dataset", "mnist", *out), 2, "--dataset")
     assert run("train", nash_path).code == 2  # --out is missing

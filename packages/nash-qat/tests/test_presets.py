@@ -68,5 +68,5 @@ def test_files_without_a_weight_scale_are_those_of_before() -> None:
     bits = {"weight_bits": 4, "nas_weight_bits": 4, "act_bits": 4, "state_bits": 4}
     assert QuantizationSpec.from_dict(bits).weight_scale == "statistics"
     assert QuantizationSpec.from_dict({**bits, "weight_scale": "learned"}).has_learned_weight_scales
-    with pytest.raises(ManifestError, match=r"quantization\.weight_scale: got 'max', expected statistics or learned"):
+    with pytest.raises(ManifestError, match=r'quantization\.weight_scale: got "max", expected statistics or learned'):
         QuantizationSpec.from_dict({**bits, "weight_scale": "max"})

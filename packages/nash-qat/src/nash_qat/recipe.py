@@ -130,6 +130,7 @@ _BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "statistics_batches": (int, 0, 10**9, False),
     "checkpoint_steps": (int, 1, 10**12, False),
 }
+_FAR = 1_000_000  # a largest value that only nonsense is beyond
 _BITS = tuple(str(bits) for bits in range(1, 9))
 _AUGMENTATION_BOUNDS: dict[str, tuple[type, float, float | None, bool]] = {
     "flip": (bool, 0, 1, False),
@@ -249,7 +250,8 @@ def _out_of_bounds(
         kinds = (int, float) if kind is float else (kind,)
         fits = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
         if not fits or value < lowest or (highest is not None and value > highest):
-            expected = f"at least {lowest:g}" if highest is None else f"{lowest:g}..{highest:g}"
+            is_far = highest is None or (highest >= _FAR and not (fits and value > highest))
+            expected = f"at least {lowest:g}" if is_far else f"{lowest:g}..{highest:g}"
             problems.append(f"{prefix}{key}: got {json.dumps(value)}, expected {kind.__name__} {expected}")
     return sorted(problems)
 
