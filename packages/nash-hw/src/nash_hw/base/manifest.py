@@ -110,7 +110,7 @@ def _enum(validator: Any, values: list[Any], value: Any, schema: dict[str, Any])
     from jsonschema import ValidationError
 
     if not any(type(each) is type(value) and each == value for each in values):
-        yield ValidationError("none of the values that are known")
+        yield ValidationError(f"{value!r} is not one of {values!r}")
 
 
 def _problem(error: Any) -> str:
