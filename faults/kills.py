@@ -37,8 +37,12 @@ def try_command(
         problems = differences(expected, fingerprints(disk, without=case.volatile))
         if ended.code:
             problems.append(f"code {ended.code}: {ended.stderr[-1500:]}")
-        problems += [f"killed with code {one['code']}: {one['said']}" for one in kills if one["code"] not in (-9, 0)]
-        num_kills = sum(one["code"] == -9 for one in kills)
+        problems += [
+            f"killed with code {one['code']}: {one['said']}"
+            for one in kills
+            if one["code"] not in (-9, 0) and not one["is_killed"]
+        ]
+        num_kills = sum(one["is_killed"] for one in kills)
         total += num_kills
         yield {"fault": "kill", "command": name, "kills": kills, "num_kills": num_kills, "problems": problems}
 
@@ -58,7 +62,12 @@ def _killed(
         if ended.code != _NOT_OF_THIS:
             break
     where = {"operation": at} if at is not None else {"seconds": round(moment, 2)}
-    return where | {"code": ended.code, "said": "" if ended.code in (-9, 0) else ended.stderr[-1500:]}
+    is_killed = ended.code == -9 or "left with -9" in ended.stderr  # itself, or the engine that it runs
+    return where | {
+        "code": ended.code,
+        "is_killed": is_killed,
+        "said": "" if ended.code in (-9, 0) else ended.stderr[-1500:],
+    }
 
 
 def _gone_on(programs: Programs, case: Case, had: Path, disk: Path, env: dict[str, str]) -> Outcome:
