@@ -281,3 +281,15 @@ def test_what_cannot_be_is_named_with_what_to_change(make):
         streamline(source, input_scale=1 / 255)
     assert output.split("/")[1] in str(caught.value)
     assert ";" in str(caught.value)
+
+
+def test_a_network_that_qonnx_cannot_execute_is_refused(files, monkeypatch):
+    from qonnx.core import onnx_exec
+
+    def fails(*arguments):
+        raise RuntimeError("no shape\n\x1b[31m")
+
+    monkeypatch.setattr(onnx_exec, "execute_onnx", fails)
+    folder, images, outputs = files
+    with pytest.raises(UnsupportedError, match=r"cannot execute the network to compare with \(no shape \\u001b\[31m\)"):
+        imported(folder, golden={"input": images, "output": outputs})

@@ -19,7 +19,8 @@ import onnx
 from onnx import helper
 
 from ..base import atomic, binary_file, json_file, manifest
-from ..base.errors import IntegrityError, ManifestError, UsageError
+from ..base.errors import IntegrityError, ManifestError, NashError, UnsupportedError, UsageError
+from ..base.quoting import brief
 from ..finn.finn_env import contained_finn
 from ..graph.model import attributes
 from ..graph.qonnx_graph import direct_scale, load_onnx, widest_activation
@@ -220,12 +221,24 @@ class _Reference:
         self._model = cleanup_model(ModelWrapper(source, make_deepcopy=True))
 
     def logits(self, pictures: np.ndarray, scale: float) -> np.ndarray:
-        """Return the outputs (N, K) for pictures, float64."""
+        """Return the outputs (N, K) for pictures, float64.
+
+        Raises:
+            UnsupportedError: qonnx does not execute it.
+        """
         from qonnx.core.onnx_exec import execute_onnx
 
         source, target = self._model.graph.input[0].name, self._model.graph.output[0].name
         real = pictures.astype(np.float32) * np.float32(scale)
-        outputs = [execute_onnx(self._model, {source: picture[None]})[target] for picture in real]
+        try:
+            outputs = [execute_onnx(self._model, {source: picture[None]})[target] for picture in real]
+        except NashError:
+            raise
+        except Exception as error:  # qonnx, onnx and onnxruntime each raise their own
+            reason = brief(" ".join(str(error).split()), 160, is_text=True)
+            raise UnsupportedError(
+                f"qonnx cannot execute the network to compare with ({reason}); export it with the shapes of all tensors"
+            ) from error
         return np.stack([output.reshape(-1) for output in outputs]).astype(np.float64)
 
 
