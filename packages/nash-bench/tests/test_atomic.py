@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nash_bench.base import atomic, lock
-from nash_bench.base.errors import OutputError
+from nash_bench.base.errors import IntegrityError, OutputError
 
 LEFT = ".a.json.writing-left.json"
 Work = Callable[[], None]
@@ -190,3 +190,13 @@ def test_copy_of_a_folder_appears_whole(tmp_path: Path) -> None:
     with atomic.whole_folder(tmp_path / "out") as folder:
         (folder / "file").write_text("whole")
     assert contents(tmp_path) == {"out/file": "whole"}
+
+
+@pytest.mark.parametrize("order", ['["../outside"]', '["/tmp/outside"]', '["a\\u0000b"]', '{"a": 1}', "[", "[1]"])
+def test_an_order_that_leaves_the_folder_is_refused(order: str, tmp_path: Path) -> None:
+    ready = tmp_path / "out" / ".ready"
+    ready.mkdir(parents=True)
+    (ready / ".order").write_text(order)
+    with pytest.raises(IntegrityError, match=r"\.order: .*; remove "):
+        atomic.recover(tmp_path / "out")
+    assert not (tmp_path / "outside").exists()

@@ -1,6 +1,6 @@
 """ONNX and npz files that anybody may have written: what they declare is checked before it is allocated or computed.
 
-Nothing is unpickled, and nothing is read from outside the file.
+Nothing is unpickled, and nothing is read from outside the folder of the file.
 """
 
 from __future__ import annotations

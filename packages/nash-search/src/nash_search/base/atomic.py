@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .errors import OutputError
+from . import json_file
+from .errors import IntegrityError, OutputError
 
 _MARK = ".writing-"  # in the name of what is not finished: .model.json.writing-ab12cd34.json
 _READY, _ORDER = ".ready", ".order"
@@ -131,8 +132,14 @@ def move_in(source: Path, out: Path, names: Iterable[str]) -> None:
 
 
 def recover(out: Path) -> None:
-    """Finish what a killed process was moving into a folder that this one has locked, and remove what it left there."""
-    if (out / _READY / _ORDER).is_file():
+    """Finish what a killed process was moving into a folder that this one has locked, and remove what it left there.
+
+    Raises:
+        IntegrityError: what is to be moved there would leave the folder.
+    """
+    order = out / _READY / _ORDER
+    if order.is_file():
+        _require_inside(out, order)
         _finish(out)
     _remove_leftovers(out, f".*{_MARK}*")
 
@@ -173,6 +180,20 @@ def _finish(out: Path) -> None:
         os.replace(source, target)
         _sync(target.parent)
     shutil.rmtree(ready, ignore_errors=True)
+
+
+def _require_inside(out: Path, order: Path) -> None:
+    """Refuse an order that no command has written: the folder may be a stranger's."""
+    try:
+        names = json_file.read(order)
+    except json_file.Unreadable as error:
+        raise IntegrityError(f"{order}: {error}; remove {order.parent}") from error
+    if not isinstance(names, list) or not all(_lies_in(out.resolve(), name) for name in names):
+        raise IntegrityError(f"{order}: names what is not in its folder; remove {order.parent}")
+
+
+def _lies_in(folder: Path, name: object) -> bool:
+    return isinstance(name, str) and "\0" not in name and (folder / name).resolve().is_relative_to(folder)
 
 
 def _files_in(folder: Path) -> list[Path]:
